@@ -1,0 +1,174 @@
+"""What a finished output directory says of itself: `.artifact.json`, written last.
+
+Its presence means complete. It holds the stage, its configuration, fingerprints of the inputs, every
+file with size and checksum, versions, and the lineage of all stages before. Local paths only.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+RECORD = ".artifact.json"
+METRICS = "metrics.jsonl"
+FORMAT = 1
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "lm_eval", "kfp")
+STARTED = time.monotonic()
+
+Input = Annotated[Path, "input"]
+Output = Annotated[Path, "output"]
+
+
+class ArtifactError(ValueError):
+    """A directory that is not a complete artifact, or not the one that its record describes."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record of a complete artifact. Raises ArtifactError naming what is missing."""
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: no such directory")
+    try:
+        return json.loads((path / RECORD).read_text())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: no {RECORD}, so it is incomplete or was not made by a stage; "
+            "models and data from elsewhere enter through the download stage"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path / RECORD}: not a record: {error}") from None
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The record, once every file is there with the size and checksum that it names."""
+    record = read(path)
+    expected = record.get("files")
+    if not isinstance(expected, dict):
+        raise ArtifactError(f"{path / RECORD}: not a record: it lists no files")
+    present = {file.relative_to(path).as_posix() for file in _files(path)}
+    if missing := sorted(expected.keys() - present):
+        raise ArtifactError(f"{path}: {missing[0]} is missing")
+    if extra := sorted(present - expected.keys()):
+        raise ArtifactError(f"{path}: {extra[0]} is not in its record")
+    for name, facts in expected.items():
+        if (size := (path / name).stat().st_size) != facts["bytes"]:
+            raise ArtifactError(f"{path / name}: {size} bytes, its record says {facts['bytes']}")
+        if checksum(path / name) != facts["sha256"]:
+            raise ArtifactError(f"{path / name}: its sha256 is not the one in its record")
+    return record
+
+
+def fresh(path: Path) -> Path:
+    """Makes an output directory. Raises ArtifactError when something is in it already."""
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"{path}: not a directory")
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        raise ArtifactError(f"{path}: not empty; an output goes to a new or empty directory")
+    return path
+
+
+def record(
+    outputs: Mapping[str, Path],
+    *,
+    stage: str,
+    config: Any,
+    inputs: Mapping[str, Path],
+    summary: Mapping[str, Any],
+) -> None:
+    """Closes a stage: writes the record of every output, each as the last file of its directory.
+
+    `summary` holds the stage's figures (steps, loss, accuracy, ...); seconds since the process
+    started and its peak memory are added.
+    """
+    parents = {name: read(path) for name, path in inputs.items()}
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds = round(time.monotonic() - STARTED, 3)
+    facts = {**summary, "seconds": seconds, "peak_memory_bytes": usage}
+    common = {
+        "format": FORMAT,
+        "stage": stage,
+        "config": dataclasses.asdict(config),
+        "inputs": {
+            name: {key: parent[key] for key in ("stage", "output", "fingerprint")}
+            for name, parent in parents.items()
+        },
+        "summary": facts,
+        "packages": _versions(),
+        "python": platform.python_version(),
+        "git_commit": _commit(),
+        "image": os.environ.get("IMAGE"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    for name, path in outputs.items():
+        files = {
+            file.relative_to(path).as_posix(): {
+                "sha256": checksum(file),
+                "bytes": file.stat().st_size,
+            }
+            for file in sorted(_files(path))
+        }
+        fingerprint = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        own = {"stage": stage, "output": name, "fingerprint": fingerprint}
+        lineage = _lineage(parents.values())
+        lineage.append({**own, "config": common["config"], "summary": facts})
+        _write(path / RECORD, {**common, **own, "files": files, "lineage": lineage})
+
+
+def checksum(file: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file() and file != path / RECORD]
+
+
+def _lineage(parents: Any) -> list[dict[str, Any]]:
+    """Every ancestor once, in the order in which the parents name them."""
+    ancestors: dict[tuple, dict[str, Any]] = {}
+    for parent in parents:
+        for entry in parent["lineage"]:
+            key = (entry["stage"], entry["output"], entry["fingerprint"])
+            ancestors.setdefault(key, entry)
+    return list(ancestors.values())
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Writes beside and renames, so that a record is whole or absent."""
+    draft = file.with_suffix(".draft")
+    with draft.open("w") as stream:
+        json.dump(content, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the code: from SOURCE_COMMIT in an image, from git in a checkout."""
+    if commit := os.environ.get("SOURCE_COMMIT"):
+        return commit
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,147 @@
+"""The command line of every stage, built from the signature of its `run`.
+
+A parameter annotated with a dataclass is a JSON flag, one annotated Input or Output is a path. The
+inputs are verified and the outputs made before `run` starts. What a stage does is in its `stage.py`.
+"""
+
+import argparse
+import ast
+import dataclasses
+import errno
+import inspect
+import json
+import sys
+import textwrap
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from components import artifact, coerce
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
+
+
+def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
+    """Runs a stage from the command line; ends the process with 2 on bad input, 1 on a full disk."""
+    stage = run.__module__.removesuffix(".stage")
+    hints = typing.get_type_hints(run, include_extras=True)
+    roles = {name: hints[name] for name in inspect.signature(run).parameters}
+    given = _parser(stage, run, roles).parse_args(arguments)
+    paths = {name: getattr(given, name) for name, hint in roles.items() if _is_path(hint)}
+    try:
+        configs = {
+            name: _config(hint, name, getattr(given, name))
+            for name, hint in roles.items()
+            if not _is_path(hint)
+        }
+        for name, hint in roles.items():
+            if hint == artifact.Input:
+                artifact.verify(paths[name])
+        for name, hint in roles.items():
+            if hint == artifact.Output:
+                artifact.fresh(paths[name])
+        run(**configs, **paths)
+        outputs = {name: paths[name] for name, hint in roles.items() if hint == artifact.Output}
+        if given.executor_input:
+            _report_outputs(json.loads(given.executor_input), outputs)
+    except ValueError as error:
+        _end(stage, str(error), 2)
+    except FileNotFoundError as error:
+        _end(stage, str(error), 2)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        _end(stage, f"cannot write to {_places(paths, roles)}: {error}", 1)
+
+
+def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {stage}",
+        description=inspect.getdoc(run),
+        epilog="\n".join(_fields(hint) for hint in roles.values() if not _is_path(hint)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, hint in roles.items():
+        flag = f"--{name.replace('_', '-')}"
+        if _is_path(hint):
+            role = typing.get_args(hint)[1]
+            text = f"{role} directory"
+            parser.add_argument(flag, dest=name, type=Path, required=True, metavar="PATH", help=text)
+        else:
+            text = f"JSON object of {hint.__name__}'s fields, below"
+            parser.add_argument(flag, dest=name, default="{}", metavar="JSON", help=text)
+    parser.add_argument("--executor-input", help=argparse.SUPPRESS)
+    return parser
+
+
+def _config(kind: type, name: str, text: str) -> Any:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--{name}: not JSON: {error}") from None
+    return coerce.build(kind, values)
+
+
+def _is_path(hint: Any) -> bool:
+    return hint in (artifact.Input, artifact.Output)
+
+
+def _fields(kind: type) -> str:
+    """The fields of a configuration with type, default and the docstring that stands below each."""
+    lines = [f"fields of {kind.__name__}:"]
+    documents = {}
+    for base in reversed(kind.__mro__[:-1]):
+        documents.update(_documents(base))
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        hint = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+        default = "required" if field.default is dataclasses.MISSING else repr(field.default)
+        lines.append(f"  {field.name}: {hint} = {default}")
+        text = " ".join(documents.get(field.name, "").split())
+        lines += textwrap.wrap(text, 92, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def _documents(kind: type) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
+            found[field.target.id] = str(text.value.value)
+    return found
+
+
+def _report_outputs(executor_input: dict[str, Any], outputs: dict[str, Path]) -> None:
+    """Writes KFP's executor output: every output artifact with its record's figures as metadata."""
+    target = executor_input["outputs"]
+    artifacts = {}
+    for name, path in outputs.items():
+        (declared,) = target["artifacts"][name]["artifacts"]
+        record = artifact.read(path)
+        figures = {key: v for key, v in record["summary"].items() if isinstance(v, int | float)}
+        facts = {"stage": record["stage"], "fingerprint": record["fingerprint"]}
+        declared["metadata"] = {**declared.get("metadata", {}), **figures}
+        if declared.get("type", {}).get("schemaTitle") != "system.Metrics":
+            declared["metadata"] |= facts
+        artifacts[name] = {"artifacts": [declared]}
+    file = Path(target["outputFile"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"artifacts": artifacts}))
+
+
+def _is_full(error: Exception) -> bool:
+    number = error.errno if isinstance(error, OSError) else None
+    return number in FULL or any(text in str(error) for text in FULL_TEXTS)
+
+
+def _places(paths: dict[str, Path], roles: dict[str, Any]) -> str:
+    return ", ".join(str(path) for name, path in paths.items() if roles[name] == artifact.Output)
+
+
+def _end(stage: str, message: str, code: int) -> NoReturn:
+    print(f"{stage}: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)

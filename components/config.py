@@ -1,0 +1,87 @@
+"""What the stages' configurations share: the check that names a bad field, and the optimisation.
+
+Standard library only, so that a bad value is refused before anything heavy is imported.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+def check(name: str, value: object, good: bool, allowed: str) -> None:
+    """Raises ValueError naming the field, its value and what is allowed, unless it is good."""
+    if not good:
+        raise ValueError(f"{name}={value!r}, allowed: {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A low-rank adapter (arXiv:2106.09685): W + (alpha / rank) B A."""
+
+    rank: int = 128
+    """Rank of the update."""
+    alpha: float = 256.0
+    """Scale of the update, divided by the rank."""
+    dropout: float = 0.05
+    """Probability of dropping an input of the adapter in training."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "attn_out")
+    """Names of the adapted linear layers within a block."""
+
+    def __post_init__(self) -> None:
+        layers = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+        check("lora.rank", self.rank, self.rank >= 1, "1 or more")
+        check("lora.alpha", self.alpha, self.alpha > 0, "above 0")
+        check("lora.dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1")
+        known = bool(self.targets) and set(self.targets) <= set(layers)
+        check("lora.targets", self.targets, known, f"some of {', '.join(layers)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """AdamW with warmup and decay; the base of every training stage's configuration."""
+
+    steps: int
+    """Optimiser steps."""
+    batch_size: int
+    """Sequences in an optimiser step."""
+    micro_batch_size: int
+    """Sequences in one forward and backward pass; divides batch_size."""
+    learning_rate: float
+    """Peak learning rate."""
+    warmup_steps: int = 0
+    """Steps of linear warmup."""
+    final_learning_rate: float = 0.1
+    """Where the cosine decay ends, as a fraction of the peak."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the two moments."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip: float = 1.0
+    """Largest norm of the gradient; larger ones are scaled down."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the passes; auto is bf16 where the hardware multiplies it, else fp32."""
+    activation_checkpointing: bool = False
+    """Recompute each block's activations in the backward pass, to save memory."""
+    lora: Lora | None = None
+    """The adapter that is trained; null trains every weight."""
+    seed: int = 0
+    """Seed of the data order, the noise and the adapter's initial weights."""
+
+    def __post_init__(self) -> None:
+        check("steps", self.steps, self.steps >= 1, "1 or more")
+        check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        divides = self.micro_batch_size >= 1 and self.batch_size % self.micro_batch_size == 0
+        check(
+            "micro_batch_size",
+            self.micro_batch_size,
+            divides,
+            f"a divisor of batch_size={self.batch_size}",
+        )
+        check("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0, below 1")
+        check("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more")
+        final = self.final_learning_rate
+        check("final_learning_rate", final, 0 <= final <= 1, "0 to 1")
+        check("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "0 to below 1 each")
+        check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        check("clip", self.clip, self.clip > 0, "above 0")
+        check("precision", self.precision, self.precision in ("auto", "fp32", "bf16"), "auto, fp32, bf16")
+        check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1")

@@ -1,0 +1,35 @@
+"""A stage as a container: the only place that names an image or spells a command line."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from kfp import dsl
+
+IMAGE = os.environ.get("IMAGE", "llada-reasoning:dev")
+
+
+def container(
+    stage: str,
+    *,
+    configs: Mapping[str, Any],
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] | None = None,
+) -> dsl.ContainerSpec:
+    """`python -m components.<stage>` with configurations as JSON and artifacts as local paths.
+
+    The executor input lets the stage write KFP's output file, which carries metrics and metadata.
+    """
+    arguments: list[Any] = []
+    for name, config in configs.items():
+        arguments += [_flag(name), config]
+    for name, artifact in {**(inputs or {}), **(outputs or {})}.items():
+        arguments += [_flag(name), artifact.path]
+    arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+    return dsl.ContainerSpec(
+        image=IMAGE, command=["python", "-m", f"components.{stage}"], args=arguments
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

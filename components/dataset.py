@@ -1,0 +1,126 @@
+"""The five JSONL files of a dataset artifact, and the batches that training draws from them.
+
+    pretrain.jsonl     {"text"}
+    sft.jsonl          {"messages": [{"role", "content"}, ...]}
+    preferences.jsonl  {"prompt", "chosen", "rejected"}
+    problems.jsonl     {"prompt", "answer", "verifier"}
+    test.jsonl         {"prompt", "answer", "verifier"}
+
+Reads local paths only. Shapes: B batch, L length; answers are padded with EOS, prompts on the left.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from model import tokenizer as text
+from model.train import Batch
+
+COLUMNS = {
+    "pretrain": ("text",),
+    "sft": ("messages",),
+    "preferences": ("prompt", "chosen", "rejected"),
+    "problems": ("prompt", "answer", "verifier"),
+    "test": ("prompt", "answer", "verifier"),
+}
+
+
+def write(directory: Path, part: str, rows: Iterable[dict]) -> None:
+    """Writes one file of a dataset."""
+    with (directory / f"{part}.jsonl").open("w") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read(directory: Path, part: str) -> list[dict]:
+    """The rows of one file. Raises ValueError naming the file and line of a bad or missing row."""
+    path = directory / f"{part}.jsonl"
+    if not path.exists():
+        raise ValueError(f"{path}: not there; a dataset has {', '.join(COLUMNS)} (.jsonl)")
+    rows = [_row(path, number, line) for number, line in enumerate(path.open(), 1)]
+    if not rows:
+        raise ValueError(f"{path}: empty")
+    return rows
+
+
+def _row(path: Path, number: int, line: str) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{number}: not JSON: {error.msg}") from None
+    missing = [name for name in COLUMNS[path.stem] if name not in row]
+    if missing:
+        raise ValueError(f"{path}:{number}: lacks {', '.join(missing)}")
+    return row
+
+
+def windows(
+    rows: list[dict], tokenizer: PreTrainedTokenizerBase, window: int
+) -> list[list[int]]:
+    """Documents as token ids, each closed by EOS and cut into windows."""
+    found = []
+    for row in rows:
+        ids = [*tokenizer.encode(row["text"], add_special_tokens=False), tokenizer.eos_token_id]
+        found += [ids[start : start + window] for start in range(0, len(ids), window)]
+    return found
+
+
+def dialogues(
+    rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer) ids of each assistant turn; longer ones than `max_length` are dropped."""
+    pairs = []
+    for row in rows:
+        for turn, message in enumerate(row["messages"]):
+            if message["role"] == "assistant":
+                prompt = text.chat(tokenizer, row["messages"][:turn])
+                pairs.append((prompt, text.answer(tokenizer, message["content"])))
+    return kept([pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length], max_length)
+
+
+def kept(items: list, max_length: int) -> list:
+    """The items, or ValueError when the length limit left none."""
+    if not items:
+        raise ValueError(f"max_length={max_length}: no example is that short")
+    return items
+
+
+def shuffled(count: int, batch_size: int, *, seed: int) -> Iterator[list[int]]:
+    """Endless batches of indices: each epoch is a fresh permutation, the last batch runs over."""
+    generator = torch.Generator().manual_seed(seed)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < batch_size:
+            waiting += torch.randperm(count, generator=generator).tolist()
+        batch, waiting = waiting[:batch_size], waiting[batch_size:]
+        yield batch
+
+
+def pad_windows(items: list[list[int]], pad: int) -> Batch:
+    """tokens [B, L] padded on the right, and `real` [B, L]."""
+    length = max(map(len, items))
+    tokens = torch.tensor([ids + [pad] * (length - len(ids)) for ids in items])
+    real = torch.tensor([[True] * len(ids) + [False] * (length - len(ids)) for ids in items])
+    return Batch({"tokens": tokens, "real": real}, int(real.sum()))
+
+
+def pad_dialogues(items: list[tuple[list[int], list[int]]], eos: int, length: int) -> Batch:
+    """tokens, answer and attention [B, L]: prompts padded on the left, answers with EOS to `length`.
+
+    The EOS behind an answer belongs to it (FACTS of LLaDA's recipe: the model learns to end).
+    """
+    longest = max(len(prompt) for prompt, _ in items)
+    tokens, is_answer, seen = [], [], []
+    for prompt, answer in items:
+        gap, tail = longest - len(prompt), length - len(answer)
+        tokens.append([eos] * gap + prompt + answer + [eos] * tail)
+        is_answer.append([False] * longest + [True] * length)
+        seen.append([False] * gap + [True] * (len(prompt) + length))
+    tensors = {
+        "tokens": torch.tensor(tokens),
+        "answer": torch.tensor(is_answer),
+        "attention": torch.tensor(seen),
+    }
+    return Batch(tensors, int(tensors["attention"].sum()))

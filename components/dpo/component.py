@@ -1,0 +1,12 @@
+"""The dpo stage as a pipeline component."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Metrics, Model, Output
+
+from components.container import container
+
+
+@dsl.container_component
+def dpo(config: dict, base: Input[Model], dataset: Input[Dataset], adapter: Output[Model], metrics: Output[Metrics]):
+    """Optimises preferences with variance-reduced ELBOs."""
+    return container("dpo", configs={"config": config}, inputs={"base": base, "dataset": dataset}, outputs={"adapter": adapter, "metrics": metrics})

@@ -1,0 +1,38 @@
+"""What an evaluation is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from components.config import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Exact match on unseen problems, by lm_eval. The defaults are those of the 8B recipe."""
+
+    gen_length: int = 256
+    """New tokens per answer."""
+    block_length: int = 16
+    """Tokens denoised together, a block after a block."""
+    threshold: float | None = None
+    """Confidence from which a token is committed at once; null commits one token a pass."""
+    cache: Literal["none", "prefix", "dual"] = "prefix"
+    """Which keys and values are kept between the passes of a block."""
+    batch_size: int = 8
+    """Prompts generated together."""
+    limit: int | None = None
+    """How many problems are asked, from the first; null asks all."""
+    traces: int = 8
+    """Problems whose denoising is recorded pass by pass."""
+    seed: int = 0
+    """Seed of lm_eval's own draws; generation itself is greedy."""
+
+    def __post_init__(self) -> None:
+        check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
+        check("block_length", self.block_length, self.block_length >= 1, "1 or more")
+        in_range = self.threshold is None or 0 <= self.threshold <= 1
+        check("threshold", self.threshold, in_range, "0 to 1")
+        check("cache", self.cache, self.cache in ("none", "prefix", "dual"), "none, prefix, dual")
+        check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        check("limit", self.limit, self.limit is None or self.limit >= 1, "1 or more")
+        check("traces", self.traces, self.traces >= 0, "0 or more")

@@ -1,0 +1,59 @@
+"""What a reinforcement learning run is."""
+
+from dataclasses import dataclass
+
+from components.config import Lora, Optimisation, check
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig(Optimisation):
+    """GRPO with verifiable rewards. The defaults are those of the 8B recipe.
+
+    A step is one batch of rollouts; `batch_size` counts rollouts, so that batch_size / group
+    prompts are asked in each.
+    """
+
+    steps: int = 500
+    batch_size: int = 64
+    micro_batch_size: int = 4
+    learning_rate: float = 3e-5
+    lora: Lora | None = Lora()
+    group: int = 4
+    """Answers per prompt, compared with each other; divides batch_size."""
+    inner_updates: int = 12
+    """Optimiser steps on each batch of rollouts, each with masks of its own."""
+    clip_low: float = 0.2
+    """How far below 1 the probability ratio may fall before its gradient is cut."""
+    clip_high: float = 0.2
+    """How far above 1 the probability ratio may rise before its gradient is cut."""
+    kl: float = 0.04
+    """Weight of the divergence from the reference, the model without its adapter."""
+    prompt_mask: float = 0.15
+    """Share of prompt tokens masked when probabilities are estimated (diffu-GRPO)."""
+    gen_length: int = 256
+    """New tokens per answer."""
+    block_length: int = 16
+    """Tokens denoised together, a block after a block."""
+    threshold: float | None = 0.9
+    """Confidence from which a token is committed at once; null commits on a fixed schedule."""
+    temperature: float = 0.9
+    """Temperature of the rollouts."""
+    format_weight: float = 0.1
+    """Reward of a well-formed answer, beside 1 for a correct one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        groups = self.group >= 2 and self.batch_size % self.group == 0
+        check("group", self.group, groups, f"2 or more, a divisor of batch_size={self.batch_size}")
+        check("inner_updates", self.inner_updates, self.inner_updates >= 1, "1 or more")
+        check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
+        check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
+        check("kl", self.kl, self.kl >= 0, "0 or more")
+        check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")
+        check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
+        check("block_length", self.block_length, self.block_length >= 1, "1 or more")
+        in_range = self.threshold is None or 0 <= self.threshold <= 1
+        check("threshold", self.threshold, in_range, "0 to 1")
+        check("temperature", self.temperature, self.temperature > 0, "above 0")
+        check("format_weight", self.format_weight, self.format_weight >= 0, "0 or more")
+        check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")

@@ -1,0 +1,213 @@
+"""Reinforces answers that verify: load, feed, roll out and train, save, record.
+
+Its loop is its own because it generates between its updates; the objective is `model.preference`'s.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from components import artifact, dataset as data
+from components.artifact import Input, Output
+from components.grpo.config import GrpoConfig
+from components.metrics import MetricsLog
+from components.training import open_base, save_trained
+from model import preference, rewards, sampler, tokenizer, train
+from model.llada import LLaDA
+
+
+def run(
+    config: GrpoConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
+) -> None:
+    """Trains an adapter on `base` with rewards from the dataset's verified answers."""
+    model, wrapped, words = open_base(base, config)
+    assert wrapped is not None, "GrpoConfig refuses a run without an adapter"
+    problems = data.read(dataset, "problems")
+    learner = Learner(model, wrapped, words, config)
+    picks = data.shuffled(len(problems), config.batch_size // config.group, seed=config.seed)
+    with MetricsLog(
+        metrics, stage="grpo", total=config.steps, config=dataclasses.asdict(config)
+    ) as log:
+        for step in range(1, config.steps + 1):
+            log({"step": step, **learner.step([problems[index] for index in next(picks)])})
+    save_trained(model, wrapped, words, adapter)
+    tail = log.records[-20:]
+    artifact.record(
+        {"adapter": adapter, "metrics": metrics},
+        stage="grpo",
+        config=config,
+        inputs={"base": base, "dataset": dataset},
+        summary={**log.summary(), "reward": sum(row["reward"] for row in tail) / len(tail)},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """Answers to a batch of prompts, with what the objective needs of them."""
+
+    tokens_BL: torch.Tensor
+    attention_BL: torch.Tensor
+    answer_BL: torch.Tensor
+    advantage_B: torch.Tensor
+    record: dict[str, Any]
+
+
+class Learner:
+    """The policy, its optimiser, and one step of rollouts followed by inner updates."""
+
+    def __init__(
+        self,
+        model: LLaDA,
+        wrapped: PeftModel,
+        words: PreTrainedTokenizerBase,
+        config: GrpoConfig,
+    ) -> None:
+        self.model, self.wrapped, self.words, self.config = model, wrapped, words, config
+        self.random = torch.Generator(model.device).manual_seed(config.seed)
+        self.accelerator = train.accelerate(config)
+        self.optimiser, self.schedule = train.optimiser_for(
+            model, config, steps=config.steps * config.inner_updates
+        )
+
+    def step(self, problems: list[dict]) -> dict[str, Any]:
+        """Rolls out, updates the adapter, and returns the step's figures."""
+        started = time.perf_counter()
+        rollouts = self.roll_out(problems)
+        useful = rollouts.advantage_B != 0
+        figures = {"loss": 0.0, "kl": 0.0, "gradient_norm": 0.0, "learning_rate": 0.0}
+        if useful.any():
+            figures |= self._update(_rows(rollouts, useful))
+        seconds = time.perf_counter() - started
+        speed = int(rollouts.attention_BL.sum()) / seconds
+        return {**figures, **rollouts.record, "tokens_per_second": speed}
+
+    @torch.no_grad()
+    def roll_out(self, problems: list[dict]) -> Rollouts:
+        """`group` answers to each problem from the policy in eval mode, and their advantages."""
+        config, words = self.config, self.words
+        asked = [problem for problem in problems for _ in range(config.group)]
+        prompts = [
+            tokenizer.chat(words, [{"role": "user", "content": problem["prompt"]}])
+            for problem in asked
+        ]
+        batch = words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+        prompt_BP = batch["input_ids"].to(self.model.device)
+        seen_BP = batch["attention_mask"].to(self.model.device).bool()
+        stops = [words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)]
+        self.model.eval()
+        tokens_BL = sampler.generate(
+            self.model,
+            prompt_BP,
+            gen_length=config.gen_length,
+            block_length=config.block_length,
+            threshold=config.threshold,
+            temperature=config.temperature,
+            cache="dual",
+            attention_mask_BP=seen_BP,
+            stop_tokens=stops,
+            generator=self.random,
+        ).tokens_BL
+        answers_BG = tokens_BL[:, prompt_BP.shape[1] :]
+        texts = words.batch_decode(answers_BG)
+        correct = [
+            rewards.VERIFIERS[problem["verifier"]](text, problem["answer"])
+            for problem, text in zip(asked, texts, strict=True)
+        ]
+        formed = [rewards.well_formed(text) for text in texts]
+        reward_B = torch.tensor(correct) + config.format_weight * torch.tensor(formed)
+        advantage_B = preference.advantages(reward_B.view(-1, config.group)).flatten()
+        answer_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
+        answer_BL[:, prompt_BP.shape[1] :] = _until_end(answers_BG, words.eos_token_id)
+        record = {
+            "reward": float(reward_B.mean()),
+            "accuracy": sum(correct) / len(correct),
+            "format": sum(formed) / len(formed),
+            "useful": float((advantage_B != 0).float().mean()),
+        }
+        attention_BL = torch.cat((seen_BP, torch.ones_like(answers_BG, dtype=torch.bool)), 1)
+        advantage_B = advantage_B.to(self.model.device)
+        return Rollouts(tokens_BL, attention_BL, answer_BL, advantage_B, record)
+
+    def _update(self, rollouts: Rollouts) -> dict[str, float]:
+        """Inner updates; each has masks of its own, shared by new, old and reference."""
+        config, noises = self.config, []
+        for _ in range(config.inner_updates):
+            masked_BL = self._masks(rollouts)
+            old_BL = self._log_probabilities(rollouts, masked_BL)
+            with self.wrapped.disable_adapter():
+                reference_BL = self._log_probabilities(rollouts, masked_BL)
+            noises.append((masked_BL, old_BL, reference_BL))
+        total: dict[str, float] = {"loss": 0.0, "kl": 0.0}
+        self.model.train()
+        for masked_BL, old_BL, reference_BL in noises:
+            count = len(masked_BL)
+            for rows in torch.arange(count, device=masked_BL.device).split(config.micro_batch_size):
+                part = _rows(rollouts, rows)
+                scored_BL = part.answer_BL & masked_BL[rows]
+                with self.accelerator.autocast():
+                    new_BL = self._score(part, masked_BL[rows])
+                    loss, divergence = preference.grpo_loss(
+                        new_BL,
+                        old_BL[rows],
+                        reference_BL[rows],
+                        part.advantage_B,
+                        scored_BL,
+                        clip_low=config.clip_low,
+                        clip_high=config.clip_high,
+                        kl=config.kl,
+                    )
+                share = len(rows) / count
+                self.accelerator.backward(loss * share)
+                total["loss"] += float(loss.detach()) * share / config.inner_updates
+                total["kl"] += float(divergence.detach()) * share / config.inner_updates
+            total |= train.update(
+                self.accelerator, self.model, self.optimiser, self.schedule, config
+            )
+        self.model.eval()
+        return total
+
+    def _masks(self, rollouts: Rollouts) -> torch.Tensor:
+        """The whole answer, and each prompt token with probability `prompt_mask`."""
+        draw_BL = torch.rand(
+            rollouts.tokens_BL.shape, generator=self.random, device=rollouts.tokens_BL.device
+        )
+        return rollouts.answer_BL | (
+            (draw_BL < self.config.prompt_mask) & ~rollouts.answer_BL & rollouts.attention_BL
+        )
+
+    @torch.no_grad()
+    def _log_probabilities(self, rollouts: Rollouts, masked_BL: torch.Tensor) -> torch.Tensor:
+        with self.accelerator.autocast():
+            parts = [
+                self._score(_rows(rollouts, rows), masked_BL[rows])
+                for rows in torch.arange(len(masked_BL)).split(self.config.micro_batch_size)
+            ]
+        return torch.cat(parts)
+
+    def _score(self, rollouts: Rollouts, masked_BL: torch.Tensor) -> torch.Tensor:
+        return preference.token_log_probabilities(
+            self.model,
+            rollouts.tokens_BL,
+            rollouts.answer_BL,
+            rollouts.attention_BL,
+            masked_BL,
+        )
+
+
+def _rows(rollouts: Rollouts, rows: torch.Tensor) -> Rollouts:
+    return dataclasses.replace(
+        rollouts,
+        tokens_BL=rollouts.tokens_BL[rows],
+        attention_BL=rollouts.attention_BL[rows],
+        answer_BL=rollouts.answer_BL[rows],
+        advantage_B=rollouts.advantage_B[rows],
+    )
+
+
+def _until_end(answers_BG: torch.Tensor, eos: int) -> torch.Tensor:
+    """True up to and including the first EOS of each answer."""
+    return (answers_BG == eos).cumsum(1).cumsum(1) <= 1

@@ -1,0 +1,11 @@
+"""The preflight stage as a pipeline component."""
+
+from kfp import dsl
+
+from components.container import container
+
+
+@dsl.container_component
+def preflight(download: dict, pretrain: dict, merge: dict, sft: dict, dpo: dict, grpo: dict, evaluate: dict, report: dict):
+    """Builds every configuration, so that a bad value fails before anything is trained."""
+    return container("preflight", configs={"download": download, "pretrain": pretrain, "merge": merge, "sft": sft, "dpo": dpo, "grpo": grpo, "evaluate": evaluate, "report": report})

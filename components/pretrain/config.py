@@ -1,0 +1,21 @@
+"""What a pretraining run is."""
+
+from dataclasses import dataclass
+
+from components.config import Optimisation, check
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(Optimisation):
+    """Masked-diffusion pretraining on plain text. The defaults are those of the 8B recipe."""
+
+    steps: int = 500
+    batch_size: int = 64
+    micro_batch_size: int = 1
+    learning_rate: float = 1e-5
+    window: int = 8192
+    """Tokens in a training sequence; longer documents are cut into windows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("window", self.window, self.window >= 1, "1 or more")

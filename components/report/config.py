@@ -1,0 +1,18 @@
+"""What a report shows."""
+
+from dataclasses import dataclass
+
+from components.config import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """One page with curves, accuracies and answers as they denoise."""
+
+    title: str = "LLaDA reasoning pipeline"
+    """Heading of the page."""
+    traces: int = 5
+    """Problems whose denoising is drawn."""
+
+    def __post_init__(self) -> None:
+        check("traces", self.traces, 0 <= self.traces <= 50, "0 to 50")

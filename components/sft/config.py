@@ -1,0 +1,24 @@
+"""What a supervised fine-tuning run is."""
+
+from dataclasses import dataclass
+
+from components.config import Optimisation, check
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(Optimisation):
+    """Supervised fine-tuning on dialogues. The defaults are those of the 8B recipe."""
+
+    steps: int = 1500
+    batch_size: int = 128
+    micro_batch_size: int = 1
+    learning_rate: float = 1e-5
+    max_length: int = 4096
+    """Longest dialogue in tokens, the answer's end included; longer ones are dropped and counted."""
+    examples: int | None = None
+    """How many of the dialogues are used, from the first; null uses all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("max_length", self.max_length, self.max_length >= 2, "2 or more")
+        check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")

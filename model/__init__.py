@@ -1,0 +1,1 @@
+"""Tensors and mathematics of masked-diffusion language models: no KFP, no network, no storage."""

@@ -1,0 +1,204 @@
+"""The LLaDA transformer (arXiv:2502.09992): a bidirectional Llama block stack, no causal mask.
+
+Parameter names are upstream's, so that checkpoints load as they are. No timestep input, no label
+shift: the logits at a position predict the token at that position. Sampling and losses are
+elsewhere. Shapes: B batch, L length, D model width, H heads, K head size, V vocabulary.
+"""
+
+import math
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from model import rope
+from model.cache import KeyValueCache
+from model.config import LLaDAConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm: normalised in fp32, scaled in the model's dtype."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        wide = states.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(states.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm attention over all positions, then a SwiGLU feed-forward layer."""
+
+    def __init__(self, config: LLaDAConfig, layer: int) -> None:
+        super().__init__()
+        width, hidden = config.d_model, config.mlp_hidden_size
+        kv_width = config.n_kv_heads * config.head_size
+        self.layer, self.head_size = layer, config.head_size
+        self.grouped = config.n_kv_heads != config.n_heads
+        self.attn_norm = RMSNorm(width, config.rms_norm_eps)
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, kv_width, bias=False)
+        self.v_proj = nn.Linear(width, kv_width, bias=False)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.ff_norm = RMSNorm(width, config.rms_norm_eps)
+        self.ff_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.ff_out = nn.Linear(hidden, width, bias=False)
+
+    def forward(
+        self,
+        x_BLD: torch.Tensor,
+        cos_LK: torch.Tensor,
+        sin_LK: torch.Tensor,
+        mask: torch.Tensor | None,
+        cache: KeyValueCache | None,
+        start: int,
+    ) -> torch.Tensor:
+        normed = self.attn_norm(x_BLD)
+        queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LK, sin_LK)
+        keys = rope.rotate(self._heads(self.k_proj(normed)), cos_LK, sin_LK)
+        values = self._heads(self.v_proj(normed))
+        if cache is not None:
+            keys, values = cache.update(self.layer, start, keys, values)
+        attended = attention(queries, keys, values, mask, grouped=self.grouped)
+        x_BLD = x_BLD + self.attn_out(attended.transpose(1, 2).flatten(2))
+        normed = self.ff_norm(x_BLD)
+        return x_BLD + self.ff_out(F.silu(self.ff_proj(normed)) * self.up_proj(normed))
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+
+class LLaDA(PreTrainedModel):
+    """A LLaDA language model: tokens in, one distribution over the vocabulary per position out."""
+
+    config_class = LLaDAConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+    _tied_weights_keys = {"model.transformer.ff_out.weight": "model.transformer.wte.weight"}
+
+    def __init__(self, config: LLaDAConfig) -> None:
+        super().__init__(config)
+        transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.embedding_size, config.d_model),
+                "blocks": nn.ModuleList(Block(config, layer) for layer in range(config.n_layers)),
+                "ln_f": RMSNorm(config.d_model, config.rms_norm_eps),
+            }
+        )
+        if not config.weight_tying:
+            transformer["ff_out"] = nn.Linear(config.d_model, config.embedding_size, bias=False)
+        self.model = nn.ModuleDict({"transformer": transformer})
+        self.checkpoint_activations = False
+        self._tables: tuple[torch.Tensor, ...] = ()
+        self.post_init()
+
+    def forward(
+        self, tokens_BL: torch.Tensor, attention_mask_BL: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits [B, L, V] of every position.
+
+        `attention_mask_BL` is 1 (or True) where a token may be seen; left or right padding alike.
+        A boolean [B, L, L] says for each query which keys it sees. Raises ValueError on an empty
+        sequence or one longer than `config.max_sequence_length`.
+        """
+        return self.head(self.hidden(tokens_BL, attention_mask_BL))
+
+    def hidden(
+        self,
+        tokens_BL: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+        start: int = 0,
+    ) -> torch.Tensor:
+        """Final normalised states [B, L, D] of positions start..start+L.
+
+        With a cache the pass also sees every other position of the cached window, and
+        `attention_mask` covers that whole window.
+        """
+        length = tokens_BL.shape[1]
+        self._check_length(length, start)
+        cos_LK, sin_LK = (table[start : start + length] for table in self._rope(tokens_BL.device))
+        mask = _attention_bias(attention_mask)
+        x_BLD = self.model["transformer"]["wte"](tokens_BL)
+        for block in self.model["transformer"]["blocks"]:
+            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start)
+            if self.checkpoint_activations and self.training:
+                x_BLD = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x_BLD = block(*arguments)
+        return self.model["transformer"]["ln_f"](x_BLD)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [..., V] of final states [..., D]; pass only the positions that are needed."""
+        return F.linear(hidden, self.head_weight)
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """The output matrix [V, D], the embedding itself where the weights are tied."""
+        transformer = self.model["transformer"]
+        return (transformer["wte"] if self.config.weight_tying else transformer["ff_out"]).weight
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model["transformer"]["wte"]
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return None if self.config.weight_tying else self.model["transformer"]["ff_out"]
+
+    def _rope(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        if not self._tables or self._tables[0].device != device:
+            self._tables = rope.tables(self.config, self.config.max_sequence_length, device)
+        return self._tables
+
+    def _check_length(self, length: int, start: int) -> None:
+        longest = self.config.max_sequence_length
+        if not 0 < length <= longest - start:
+            raise ValueError(f"{start + length} tokens, allowed: 1 to {longest} (the context)")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Scaled normal initialisation: residual outputs shrink with depth ("mitchell")."""
+        if isinstance(module, RMSNorm):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight)
+        elif isinstance(module, nn.Linear):
+            std = 1 / math.sqrt(module.in_features)
+            nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+        elif isinstance(module, Block):
+            for residual in (module.attn_out, module.ff_out):
+                residual.weight.mul_(1 / math.sqrt(2 * (module.layer + 1)))
+
+
+def attention(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    grouped: bool,
+) -> torch.Tensor:
+    """Softmax attention over all positions [B, H, L, K]; `grouped` shares keys between heads."""
+    slow_backward = torch.is_grad_enabled() and queries.device.type == "cpu"
+    with sdpa_kernel(SDPBackend.MATH) if slow_backward else nullcontext():
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, enable_gqa=grouped
+        )
+
+
+def _attention_bias(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """A boolean mask for SDPA, broadcast over heads (and queries); None when nothing is hidden."""
+    if mask is None:
+        return None
+    visible = mask.bool()
+    return visible[:, None, None, :] if visible.ndim == 2 else visible[:, None]

@@ -1,0 +1,40 @@
+"""Rewards of an answer: is the solution right, and is the answer well formed.
+
+Named functions of texts. Weights, groups and advantages are elsewhere.
+"""
+
+import re
+from collections.abc import Callable
+
+from model.tokenizer import BEGIN_SOLUTION, BEGIN_THOUGHT, END_SOLUTION, END_THOUGHT
+
+FORMAT = re.compile(
+    re.escape(BEGIN_THOUGHT)
+    + r"(?:(?!<\|).)*"
+    + re.escape(END_THOUGHT + BEGIN_SOLUTION)
+    + r"((?:(?!<\|).)*)"
+    + re.escape(END_SOLUTION),
+    re.DOTALL,
+)
+SOLUTION = re.compile(
+    re.escape(BEGIN_SOLUTION) + r"((?:(?!<\|).)*)" + re.escape(END_SOLUTION), re.DOTALL
+)
+
+
+def solution(response: str) -> str | None:
+    """The text between the first solution delimiters, stripped, or None when there is none."""
+    found = SOLUTION.search(response)
+    return found.group(1).strip() if found else None
+
+
+def exact(response: str, answer: str) -> float:
+    """1.0 when the delimited solution is the verified answer to the letter, else 0.0."""
+    return float(solution(response) == answer.strip())
+
+
+def well_formed(response: str) -> float:
+    """1.0 when the answer is a thought followed by a solution, both delimited, else 0.0."""
+    return float(FORMAT.match(response.strip()) is not None)
+
+
+VERIFIERS: dict[str, Callable[[str, str], float]] = {"exact": exact}

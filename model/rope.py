@@ -1,0 +1,54 @@
+"""Rotary position embedding (arXiv:2104.09864) on split halves, and YaRN (arXiv:2309.00071).
+
+Tables are made in fp32 and applied in fp32. Shapes: L positions, K head size.
+"""
+
+import math
+
+import torch
+
+from model.config import LLaDAConfig
+
+
+def frequencies(config: LLaDAConfig) -> torch.Tensor:
+    """Rotation per position of each pair of dimensions: fp32 [K/2].
+
+    Plain RoPE is theta^(-2i/K). YaRN (section 3.2, "NTK-by-parts") keeps the dimensions that turn
+    more than `beta_fast` times within the original window, divides by the scale those that turn
+    less than `beta_slow` times, and blends linearly in between.
+    """
+    size = config.head_size
+    exponents = torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size
+    plain = 1.0 / config.rope_theta**exponents
+    if config.yarn_scale == 1.0:
+        return plain
+    fast, slow = (
+        _dimension_of(turns, config) for turns in (config.yarn_beta_fast, config.yarn_beta_slow)
+    )
+    low, high = max(math.floor(fast), 0), min(math.ceil(slow), size - 1)
+    dims = torch.arange(size // 2, dtype=torch.float32, device="cpu")
+    stretched = ((dims - low) / max(high - low, 1e-3)).clamp(0, 1)
+    return plain * (1 - stretched) + plain / config.yarn_scale * stretched
+
+
+def _dimension_of(turns: float, config: LLaDAConfig) -> float:
+    """The (fractional) pair of dimensions that makes `turns` full turns in the original window."""
+    window = config.yarn_original_max_position_embeddings
+    return (config.head_size * math.log(window / (turns * 2 * math.pi))) / (
+        2 * math.log(config.rope_theta)
+    )
+
+
+def tables(config: LLaDAConfig, length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Cosines and sines of positions 0..length-1, each fp32 [L, K], times YaRN's attention factor."""
+    positions = torch.arange(length, dtype=torch.float32, device="cpu")
+    angles = torch.outer(positions, frequencies(config)).repeat(1, 2)
+    factor = 0.1 * math.log(config.yarn_scale) + 1.0
+    return (angles.cos() * factor).to(device), (angles.sin() * factor).to(device)
+
+
+def rotate(states: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> torch.Tensor:
+    """Rotates queries or keys [..., L, K] by their positions, in fp32; returns their own dtype."""
+    wide = states.float()
+    left, right = wide.chunk(2, dim=-1)
+    return (wide * cos_LK + torch.cat((-right, left), dim=-1) * sin_LK).to(states.dtype)

@@ -1,0 +1,1 @@
+"""Wiring: the DAG, its recipes, where it runs, and the runner for a laptop."""

@@ -1,0 +1,125 @@
+"""Every decision of a run, as functions that return it typed. Derive with `dataclasses.replace`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from components.config import Lora, check
+from components.download.config import DownloadConfig, Shape
+from components.dpo.config import DpoConfig
+from components.evaluate.config import EvaluateConfig
+from components.grpo.config import GrpoConfig
+from components.merge.config import MergeConfig
+from components.pretrain.config import PretrainConfig
+from components.report.config import ReportConfig
+from components.sft.config import SftConfig
+
+LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The configuration of every stage, and the branch that aligns the model."""
+
+    preference: str
+    download: DownloadConfig
+    pretrain: PretrainConfig
+    merge: MergeConfig
+    sft: SftConfig
+    dpo: DpoConfig
+    grpo: GrpoConfig
+    evaluate: EvaluateConfig
+    report: ReportConfig
+
+    def __post_init__(self) -> None:
+        known = self.preference in ("dpo", "grpo")
+        check("preference", self.preference, known, "dpo, grpo")
+
+
+def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
+    """A new model of a million parameters learns two-digit sums on two CPU cores."""
+    adapter = Lora(rank=32, alpha=64.0, dropout=0.0, targets=LAYERS)
+    return Recipe(
+        preference=preference,
+        download=DownloadConfig(model=None, shape=Shape(), seed=seed),
+        pretrain=PretrainConfig(
+            steps=600,
+            batch_size=16,
+            micro_batch_size=16,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            window=64,
+            seed=seed,
+        ),
+        merge=MergeConfig(),
+        sft=SftConfig(
+            steps=2400,
+            batch_size=16,
+            micro_batch_size=16,
+            learning_rate=2e-3,
+            warmup_steps=50,
+            final_learning_rate=0.0,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            max_length=64,
+            examples=1500,
+            seed=seed,
+        ),
+        dpo=DpoConfig(
+            steps=150,
+            batch_size=32,
+            micro_batch_size=32,
+            learning_rate=1e-3,
+            warmup_steps=10,
+            max_length=64,
+            draws=4,
+            sft_weight=1.0,
+            lora=adapter,
+            seed=seed,
+        ),
+        grpo=GrpoConfig(
+            steps=40,
+            batch_size=128,
+            micro_batch_size=64,
+            learning_rate=5e-4,
+            group=8,
+            inner_updates=4,
+            gen_length=24,
+            block_length=8,
+            temperature=1.0,
+            lora=adapter,
+            seed=seed,
+        ),
+        evaluate=EvaluateConfig(
+            gen_length=24, block_length=8, threshold=0.9, cache="dual", batch_size=250
+        ),
+        report=ReportConfig(title="A tiny LLaDA learns to add"),
+    )
+
+
+def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
+    """LLaDA-8B-Base on GPUs, with LoRA in every training stage."""
+    adapter = Lora()
+    return Recipe(
+        preference=preference,
+        download=DownloadConfig(seed=seed),
+        pretrain=PretrainConfig(
+            warmup_steps=20, activation_checkpointing=True, lora=adapter, seed=seed
+        ),
+        merge=MergeConfig(),
+        sft=SftConfig(
+            warmup_steps=150,
+            weight_decay=0.1,
+            activation_checkpointing=True,
+            lora=adapter,
+            seed=seed,
+        ),
+        dpo=DpoConfig(weight_decay=0.01, activation_checkpointing=True, lora=adapter, seed=seed),
+        grpo=GrpoConfig(activation_checkpointing=True, lora=adapter, seed=seed),
+        evaluate=EvaluateConfig(),
+        report=ReportConfig(),
+    )
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {"tiny": tiny, "llada_8b": llada_8b}
