@@ -1,7 +1,7 @@
 """What a finished output directory says of itself: `.artifact.json`, written last.
 
-Its presence means complete. It holds the stage, its configuration, fingerprints of the inputs, every
-file with size and checksum, versions, and the lineage of all stages before. Local paths only.
+Its presence means complete. It holds the stage, its configuration, fingerprints of the inputs,
+every file with size and checksum, versions, and the lineage of all stages before. Local paths only.
 """
 
 import dataclasses

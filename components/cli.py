@@ -1,7 +1,7 @@
 """The command line of every stage, built from the signature of its `run`.
 
-A parameter annotated with a dataclass is a JSON flag, one annotated Input or Output is a path. The
-inputs are verified and the outputs made before `run` starts. What a stage does is in its `stage.py`.
+A parameter annotated with a dataclass is a JSON flag, one annotated Input or Output is a path.
+The inputs are verified and the outputs made before `run` starts. What a stage does is not here.
 """
 
 import argparse
@@ -24,7 +24,7 @@ FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded"
 
 
 def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
-    """Runs a stage from the command line; ends the process with 2 on bad input, 1 on a full disk."""
+    """Runs a stage; ends the process with exit code 2 on bad input, 1 on a full disk."""
     stage = run.__module__.removesuffix(".stage")
     hints = typing.get_type_hints(run, include_extras=True)
     roles = {name: hints[name] for name in inspect.signature(run).parameters}
@@ -69,7 +69,9 @@ def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.Argume
         if _is_path(hint):
             role = typing.get_args(hint)[1]
             text = f"{role} directory"
-            parser.add_argument(flag, dest=name, type=Path, required=True, metavar="PATH", help=text)
+            parser.add_argument(
+                flag, dest=name, type=Path, required=True, metavar="PATH", help=text
+            )
         else:
             text = f"JSON object of {hint.__name__}'s fields, below"
             parser.add_argument(flag, dest=name, default="{}", metavar="JSON", help=text)

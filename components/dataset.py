@@ -56,9 +56,7 @@ def _row(path: Path, number: int, line: str) -> dict:
     return row
 
 
-def windows(
-    rows: list[dict], tokenizer: PreTrainedTokenizerBase, window: int
-) -> list[list[int]]:
+def windows(rows: list[dict], tokenizer: PreTrainedTokenizerBase, window: int) -> list[list[int]]:
     """Documents as token ids, each closed by EOS and cut into windows."""
     found = []
     for row in rows:
@@ -107,9 +105,9 @@ def pad_windows(items: list[list[int]], pad: int) -> Batch:
 
 
 def pad_dialogues(items: list[tuple[list[int], list[int]]], eos: int, length: int) -> Batch:
-    """tokens, answer and attention [B, L]: prompts padded on the left, answers with EOS to `length`.
+    """tokens, answer, attention [B, L]: prompts padded on the left, answers with EOS to `length`.
 
-    The EOS behind an answer belongs to it (FACTS of LLaDA's recipe: the model learns to end).
+    The EOS behind an answer belongs to it, as in LLaDA's recipe: the model learns to end.
     """
     longest = max(len(prompt) for prompt, _ in items)
     tokens, is_answer, seen = [], [], []

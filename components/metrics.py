@@ -27,8 +27,12 @@ class MetricsLog:
         self.stage, self.total = stage, total
         self.file = (directory / METRICS).open("w")
         self.bar = tqdm(total=total, desc=stage, unit="step", disable=not sys.stderr.isatty())
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "disabled"
-        self.wandb = wandb.init(project="llada-reasoning", name=stage, config=config, mode=mode)
+        self.wandb = wandb.init(
+            project="llada-reasoning",
+            name=stage,
+            config=config,
+            mode="online" if os.environ.get("WANDB_API_KEY") else "disabled",
+        )
         self.records: list[dict[str, Any]] = []
         self.said, self.started = 0.0, time.monotonic()
 

@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from components.config import Optimisation
 from model import checkpoint, lora, tokenizer
 from model.llada import LLaDA
+from model.settings import Optimisation
 
 
 def open_base(
@@ -45,7 +45,7 @@ def save_trained(
     if adapter is None:
         checkpoint.save(model, path)
     else:
-        adapter.save_pretrained(path)
+        adapter.save_pretrained(str(path))
         (path / "README.md").unlink(missing_ok=True)
     words.save_pretrained(path)
 

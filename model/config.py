@@ -91,7 +91,8 @@ class LLaDAConfig(PretrainedConfig):
                 "n_kv_heads must divide n_heads, n_heads must divide d_model into even head sizes"
             )
         upstream["tie_word_embeddings"] = weight_tying
-        super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **upstream)
+        upstream |= {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        super().__init__(**upstream)
 
     @property
     def head_size(self) -> int:

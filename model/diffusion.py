@@ -48,7 +48,7 @@ def masked_cross_entropy(
     masked_BL: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """-log p(token | noisy) as [B, L], zero where not masked. The head sees masked positions only."""
+    """-log p(token | noisy) as [B, L], zero where not masked; the head sees masked positions."""
     hidden_BLD = model.hidden(noisy_BL, attention_mask)
     logits_NV = model.head(hidden_BLD[masked_BL]).float()
     loss_N = F.cross_entropy(logits_NV, tokens_BL[masked_BL], reduction="none")

@@ -83,8 +83,11 @@ class LLaDA(PreTrainedModel):
     config_class = LLaDAConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]
-    _tied_weights_keys = {"model.transformer.ff_out.weight": "model.transformer.wte.weight"}
+    config: LLaDAConfig
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _tied_weights_keys = {  # noqa: RUF012
+        "model.transformer.ff_out.weight": "model.transformer.wte.weight"
+    }
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)

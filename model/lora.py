@@ -27,7 +27,12 @@ def attach(
     The pattern names layers within a block: the head, also called `ff_out`, is never meant.
     """
     pattern = rf".*\.blocks\.\d+\.({'|'.join(map(re.escape, targets))})"
-    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern)
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=pattern,
+    )
     return get_peft_model(model, settings)
 
 

@@ -1,8 +1,9 @@
 """Preference optimisation and reinforcement learning for masked diffusion models.
 
-DPO with variance-reduced ELBO margins (VRPO, LLaDA 1.5, arXiv:2505.19223) and GRPO with the one-pass
-estimator of diffu-GRPO (d1, arXiv:2504.12216). Functions of tensors; the data, the rollouts and the
-loops are the stages'. Shapes: B sequences, L length, G answers per prompt.
+DPO with variance-reduced ELBO margins (VRPO, LLaDA 1.5, arXiv:2505.19223) and GRPO with the
+estimators of diffu-GRPO (d1, arXiv:2504.12216) and coupled-GRPO (arXiv:2506.20639). Functions of
+tensors; the data, the rollouts and the loops are the stages'.
+Shapes: B sequences, L length, N prompts, G answers per prompt.
 """
 
 from collections.abc import Callable
@@ -75,8 +76,8 @@ def backward_dpo(
 ) -> torch.Tensor:
     """Accumulates the exact gradient of `scale` times the DPO loss; returns the margins [B].
 
-    `chosen(n)` and `rejected(n)` are the ELBOs [B] of draw n, the same noise at every call. The first
-    pass takes the margin without gradient, the second backpropagates one draw at a time.
+    `chosen(n)` and `rejected(n)` are the ELBOs [B] of draw n, the same noise at every call. The
+    first pass takes the margin without gradient, the second backpropagates one draw at a time.
     """
     with torch.no_grad():
         policy = [chosen(n) - rejected(n) for n in range(draws)]
@@ -96,22 +97,54 @@ def advantages(reward_NG: torch.Tensor) -> torch.Tensor:
     return centred / (reward_NG.std(1, keepdim=True) + 1e-4)
 
 
+def one_pass_masks(
+    answer_BL: torch.Tensor,
+    prompt_BL: torch.Tensor,
+    *,
+    prompt_mask: float,
+    generator: torch.Generator,
+) -> list[torch.Tensor]:
+    """One mask [B, L]: the whole answer, and each prompt token with probability `prompt_mask`.
+
+    diffu-GRPO's estimator (d1, section 3.2): every answer token is scored in a single pass.
+    """
+    draw_BL = torch.rand(answer_BL.shape, generator=generator, device=answer_BL.device)
+    return [answer_BL | ((draw_BL < prompt_mask) & prompt_BL)]
+
+
+def complementary_masks(
+    answer_BL: torch.Tensor, *, generator: torch.Generator
+) -> list[torch.Tensor]:
+    """Two masks [B, L] that share the answer's tokens out between them.
+
+    Coupled-GRPO's estimator (DiffuCoder, arXiv:2506.20639, section 4): each token is scored once,
+    with part of the answer in sight, at a mask ratio t ~ U(0.2, 0.8) and its complement.
+    """
+    device = answer_BL.device
+    t_B = 0.2 + 0.6 * torch.rand(len(answer_BL), generator=generator, device=device)
+    draw_BL = torch.rand(answer_BL.shape, generator=generator, device=device)
+    first_BL = (draw_BL < t_B[:, None]) & answer_BL
+    return [first_BL, answer_BL & ~first_BL]
+
+
 def token_log_probabilities(
     model: LLaDA,
     tokens_BL: torch.Tensor,
     answer_BL: torch.Tensor,
     attention_BL: torch.Tensor,
-    masked_BL: torch.Tensor,
+    masks: list[torch.Tensor],
 ) -> torch.Tensor:
-    """log p of each masked answer token [B, L], zero elsewhere, in one pass.
+    """log p of each answer token [B, L] under the mask that hides it, zero elsewhere.
 
-    `masked_BL` marks what is hidden: answer tokens, which are scored, and prompt tokens, which only
-    vary the condition (diffu-GRPO, section 3.2).
+    Prompt tokens that a mask hides only vary the condition; they are not scored.
     """
-    noisy_BL = tokens_BL.masked_fill(masked_BL, model.config.mask_token_id)
-    return -diffusion.masked_cross_entropy(
-        model, noisy_BL, tokens_BL, masked_BL & answer_BL, attention_BL
-    )
+    total_BL = torch.zeros(tokens_BL.shape, device=tokens_BL.device)
+    for masked_BL in masks:
+        noisy_BL = tokens_BL.masked_fill(masked_BL, model.config.mask_token_id)
+        total_BL = total_BL - diffusion.masked_cross_entropy(
+            model, noisy_BL, tokens_BL, masked_BL & answer_BL, attention_BL
+        )
+    return total_BL
 
 
 def grpo_loss(

@@ -40,7 +40,7 @@ def _dimension_of(turns: float, config: LLaDAConfig) -> float:
 
 
 def tables(config: LLaDAConfig, length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Cosines and sines of positions 0..length-1, each fp32 [L, K], times YaRN's attention factor."""
+    """Cosines and sines of positions 0..length-1, fp32 [L, K], times YaRN's attention factor."""
     positions = torch.arange(length, dtype=torch.float32, device="cpu")
     angles = torch.outer(positions, frequencies(config)).repeat(1, 2)
     factor = 0.1 * math.log(config.yarn_scale) + 1.0

@@ -109,7 +109,7 @@ class _Window:
         return self.tokens_BL[:, start:end] == self.mask_id
 
     def logits(self, start: int, end: int, *, first: bool) -> torch.Tensor:
-        """Logits [B, S, V] of the block; `first` refreshes the cache with a pass over everything."""
+        """Logits [B, S, V] of the block; `first` refreshes the cache by a pass over everything."""
         tokens_BL, attention_BL = self.tokens_BL, self.attention_BL
         if self.cfg_scale:
             blind_BL = tokens_BL.clone()

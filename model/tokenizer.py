@@ -1,10 +1,10 @@
 """Tokenizers with LLaDA's special tokens and chat template, as ordinary Hugging Face directories.
 
-`train` makes one from texts; `load` opens one and adds the tokens that a base checkpoint's tokenizer
-lacks, which take spare embedding rows: nothing is ever resized. No model weights here.
+`train` makes one from texts; `load` opens one and adds the tokens that a base checkpoint's
+tokenizer lacks, which take spare embedding rows: nothing is ever resized. No model weights here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -68,7 +68,7 @@ def load(path: Path | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
+def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
     """Token ids of a dialogue up to and including the header of the answer to come."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return tokenizer.encode(text, add_special_tokens=False)

@@ -8,26 +8,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-
-class Settings(Protocol):
-    """What the loop needs to know of a configuration."""
-
-    steps: int
-    batch_size: int
-    micro_batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    final_learning_rate: float
-    betas: tuple[float, float]
-    weight_decay: float
-    clip: float
-    precision: Literal["auto", "fp32", "bf16"]
+from model.settings import Optimisation
 
 
 @dataclass(frozen=True)
@@ -42,10 +29,12 @@ Loss = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 Log = Callable[[dict[str, Any]], None]
 
 
-def fit(model: nn.Module, batches: Iterator[Batch], loss: Loss, settings: Settings, log: Log) -> None:
+def fit(
+    model: nn.Module, batches: Iterator[Batch], loss: Loss, settings: Optimisation, log: Log
+) -> None:
     """Takes `settings.steps` optimiser steps; every step draws its micro-batches from `batches`.
 
-    `log` gets one record a step: step, loss (mean over the step's micro-batches), tokens_per_second,
+    `log` gets one record a step: step, loss (mean over its micro-batches), tokens_per_second,
     gradient_norm, learning_rate. Raises FloatingPointError when the loss is not finite.
     """
     accelerator = accelerate(settings)
@@ -70,7 +59,7 @@ def fit(model: nn.Module, batches: Iterator[Batch], loss: Loss, settings: Settin
     model.eval()
 
 
-def update(accelerator, model, optimiser, schedule, settings: Settings) -> dict[str, float]:
+def update(accelerator, model, optimiser, schedule, settings: Optimisation) -> dict[str, float]:
     """One clipped optimiser step; returns the gradient's norm and the learning rate."""
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     rate = optimiser.param_groups[0]["lr"]
@@ -80,7 +69,7 @@ def update(accelerator, model, optimiser, schedule, settings: Settings) -> dict[
     return {"gradient_norm": float(norm), "learning_rate": rate}
 
 
-def accelerate(settings: Settings) -> Accelerator:
+def accelerate(settings: Optimisation) -> Accelerator:
     """An accelerator with the arithmetic that the settings ask for."""
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16())
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
@@ -93,7 +82,7 @@ def _multiplies_bf16() -> bool:
 
 
 def optimiser_for(
-    model: nn.Module, settings: Settings, *, steps: int | None = None
+    model: nn.Module, settings: Optimisation, *, steps: int | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Fused AdamW over what is trainable, and linear warmup followed by cosine decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -69,7 +69,7 @@ def _graph(**given: Any) -> Callable[..., None]:
         reasoner = _merged(merge, base, tuned["adapter"])
         sft_evaluation = _measured(evaluate, reasoner, dataset)
 
-        # Each branch ends by itself: kfp.local can neither join branches nor nest pipelines in them.
+        # Each branch ends by itself: kfp.local neither joins branches nor nests pipelines there.
         def finish(aligned: dict[str, Any]) -> None:
             model = _merged(merge, reasoner, aligned["adapter"])
             place(

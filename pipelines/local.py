@@ -1,7 +1,7 @@
 """Runs the pipeline on this machine: KFP's own orchestrator, every stage a process.
 
-`kfp.local` refuses container components in processes; the handler that refuses is replaced here, and
-nowhere else. Containers and clusters are not the business of this file.
+`kfp.local` refuses container components in processes; the handler that refuses is replaced here,
+and nowhere else. Containers and clusters are not the business of this file.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def run(recipe: Recipe, directory: Path) -> dict:
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """The recipe with `stage.field=JSON` settings applied, each checked against the field's type."""
+    """The recipe with `stage.field=JSON` settings applied, each checked against its type."""
     for setting in settings:
         target, _, text = setting.partition("=")
         stage, _, field = target.partition(".")

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.config import Lora, check
 from components.download.config import DownloadConfig, Shape
 from components.dpo.config import DpoConfig
 from components.evaluate.config import EvaluateConfig
@@ -12,6 +11,7 @@ from components.merge.config import MergeConfig
 from components.pretrain.config import PretrainConfig
 from components.report.config import ReportConfig
 from components.sft.config import SftConfig
+from model.settings import Lora, check
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact, dataset as data
+from components import artifact
+from components import dataset as data
 from components.artifact import Output
 from components.download import arithmetic
 from components.download.config import DownloadConfig, Shape

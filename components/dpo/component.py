@@ -7,6 +7,17 @@ from components.container import container
 
 
 @dsl.container_component
-def dpo(config: dict, base: Input[Model], dataset: Input[Dataset], adapter: Output[Model], metrics: Output[Metrics]):
+def dpo(
+    config: dict,
+    base: Input[Model],
+    dataset: Input[Dataset],
+    adapter: Output[Model],
+    metrics: Output[Metrics],
+):
     """Optimises preferences with variance-reduced ELBOs."""
-    return container("dpo", configs={"config": config}, inputs={"base": base, "dataset": dataset}, outputs={"adapter": adapter, "metrics": metrics})
+    return container(
+        "dpo",
+        configs={"config": config},
+        inputs={"base": base, "dataset": dataset},
+        outputs={"adapter": adapter, "metrics": metrics},
+    )

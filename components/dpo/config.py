@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from components.config import Lora, Optimisation, check
+from model.settings import Lora, Optimisation, check
 
 
 @dataclass(frozen=True, kw_only=True)

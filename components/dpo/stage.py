@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from components import artifact, dataset as data
+from components import artifact
+from components import dataset as data
 from components.artifact import Input, Output
 from components.dpo.config import DpoConfig
 from components.metrics import MetricsLog
@@ -114,7 +115,9 @@ def _pairs(rows: list[dict], words: Any, max_length: int) -> list[dict[str, Any]
     found = []
     for row in rows:
         prompt = tokenizer.chat(words, [{"role": "user", "content": row["prompt"]}])
-        pair = {side: (prompt, tokenizer.answer(words, row[side])) for side in ("chosen", "rejected")}
+        pair = {
+            side: (prompt, tokenizer.answer(words, row[side])) for side in ("chosen", "rejected")
+        }
         if all(len(prompt) + len(answer) <= max_length for _, answer in pair.values()):
             found.append(pair)
     return data.kept(found, max_length)

@@ -7,6 +7,17 @@ from components.container import container
 
 
 @dsl.container_component
-def evaluate(config: dict, model: Input[Model], dataset: Input[Dataset], evaluation: Output[Artifact], metrics: Output[Metrics]):
+def evaluate(
+    config: dict,
+    model: Input[Model],
+    dataset: Input[Dataset],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+):
     """Measures exact match on unseen problems with lm_eval."""
-    return container("evaluate", configs={"config": config}, inputs={"model": model, "dataset": dataset}, outputs={"evaluation": evaluation, "metrics": metrics})
+    return container(
+        "evaluate",
+        configs={"config": config},
+        inputs={"model": model, "dataset": dataset},
+        outputs={"evaluation": evaluation, "metrics": metrics},
+    )

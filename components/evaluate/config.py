@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from components.config import check
+from model.settings import check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ import torch
 import yaml
 from lm_eval.api.task import ConfigurableTask
 
-from components import artifact, dataset as data
+from components import artifact
+from components import dataset as data
 from components.artifact import Input, Output
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM

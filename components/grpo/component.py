@@ -7,6 +7,17 @@ from components.container import container
 
 
 @dsl.container_component
-def grpo(config: dict, base: Input[Model], dataset: Input[Dataset], adapter: Output[Model], metrics: Output[Metrics]):
+def grpo(
+    config: dict,
+    base: Input[Model],
+    dataset: Input[Dataset],
+    adapter: Output[Model],
+    metrics: Output[Metrics],
+):
     """Reinforces answers that verify."""
-    return container("grpo", configs={"config": config}, inputs={"base": base, "dataset": dataset}, outputs={"adapter": adapter, "metrics": metrics})
+    return container(
+        "grpo",
+        configs={"config": config},
+        inputs={"base": base, "dataset": dataset},
+        outputs={"adapter": adapter, "metrics": metrics},
+    )

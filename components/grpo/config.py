@@ -1,8 +1,9 @@
 """What a reinforcement learning run is."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from components.config import Lora, Optimisation, check
+from model.settings import Lora, Optimisation, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,11 @@ class GrpoConfig(Optimisation):
     """How far above 1 the probability ratio may rise before its gradient is cut."""
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
+    estimator: Literal["one_pass", "complementary"] = "complementary"
+    """How log-probabilities are estimated: the whole answer masked in one pass (diffu-GRPO), or two
+    passes whose masks share the answer out between them (coupled-GRPO)."""
     prompt_mask: float = 0.15
-    """Share of prompt tokens masked when probabilities are estimated (diffu-GRPO)."""
+    """Share of prompt tokens masked by the one-pass estimator."""
     gen_length: int = 256
     """New tokens per answer."""
     block_length: int = 16
@@ -49,6 +53,8 @@ class GrpoConfig(Optimisation):
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")
+        known = self.estimator in ("one_pass", "complementary")
+        check("estimator", self.estimator, known, "one_pass, complementary")
         check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
         check("block_length", self.block_length, self.block_length >= 1, "1 or more")

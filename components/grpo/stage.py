@@ -11,7 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact, dataset as data
+from components import artifact
+from components import dataset as data
 from components.artifact import Input, Output
 from components.grpo.config import GrpoConfig
 from components.metrics import MetricsLog
@@ -136,26 +137,25 @@ class Learner:
         """Inner updates; each has masks of its own, shared by new, old and reference."""
         config, noises = self.config, []
         for _ in range(config.inner_updates):
-            masked_BL = self._masks(rollouts)
-            old_BL = self._log_probabilities(rollouts, masked_BL)
+            masks = self._masks(rollouts)
+            old_BL = self._log_probabilities(rollouts, masks)
             with self.wrapped.disable_adapter():
-                reference_BL = self._log_probabilities(rollouts, masked_BL)
-            noises.append((masked_BL, old_BL, reference_BL))
+                reference_BL = self._log_probabilities(rollouts, masks)
+            noises.append((masks, old_BL, reference_BL))
         total: dict[str, float] = {"loss": 0.0, "kl": 0.0}
         self.model.train()
-        for masked_BL, old_BL, reference_BL in noises:
-            count = len(masked_BL)
-            for rows in torch.arange(count, device=masked_BL.device).split(config.micro_batch_size):
+        count = len(rollouts.tokens_BL)
+        for masks, old_BL, reference_BL in noises:
+            for rows in torch.arange(count).split(config.micro_batch_size):
                 part = _rows(rollouts, rows)
-                scored_BL = part.answer_BL & masked_BL[rows]
                 with self.accelerator.autocast():
-                    new_BL = self._score(part, masked_BL[rows])
+                    new_BL = self._score(part, [masked_BL[rows] for masked_BL in masks])
                     loss, divergence = preference.grpo_loss(
                         new_BL,
                         old_BL[rows],
                         reference_BL[rows],
                         part.advantage_B,
-                        scored_BL,
+                        part.answer_BL,
                         clip_low=config.clip_low,
                         clip_high=config.clip_high,
                         kl=config.kl,
@@ -170,31 +170,29 @@ class Learner:
         self.model.eval()
         return total
 
-    def _masks(self, rollouts: Rollouts) -> torch.Tensor:
-        """The whole answer, and each prompt token with probability `prompt_mask`."""
-        draw_BL = torch.rand(
-            rollouts.tokens_BL.shape, generator=self.random, device=rollouts.tokens_BL.device
-        )
-        return rollouts.answer_BL | (
-            (draw_BL < self.config.prompt_mask) & ~rollouts.answer_BL & rollouts.attention_BL
+    def _masks(self, rollouts: Rollouts) -> list[torch.Tensor]:
+        if self.config.estimator == "complementary":
+            return preference.complementary_masks(rollouts.answer_BL, generator=self.random)
+        return preference.one_pass_masks(
+            rollouts.answer_BL,
+            rollouts.attention_BL & ~rollouts.answer_BL,
+            prompt_mask=self.config.prompt_mask,
+            generator=self.random,
         )
 
     @torch.no_grad()
-    def _log_probabilities(self, rollouts: Rollouts, masked_BL: torch.Tensor) -> torch.Tensor:
+    def _log_probabilities(self, rollouts: Rollouts, masks: list[torch.Tensor]) -> torch.Tensor:
+        rows_in_turn = torch.arange(len(rollouts.tokens_BL)).split(self.config.micro_batch_size)
         with self.accelerator.autocast():
             parts = [
-                self._score(_rows(rollouts, rows), masked_BL[rows])
-                for rows in torch.arange(len(masked_BL)).split(self.config.micro_batch_size)
+                self._score(_rows(rollouts, rows), [masked_BL[rows] for masked_BL in masks])
+                for rows in rows_in_turn
             ]
         return torch.cat(parts)
 
-    def _score(self, rollouts: Rollouts, masked_BL: torch.Tensor) -> torch.Tensor:
+    def _score(self, rollouts: Rollouts, masks: list[torch.Tensor]) -> torch.Tensor:
         return preference.token_log_probabilities(
-            self.model,
-            rollouts.tokens_BL,
-            rollouts.answer_BL,
-            rollouts.attention_BL,
-            masked_BL,
+            self.model, rollouts.tokens_BL, rollouts.answer_BL, rollouts.attention_BL, masks
         )
 
 

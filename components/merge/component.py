@@ -7,6 +7,17 @@ from components.container import container
 
 
 @dsl.container_component
-def merge(config: dict, base: Input[Model], adapter: Input[Model], model: Output[Model], metrics: Output[Metrics]):
+def merge(
+    config: dict,
+    base: Input[Model],
+    adapter: Input[Model],
+    model: Output[Model],
+    metrics: Output[Metrics],
+):
     """Writes a full model from a base and what was trained on it."""
-    return container("merge", configs={"config": config}, inputs={"base": base, "adapter": adapter}, outputs={"model": model, "metrics": metrics})
+    return container(
+        "merge",
+        configs={"config": config},
+        inputs={"base": base, "adapter": adapter},
+        outputs={"model": model, "metrics": metrics},
+    )

@@ -1,7 +1,7 @@
 """Writes a full model from a base and what was trained on it, a weight file at a time.
 
-Each updated weight is W + (alpha / r) B A, added in fp32 and rounded once. Only one weight file is in
-memory; where every weight was trained there is nothing to add, and the trained model is the result.
+Each updated weight is W + (alpha / r) B A, added in fp32 and rounded once. Only one weight file is
+in memory; where every weight was trained, the trained model itself is the result.
 """
 
 import shutil

@@ -6,6 +6,27 @@ from components.container import container
 
 
 @dsl.container_component
-def preflight(download: dict, pretrain: dict, merge: dict, sft: dict, dpo: dict, grpo: dict, evaluate: dict, report: dict):
+def preflight(
+    download: dict,
+    pretrain: dict,
+    merge: dict,
+    sft: dict,
+    dpo: dict,
+    grpo: dict,
+    evaluate: dict,
+    report: dict,
+):
     """Builds every configuration, so that a bad value fails before anything is trained."""
-    return container("preflight", configs={"download": download, "pretrain": pretrain, "merge": merge, "sft": sft, "dpo": dpo, "grpo": grpo, "evaluate": evaluate, "report": report})
+    return container(
+        "preflight",
+        configs={
+            "download": download,
+            "pretrain": pretrain,
+            "merge": merge,
+            "sft": sft,
+            "dpo": dpo,
+            "grpo": grpo,
+            "evaluate": evaluate,
+            "report": report,
+        },
+    )

@@ -3,10 +3,10 @@
 Preflight has no settings of its own; it takes the configuration of every other stage.
 """
 
-from components.config import check
 from components.download.config import DownloadConfig
 from components.pretrain.config import PretrainConfig
 from components.sft.config import SftConfig
+from model.settings import check
 
 
 def check_context(download: DownloadConfig, pretrain: PretrainConfig, sft: SftConfig) -> None:

@@ -7,6 +7,17 @@ from components.container import container
 
 
 @dsl.container_component
-def pretrain(config: dict, base: Input[Model], dataset: Input[Dataset], adapter: Output[Model], metrics: Output[Metrics]):
+def pretrain(
+    config: dict,
+    base: Input[Model],
+    dataset: Input[Dataset],
+    adapter: Output[Model],
+    metrics: Output[Metrics],
+):
     """Continues masked-diffusion pretraining on plain text."""
-    return container("pretrain", configs={"config": config}, inputs={"base": base, "dataset": dataset}, outputs={"adapter": adapter, "metrics": metrics})
+    return container(
+        "pretrain",
+        configs={"config": config},
+        inputs={"base": base, "dataset": dataset},
+        outputs={"adapter": adapter, "metrics": metrics},
+    )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from components.config import Optimisation, check
+from model.settings import Optimisation, check
 
 
 @dataclass(frozen=True, kw_only=True)

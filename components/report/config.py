@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from components.config import check
+from model.settings import check
 
 
 @dataclass(frozen=True, kw_only=True)

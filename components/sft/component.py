@@ -7,6 +7,17 @@ from components.container import container
 
 
 @dsl.container_component
-def sft(config: dict, base: Input[Model], dataset: Input[Dataset], adapter: Output[Model], metrics: Output[Metrics]):
+def sft(
+    config: dict,
+    base: Input[Model],
+    dataset: Input[Dataset],
+    adapter: Output[Model],
+    metrics: Output[Metrics],
+):
     """Fine-tunes on dialogues with a thought and a solution."""
-    return container("sft", configs={"config": config}, inputs={"base": base, "dataset": dataset}, outputs={"adapter": adapter, "metrics": metrics})
+    return container(
+        "sft",
+        configs={"config": config},
+        inputs={"base": base, "dataset": dataset},
+        outputs={"adapter": adapter, "metrics": metrics},
+    )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from components.config import Optimisation, check
+from model.settings import Optimisation, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class SftConfig(Optimisation):
     micro_batch_size: int = 1
     learning_rate: float = 1e-5
     max_length: int = 4096
-    """Longest dialogue in tokens, the answer's end included; longer ones are dropped and counted."""
+    """Longest dialogue in tokens, its end included; longer ones are dropped and counted."""
     examples: int | None = None
     """How many of the dialogues are used, from the first; null uses all."""
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
-from components import artifact, dataset as data
+from components import artifact
+from components import dataset as data
 from components.artifact import Input, Output
 from components.metrics import MetricsLog
 from components.sft.config import SftConfig

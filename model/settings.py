@@ -1,4 +1,4 @@
-"""What the stages' configurations share: the check that names a bad field, and the optimisation.
+"""Settings of training, and the check that names a bad field.
 
 Standard library only, so that a bad value is refused before anything heavy is imported.
 """
@@ -83,5 +83,10 @@ class Optimisation:
         check("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "0 to below 1 each")
         check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
         check("clip", self.clip, self.clip > 0, "above 0")
-        check("precision", self.precision, self.precision in ("auto", "fp32", "bf16"), "auto, fp32, bf16")
+        check(
+            "precision",
+            self.precision,
+            self.precision in ("auto", "fp32", "bf16"),
+            "auto, fp32, bf16",
+        )
         check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1")

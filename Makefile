@@ -1,0 +1,43 @@
+# One door to everything; `make help` lists it.
+PYTHON ?= python3
+RECIPE ?= tiny
+PREFERENCE ?= grpo
+SEED ?= 0
+RUNS ?= .runs
+SET ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline-run test check format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## make the virtual environment in .venv from requirements.lock
+
+.venv/ready: pyproject.toml requirements.lock bootstrap.py
+	$(PYTHON) bootstrap.py .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs
+	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) $(foreach setting,$(SET),--set $(setting))
+
+test: .venv/ready ## run the tests
+	@$(BIN)/python -m pytest
+
+check: .venv/ready ## ruff format, ruff and mypy, changing nothing
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+format: .venv/ready ## format and fix what ruff can
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: ## resolve pyproject.toml anew into requirements.lock
+	rm -rf .venv && $(PYTHON) bootstrap.py .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(nvidia-|cuda-|triton==)' > requirements.lock
+	@touch .venv/ready
+
+clean: ## remove the virtual environment and the runs
+	rm -rf .venv $(RUNS) dist *.egg-info

@@ -1,0 +1,101 @@
+"""Gathers a run's figures from its artifact records and draws them: load, gather, save, record.
+
+The lineage in the records names every stage that led to the three evaluations; nothing is measured
+here. The page's drawing is in `page.py`, the terminal's table in `table.py`.
+"""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from components import artifact
+from components.artifact import Input, Output
+from components.report import page
+from components.report.config import ReportConfig
+
+FIGURES = ("steps", "loss", "accuracy", "tokens_per_second", "seconds", "peak_memory_bytes")
+
+
+def run(
+    config: ReportConfig,
+    *,
+    pretrain_metrics: Input,
+    sft_metrics: Input,
+    preference_metrics: Input,
+    base_evaluation: Input,
+    sft_evaluation: Input,
+    aligned_evaluation: Input,
+    report: Output,
+) -> None:
+    """Writes report.json and report.html, one self-contained page."""
+    curves = {
+        artifact.read(path)["stage"]: _lines(path / artifact.METRICS)
+        for path in (pretrain_metrics, sft_metrics, preference_metrics)
+    }
+    method = artifact.read(preference_metrics)["stage"]
+    evaluations = {"base": base_evaluation, "sft": sft_evaluation, method: aligned_evaluation}
+    found = gather(config, evaluations)
+    (report / "report.json").write_text(json.dumps(found, indent=1))
+    traces = _lines(aligned_evaluation / "traces.jsonl")[: config.traces]
+    record = artifact.read(aligned_evaluation)
+    (report / "report.html").write_text(page.render(found, curves, traces, record))
+    inputs = {
+        "pretrain_metrics": pretrain_metrics,
+        "sft_metrics": sft_metrics,
+        "preference_metrics": preference_metrics,
+        "base_evaluation": base_evaluation,
+        "sft_evaluation": sft_evaluation,
+        "aligned_evaluation": aligned_evaluation,
+    }
+    artifact.record({"report": report}, stage="report", config=config, inputs=inputs, summary={})
+
+
+def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]:
+    """The content of report.json."""
+    results = {
+        name: json.loads((path / "results.json").read_text()) for name, path in evaluations.items()
+    }
+    rows = _rows(evaluations)
+    method = list(evaluations)[-1]
+    accuracy = {"pretrain": results["base"], "sft": results["sft"], method: results[method]}
+    stages = {}
+    for row in rows:
+        if row["stage"] in ("download", *accuracy):
+            stages[row["stage"]] = {name: row[name] for name in FIGURES}
+    for stage, result in accuracy.items():
+        stages[stage]["accuracy"] = result["accuracy"]
+    scores = [result["accuracy"] for result in results.values()]
+    rises = all(before < after for before, after in itertools.pairwise(scores))
+    return {
+        "title": config.title,
+        "preference": method,
+        "verdict": "accuracy rises at every step"
+        if rises
+        else "accuracy does NOT rise at every step",
+        "stages": stages,
+        "table": rows,
+        "evaluations": results,
+        "total_seconds": sum(row["seconds"] for row in rows),
+        "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
+    }
+
+
+def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
+    """One row per stage execution, in the order in which they ran."""
+    rows: list[dict[str, Any]] = []
+    seen = set()
+    for name, path in evaluations.items():
+        for entry in artifact.read(path)["lineage"]:
+            execution = json.dumps([entry["stage"], entry["summary"]], sort_keys=True)
+            if execution not in seen:
+                seen.add(execution)
+                repeated = entry["stage"] in ("merge", "evaluate")
+                stage = f"{entry['stage']} ({name})" if repeated else entry["stage"]
+                figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
+                rows.append({"stage": stage, **figures})
+    return rows
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,45 @@
+"""The run's figures as one plain-text table for a terminal."""
+
+from typing import Any
+
+COLUMNS = ("stage", "steps", "loss", "accuracy", "tokens/s", "seconds", "peak memory")
+
+
+def render(report: dict[str, Any]) -> str:
+    """The table of `report.json`, with a total and the accuracy by stage below it."""
+    rows = [COLUMNS, *(_cells(row) for row in report["table"])]
+    peak = _memory(report["peak_memory_bytes"])
+    rows.append(("total", "", "", "", "", f"{report['total_seconds']:.1f}", peak))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    steps = " -> ".join(
+        f"{name} {100 * result['accuracy']:.1f}%" for name, result in report["evaluations"].items()
+    )
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], "", f"exact match: {steps}"])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["stage"],
+        _number(row["steps"], "d"),
+        _number(row["loss"], ".4f"),
+        "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}%",
+        _number(row["tokens_per_second"], ".0f"),
+        _number(row["seconds"], ".1f"),
+        _memory(row["peak_memory_bytes"]),
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _memory(value: int) -> str:
+    return f"{value / 2**20:.0f} MB"

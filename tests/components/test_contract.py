@@ -1,0 +1,107 @@
+"""The architecture, executable: files, signatures and which way imports may point."""
+
+import ast
+import importlib
+import inspect
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+from components import artifact
+
+ROOT = Path(__file__).parents[2]
+STAGES = sorted(path.parent.name for path in (ROOT / "components").glob("*/stage.py"))
+FILES = ("README.md", "config.py", "component.py", "stage.py", "__main__.py")
+NETWORK = {"huggingface_hub", "requests", "httpx", "urllib", "urllib3", "boto3", "socket"}
+
+
+def imports(path):
+    """Top-level packages and dotted modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def packages(path):
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def test_stages():
+    assert (
+        sorted(
+            [
+                "download",
+                "pretrain",
+                "merge",
+                "sft",
+                "dpo",
+                "grpo",
+                "evaluate",
+                "report",
+                "preflight",
+            ]
+        )
+        == STAGES
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("file", FILES)
+def test_five_files(stage, file):
+    assert (ROOT / "components" / stage / file).is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_component_mirrors_run(stage):
+    component = getattr(importlib.import_module(f"components.{stage}.component"), stage)
+    run = importlib.import_module(f"components.{stage}.stage").run
+    hints = typing.get_type_hints(run, include_extras=True)
+    names = set(inspect.signature(run).parameters)
+    outputs = {name for name in names if hints[name] == artifact.Output}
+    specification = component.component_spec
+    assert set(specification.outputs or {}) == outputs
+    assert set(specification.inputs or {}) == names - outputs
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_config_is_light(stage):
+    allowed = set(sys.stdlib_module_names) | {"components", "model"}
+    path = ROOT / "components" / stage / "config.py"
+    assert packages(path) <= allowed
+    own = {name for name in imports(path) if name.split(".")[0] in ("components", "model")}
+    assert all(name.startswith("model.settings") or ".config" in name for name in own)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_layers(stage):
+    folder = ROOT / "components" / stage
+    assert "torch" not in packages(folder / "component.py")
+    assert "kfp" not in packages(folder / "stage.py")
+
+
+def test_model_is_pure():
+    for path in (ROOT / "model").glob("*.py"):
+        used = packages(path)
+        assert not used & {"kfp", "components", "pipelines", "wandb"}, path
+        # The one name from huggingface_hub plans shards; it opens no connection.
+        hub = {name for name in imports(path) if name.startswith("huggingface_hub.")}
+        assert hub <= {"huggingface_hub.split_torch_state_dict_into_shards"}, path
+        assert not used & (NETWORK - {"huggingface_hub"}), path
+
+
+def test_only_storage_opens_connections():
+    for path in (ROOT / "components").rglob("*.py"):
+        if path.name != "storage.py":
+            assert not packages(path) & NETWORK, path
+
+
+def test_components_do_not_know_the_pipeline():
+    for path in (ROOT / "components").rglob("*.py"):
+        assert "pipelines" not in packages(path), path

@@ -1,0 +1,55 @@
+"""A tiny model and dataset made once by the real download stage, and the stages' command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def stage(name, config=None, check=True, **paths):
+    """Runs `python -m components.<name>` as users do; returns the finished process."""
+    command = [sys.executable, "-m", f"components.{name}"]
+    if config is not None:
+        command += ["--config", json.dumps(config)]
+    for flag, path in paths.items():
+        command += [f"--{flag.replace('_', '-')}", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def downloaded(tmp_path_factory):
+    """Directories `model`, `dataset` and `metrics` of a download of a new, very small model."""
+    root = tmp_path_factory.mktemp("download")
+    shape = {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64}
+    stage(
+        "download",
+        {"model": None, "shape": shape},
+        model=root / "model",
+        dataset=root / "dataset",
+        metrics=root / "metrics",
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def adapted(downloaded, tmp_path_factory):
+    """The output of two SFT steps with an adapter on the downloaded model."""
+    root = tmp_path_factory.mktemp("sft")
+    config = {"steps": 2, "batch_size": 4, "micro_batch_size": 2, "max_length": 64}
+    config["lora"] = {"rank": 4, "alpha": 8}
+    stage(
+        "sft",
+        config,
+        base=downloaded / "model",
+        dataset=downloaded / "dataset",
+        adapter=root / "adapter",
+        metrics=root / "metrics",
+    )
+    return root
