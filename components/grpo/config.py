@@ -32,6 +32,8 @@ class GrpoConfig(Optimisation):
     estimator: Literal["one_pass", "complementary"] = "complementary"
     """How log-probabilities are estimated: the whole answer masked in one pass (diffu-GRPO), or two
     passes whose masks share the answer out between them (coupled-GRPO)."""
+    imitation: float = 0.0
+    """Weight of the SFT loss on the correct rollouts (the positive-example loss of VAPO)."""
     prompt_mask: float = 0.15
     """Share of prompt tokens masked by the one-pass estimator."""
     gen_length: int = 256
@@ -55,6 +57,7 @@ class GrpoConfig(Optimisation):
         check("kl", self.kl, self.kl >= 0, "0 or more")
         known = self.estimator in ("one_pass", "complementary")
         check("estimator", self.estimator, known, "one_pass, complementary")
+        check("imitation", self.imitation, self.imitation >= 0, "0 or more")
         check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
         check("block_length", self.block_length, self.block_length >= 1, "1 or more")

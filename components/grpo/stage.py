@@ -17,7 +17,7 @@ from components.artifact import Input, Output
 from components.grpo.config import GrpoConfig
 from components.metrics import MetricsLog
 from components.training import open_base, save_trained
-from model import preference, rewards, sampler, tokenizer, train
+from model import diffusion, preference, rewards, sampler, tokenizer, train
 from model.llada import LLaDA
 
 
@@ -54,6 +54,7 @@ class Rollouts:
     attention_BL: torch.Tensor
     answer_BL: torch.Tensor
     advantage_B: torch.Tensor
+    correct_B: torch.Tensor
     record: dict[str, Any]
 
 
@@ -131,7 +132,8 @@ class Learner:
         }
         attention_BL = torch.cat((seen_BP, torch.ones_like(answers_BG, dtype=torch.bool)), 1)
         advantage_B = advantage_B.to(self.model.device)
-        return Rollouts(tokens_BL, attention_BL, answer_BL, advantage_B, record)
+        correct_B = torch.tensor(correct, device=self.model.device) > 0
+        return Rollouts(tokens_BL, attention_BL, answer_BL, advantage_B, correct_B, record)
 
     def _update(self, rollouts: Rollouts) -> dict[str, float]:
         """Inner updates; each has masks of its own, shared by new, old and reference."""
@@ -160,6 +162,8 @@ class Learner:
                         clip_high=config.clip_high,
                         kl=config.kl,
                     )
+                    if config.imitation and part.correct_B.any():
+                        loss = loss + config.imitation * self._imitation_loss(part)
                 share = len(rows) / count
                 self.accelerator.backward(loss * share)
                 total["loss"] += float(loss.detach()) * share / config.inner_updates
@@ -169,6 +173,17 @@ class Learner:
             )
         self.model.eval()
         return total
+
+    def _imitation_loss(self, rollouts: Rollouts) -> torch.Tensor:
+        """The SFT loss on correct rollouts (VAPO, arXiv:2504.05118, positive-example loss)."""
+        right = _rows(rollouts, rollouts.correct_B)
+        return diffusion.sft_loss(
+            self.model,
+            right.tokens_BL,
+            right.answer_BL,
+            attention_mask_BL=right.attention_BL,
+            generator=self.random,
+        )
 
     def _masks(self, rollouts: Rollouts) -> list[torch.Tensor]:
         if self.config.estimator == "complementary":
@@ -203,6 +218,7 @@ def _rows(rollouts: Rollouts, rows: torch.Tensor) -> Rollouts:
         attention_BL=rollouts.attention_BL[rows],
         answer_BL=rollouts.answer_BL[rows],
         advantage_B=rollouts.advantage_B[rows],
+        correct_B=rollouts.correct_B[rows],
     )
 
 
