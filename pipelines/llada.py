@@ -101,8 +101,17 @@ def _measured(config: Any, model: Any, dataset: Any) -> Any:
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
-    return {
-        field.name: value if isinstance(value, str) else dataclasses.asdict(value)
-        for field in dataclasses.fields(recipe)
-        for value in (getattr(recipe, field.name),)
-    }
+    return {f.name: _as_json(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+
+
+def _as_json(value: Any) -> Any:
+    """A configuration as JSON. KFP has no null, so a field that is None must be None by default."""
+    if not dataclasses.is_dataclass(value):
+        return list(value) if isinstance(value, tuple) else value
+    given = {}
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        assert inner is not None or field.default is None, field.name
+        if inner is not None:
+            given[field.name] = _as_json(inner)
+    return given

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -65,7 +66,9 @@ def run(recipe: Recipe, directory: Path) -> dict:
         runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(directory / "artifacts")
     )
     logging.disable(logging.INFO)
-    llada.build(recipe)()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
+        llada.build(recipe)()
     logging.disable(logging.NOTSET)
     (page,) = directory.glob("artifacts/*/report*/report/report.html")
     for file in (page, page.with_suffix(".json")):

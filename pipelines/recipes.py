@@ -40,7 +40,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
     adapter = Lora(rank=32, alpha=64.0, dropout=0.0, targets=LAYERS)
     return Recipe(
         preference=preference,
-        download=DownloadConfig(model=None, shape=Shape(), seed=seed),
+        download=DownloadConfig(model="new", shape=Shape(), seed=seed),
         pretrain=PretrainConfig(
             steps=600,
             batch_size=16,
@@ -87,6 +87,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             inner_updates=4,
             gen_length=24,
             block_length=8,
+            threshold=0.9,
             temperature=1.0,
             lora=adapter,
             seed=seed,
@@ -116,7 +117,7 @@ def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             seed=seed,
         ),
         dpo=DpoConfig(weight_decay=0.01, activation_checkpointing=True, lora=adapter, seed=seed),
-        grpo=GrpoConfig(activation_checkpointing=True, lora=adapter, seed=seed),
+        grpo=GrpoConfig(threshold=0.9, activation_checkpointing=True, lora=adapter, seed=seed),
         evaluate=EvaluateConfig(),
         report=ReportConfig(),
     )

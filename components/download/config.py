@@ -34,12 +34,12 @@ class Shape:
 class DownloadConfig:
     """Where the base model and the data come from."""
 
-    model: str | None = "GSAI-ML/LLaDA-8B-Base"
-    """A local directory or a Hub repository; null makes a new model of `shape`."""
+    model: str = "GSAI-ML/LLaDA-8B-Base"
+    """A local directory or a Hub repository; "new" makes an untrained model of `shape`."""
     revision: str | None = None
     """Commit of the Hub model repository; pin it, a branch moves."""
     shape: Shape = Shape()
-    """Shape of a new model, where `model` is null."""
+    """Shape of a new model, where `model` is "new"."""
     dataset: str | None = None
     """A local directory or a Hub dataset repository with the five JSONL files of the stages;
     null makes sums with worked solutions."""

@@ -22,7 +22,7 @@ from model.llada import LLaDA
 def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Output) -> None:
     """Writes the base model with its tokenizer, and the five files of the dataset."""
     counts = _make_data(config, dataset) if config.dataset is None else _fetch_data(config, dataset)
-    if config.model is None:
+    if config.model == "new":
         parameters = _make_model(config.shape, config.seed, dataset, model)
     else:
         parameters = _fetch_model(config.model, config.revision, model)

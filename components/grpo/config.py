@@ -40,7 +40,7 @@ class GrpoConfig(Optimisation):
     """New tokens per answer."""
     block_length: int = 16
     """Tokens denoised together, a block after a block."""
-    threshold: float | None = 0.9
+    threshold: float | None = None
     """Confidence from which a token is committed at once; null commits on a fixed schedule."""
     temperature: float = 0.9
     """Temperature of the rollouts."""

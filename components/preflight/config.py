@@ -11,7 +11,7 @@ from model.settings import check
 
 def check_context(download: DownloadConfig, pretrain: PretrainConfig, sft: SftConfig) -> None:
     """Refuses training sequences that a new model's context cannot hold."""
-    if download.model is None:
+    if download.model == "new":
         context = download.shape.context
         check("pretrain.window", pretrain.window, pretrain.window <= context, f"up to {context}")
         check("sft.max_length", sft.max_length, sft.max_length <= context, f"up to {context}")
