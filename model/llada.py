@@ -85,9 +85,6 @@ class LLaDA(PreTrainedModel):
     supports_gradient_checkpointing = True
     config: LLaDAConfig
     _no_split_modules = ["Block"]  # noqa: RUF012
-    _tied_weights_keys = {  # noqa: RUF012
-        "model.transformer.ff_out.weight": "model.transformer.wte.weight"
-    }
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)

@@ -48,11 +48,16 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """Answers to a batch of prompts, with what the objective needs of them."""
+    """Answers to a batch of prompts, with what the objective needs of them.
+
+    `answer_BL` is the whole window that was denoised, `scored_BL` each answer up to its first EOS: what
+    follows is hidden like the rest, since generation did not see it either, but earns nothing.
+    """
 
     tokens_BL: torch.Tensor
     attention_BL: torch.Tensor
     answer_BL: torch.Tensor
+    scored_BL: torch.Tensor
     advantage_B: torch.Tensor
     correct_B: torch.Tensor
     record: dict[str, Any]
@@ -123,7 +128,9 @@ class Learner:
         reward_B = torch.tensor(correct) + config.format_weight * torch.tensor(formed)
         advantage_B = preference.advantages(reward_B.view(-1, config.group)).flatten()
         answer_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
-        answer_BL[:, prompt_BP.shape[1] :] = _until_end(answers_BG, words.eos_token_id)
+        answer_BL[:, prompt_BP.shape[1] :] = True
+        scored_BL = answer_BL.clone()
+        scored_BL[:, prompt_BP.shape[1] :] = _until_end(answers_BG, words.eos_token_id)
         record = {
             "reward": float(reward_B.mean()),
             "accuracy": sum(correct) / len(correct),
@@ -133,7 +140,9 @@ class Learner:
         attention_BL = torch.cat((seen_BP, torch.ones_like(answers_BG, dtype=torch.bool)), 1)
         advantage_B = advantage_B.to(self.model.device)
         correct_B = torch.tensor(correct, device=self.model.device) > 0
-        return Rollouts(tokens_BL, attention_BL, answer_BL, advantage_B, correct_B, record)
+        return Rollouts(
+            tokens_BL, attention_BL, answer_BL, scored_BL, advantage_B, correct_B, record
+        )
 
     def _update(self, rollouts: Rollouts) -> dict[str, float]:
         """Inner updates; each has masks of its own, shared by new, old and reference."""
@@ -157,7 +166,7 @@ class Learner:
                         old_BL[rows],
                         reference_BL[rows],
                         part.advantage_B,
-                        part.answer_BL,
+                        part.scored_BL,
                         clip_low=config.clip_low,
                         clip_high=config.clip_high,
                         kl=config.kl,
@@ -217,6 +226,7 @@ def _rows(rollouts: Rollouts, rows: torch.Tensor) -> Rollouts:
         tokens_BL=rollouts.tokens_BL[rows],
         attention_BL=rollouts.attention_BL[rows],
         answer_BL=rollouts.answer_BL[rows],
+        scored_BL=rollouts.scored_BL[rows],
         advantage_B=rollouts.advantage_B[rows],
         correct_B=rollouts.correct_B[rows],
     )
