@@ -50,8 +50,8 @@ def run(
 class Rollouts:
     """Answers to a batch of prompts, with what the objective needs of them.
 
-    `answer_BL` is the whole window that was denoised, `scored_BL` each answer up to its first EOS: what
-    follows is hidden like the rest, since generation did not see it either, but earns nothing.
+    `answer_BL` is the whole window that was denoised, `scored_BL` each answer up to its first EOS:
+    what follows is hidden like the rest, since generation did not see it, but earns nothing.
     """
 
     tokens_BL: torch.Tensor
