@@ -12,6 +12,9 @@ import reasoning_gym
 from model.tokenizer import reasoned
 
 
+DRAWS = 60_000
+
+
 @dataclass(frozen=True)
 class Problem:
     """One sum: its question, its two terms and its verified answer."""
@@ -46,8 +49,15 @@ class Problem:
 
 def problems(*, seed: int) -> list[Problem]:
     """Every sum of two two-digit numbers that a long draw of reasoning-gym holds, once each."""
+    # reasoning-gym seeds row n with seed + n, so neighbouring seeds would draw the same rows.
     draw = reasoning_gym.create_dataset(
-        "chain_sum", seed=seed, size=60_000, min_terms=2, max_terms=2, min_digits=2, max_digits=2
+        "chain_sum",
+        seed=seed * DRAWS,
+        size=DRAWS,
+        min_terms=2,
+        max_terms=2,
+        min_digits=2,
+        max_digits=2,
     )
     found: dict[str, Problem] = {}
     for row in draw:
