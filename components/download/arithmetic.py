@@ -11,7 +11,6 @@ import reasoning_gym
 
 from model.tokenizer import reasoned
 
-
 DRAWS = 60_000
 
 
