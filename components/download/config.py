@@ -21,11 +21,15 @@ class Shape:
     """Embedding rows; the tokenizer trained on the data takes as many or fewer."""
     context: int = 128
     """Longest sequence in tokens."""
+    rope_theta: float = 30.0
+    """Base of the rotary frequencies; 30 gives heads of 32 a longest wavelength of 150 tokens, so
+    that every frequency tells positions of a short sequence apart."""
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "context"):
             check(f"shape.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
         check("shape.vocabulary", self.vocabulary, self.vocabulary >= 300, "300 or more")
+        check("shape.rope_theta", self.rope_theta, self.rope_theta > 1, "above 1")
         even = self.d_model % (2 * self.n_heads) == 0
         check("shape.d_model", self.d_model, even, f"a multiple of {2 * self.n_heads}")
 

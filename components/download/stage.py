@@ -76,7 +76,7 @@ def _make_model(shape: Shape, seed: int, dataset: Path, path: Path) -> int:
             mlp_hidden_size=shape.mlp_hidden_size,
             vocab_size=shape.vocabulary,
             max_sequence_length=shape.context,
-            rope_theta=10000.0,
+            rope_theta=shape.rope_theta,
             mask_token_id=words.mask_token_id,
             eos_token_id=words.eos_token_id,
             pad_token_id=words.eos_token_id,

@@ -22,7 +22,9 @@ class GrpoConfig(Optimisation):
     group: int = 4
     """Answers per prompt, compared with each other; divides batch_size."""
     inner_updates: int = 12
-    """Optimiser steps on each batch of rollouts, each with masks of its own."""
+    """Passes over each batch of rollouts, each with masks of its own."""
+    minibatch: int | None = None
+    """Rollouts per optimiser step, a divisor of batch_size; null takes the whole batch at once."""
     clip_low: float = 0.2
     """How far below 1 the probability ratio may fall before its gradient is cut."""
     clip_high: float = 0.2
@@ -33,7 +35,7 @@ class GrpoConfig(Optimisation):
     """How log-probabilities are estimated: the whole answer masked in one pass (diffu-GRPO), or two
     passes whose masks share the answer out between them (coupled-GRPO)."""
     imitation: float = 0.0
-    """Weight of the SFT loss on the correct rollouts (the positive-example loss of VAPO)."""
+    """Weight of the SFT loss on rollouts with the full reward (VAPO's positive-example loss)."""
     prompt_mask: float = 0.15
     """Share of prompt tokens masked by the one-pass estimator."""
     gen_length: int = 256
@@ -46,12 +48,18 @@ class GrpoConfig(Optimisation):
     """Temperature of the rollouts."""
     format_weight: float = 0.1
     """Reward of a well-formed answer, beside 1 for a correct one."""
+    equation_weight: float = 0.0
+    """Reward of a thought whose sums all hold; without it, lucky solutions are reinforced too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         groups = self.group >= 2 and self.batch_size % self.group == 0
         check("group", self.group, groups, f"2 or more, a divisor of batch_size={self.batch_size}")
         check("inner_updates", self.inner_updates, self.inner_updates >= 1, "1 or more")
+        parts = self.minibatch is None or (
+            self.minibatch >= 1 and self.batch_size % self.minibatch == 0
+        )
+        check("minibatch", self.minibatch, parts, f"a divisor of batch_size={self.batch_size}")
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")
@@ -64,5 +72,6 @@ class GrpoConfig(Optimisation):
         in_range = self.threshold is None or 0 <= self.threshold <= 1
         check("threshold", self.threshold, in_range, "0 to 1")
         check("temperature", self.temperature, self.temperature > 0, "above 0")
+        check("equation_weight", self.equation_weight, self.equation_weight >= 0, "0 or more")
         check("format_weight", self.format_weight, self.format_weight >= 0, "0 or more")
         check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")

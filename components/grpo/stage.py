@@ -59,7 +59,7 @@ class Rollouts:
     answer_BL: torch.Tensor
     scored_BL: torch.Tensor
     advantage_B: torch.Tensor
-    correct_B: torch.Tensor
+    flawless_B: torch.Tensor
     record: dict[str, Any]
 
 
@@ -76,15 +76,17 @@ class Learner:
         self.model, self.wrapped, self.words, self.config = model, wrapped, words, config
         self.random = torch.Generator(model.device).manual_seed(config.seed)
         self.accelerator = train.accelerate(config)
-        self.optimiser, self.schedule = train.optimiser_for(
-            model, config, steps=config.steps * config.inner_updates
-        )
+        self.minibatches = config.batch_size // (config.minibatch or config.batch_size)
+        updates = config.steps * config.inner_updates * self.minibatches
+        self.optimiser, self.schedule = train.optimiser_for(model, config, steps=updates)
 
     def step(self, problems: list[dict]) -> dict[str, Any]:
         """Rolls out, updates the adapter, and returns the step's figures."""
         started = time.perf_counter()
         rollouts = self.roll_out(problems)
         useful = rollouts.advantage_B != 0
+        if self.config.imitation:
+            useful |= rollouts.flawless_B
         figures = {"loss": 0.0, "kl": 0.0, "gradient_norm": 0.0, "learning_rate": 0.0}
         if useful.any():
             figures |= self._update(_rows(rollouts, useful))
@@ -125,7 +127,10 @@ class Learner:
             for problem, text in zip(asked, texts, strict=True)
         ]
         formed = [rewards.well_formed(text) for text in texts]
-        reward_B = torch.tensor(correct) + config.format_weight * torch.tensor(formed)
+        sums = [rewards.equations(text) for text in texts]
+        parts = torch.tensor([correct, formed, sums])
+        weights = torch.tensor([1.0, config.format_weight, config.equation_weight])
+        reward_B = weights @ parts
         advantage_B = preference.advantages(reward_B.view(-1, config.group)).flatten()
         answer_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
         answer_BL[:, prompt_BP.shape[1] :] = True
@@ -135,13 +140,14 @@ class Learner:
             "reward": float(reward_B.mean()),
             "accuracy": sum(correct) / len(correct),
             "format": sum(formed) / len(formed),
+            "equations": sum(sums) / len(sums),
             "useful": float((advantage_B != 0).float().mean()),
         }
         attention_BL = torch.cat((seen_BP, torch.ones_like(answers_BG, dtype=torch.bool)), 1)
         advantage_B = advantage_B.to(self.model.device)
-        correct_B = torch.tensor(correct, device=self.model.device) > 0
+        flawless_B = (parts == 1).all(0).to(self.model.device)
         return Rollouts(
-            tokens_BL, attention_BL, answer_BL, scored_BL, advantage_B, correct_B, record
+            tokens_BL, attention_BL, answer_BL, scored_BL, advantage_B, flawless_B, record
         )
 
     def _update(self, rollouts: Rollouts) -> dict[str, float]:
@@ -150,42 +156,60 @@ class Learner:
         for _ in range(config.inner_updates):
             masks = self._masks(rollouts)
             old_BL = self._log_probabilities(rollouts, masks)
-            with self.wrapped.disable_adapter():
-                reference_BL = self._log_probabilities(rollouts, masks)
+            reference_BL = old_BL
+            if config.kl:
+                with self.wrapped.disable_adapter():
+                    reference_BL = self._log_probabilities(rollouts, masks)
             noises.append((masks, old_BL, reference_BL))
         total: dict[str, float] = {"loss": 0.0, "kl": 0.0}
         self.model.train()
         count = len(rollouts.tokens_BL)
         for masks, old_BL, reference_BL in noises:
-            for rows in torch.arange(count).split(config.micro_batch_size):
-                part = _rows(rollouts, rows)
-                with self.accelerator.autocast():
-                    new_BL = self._score(part, [masked_BL[rows] for masked_BL in masks])
-                    loss, divergence = preference.grpo_loss(
-                        new_BL,
-                        old_BL[rows],
-                        reference_BL[rows],
-                        part.advantage_B,
-                        part.scored_BL,
-                        clip_low=config.clip_low,
-                        clip_high=config.clip_high,
-                        kl=config.kl,
-                    )
-                    if config.imitation and part.correct_B.any():
-                        loss = loss + config.imitation * self._imitation_loss(part)
-                share = len(rows) / count
-                self.accelerator.backward(loss * share)
-                total["loss"] += float(loss.detach()) * share / config.inner_updates
-                total["kl"] += float(divergence.detach()) * share / config.inner_updates
-            total |= train.update(
-                self.accelerator, self.model, self.optimiser, self.schedule, config
-            )
+            order = torch.randperm(count, generator=self.random, device=self.random.device).cpu()
+            for minibatch in order.tensor_split(min(self.minibatches, count)):
+                for rows in minibatch.split(config.micro_batch_size):
+                    with self.accelerator.autocast():
+                        loss, divergence = self._loss(
+                            _rows(rollouts, rows),
+                            [masked_BL[rows] for masked_BL in masks],
+                            old_BL[rows],
+                            reference_BL[rows],
+                        )
+                    self.accelerator.backward(loss * len(rows) / len(minibatch))
+                    share = len(rows) / count / config.inner_updates
+                    total["loss"] += float(loss.detach()) * share
+                    total["kl"] += float(divergence.detach()) * share
+                total |= train.update(
+                    self.accelerator, self.model, self.optimiser, self.schedule, config
+                )
         self.model.eval()
         return total
 
+    def _loss(
+        self,
+        rollouts: Rollouts,
+        masks: list[torch.Tensor],
+        old_BL: torch.Tensor,
+        reference_BL: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.config
+        loss, divergence = preference.grpo_loss(
+            self._score(rollouts, masks),
+            old_BL,
+            reference_BL,
+            rollouts.advantage_B,
+            rollouts.scored_BL,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            kl=config.kl,
+        )
+        if config.imitation and rollouts.flawless_B.any():
+            loss = loss + config.imitation * self._imitation_loss(rollouts)
+        return loss, divergence
+
     def _imitation_loss(self, rollouts: Rollouts) -> torch.Tensor:
-        """The SFT loss on correct rollouts (VAPO, arXiv:2504.05118, positive-example loss)."""
-        right = _rows(rollouts, rollouts.correct_B)
+        """The SFT loss on flawless rollouts (VAPO, arXiv:2504.05118, positive-example loss)."""
+        right = _rows(rollouts, rollouts.flawless_B)
         return diffusion.sft_loss(
             self.model,
             right.tokens_BL,
@@ -228,7 +252,7 @@ def _rows(rollouts: Rollouts, rows: torch.Tensor) -> Rollouts:
         answer_BL=rollouts.answer_BL[rows],
         scored_BL=rollouts.scored_BL[rows],
         advantage_B=rollouts.advantage_B[rows],
-        correct_B=rollouts.correct_B[rows],
+        flawless_B=rollouts.flawless_B[rows],
     )
 
 
