@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import inspect
 import json
+import re
 import sys
 import textwrap
 import typing
@@ -60,7 +61,7 @@ def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.Argume
     parser = argparse.ArgumentParser(
         prog=f"python -m {stage}",
         description=inspect.getdoc(run),
-        epilog="\n".join(_fields(hint) for hint in roles.values() if not _is_path(hint)),
+        epilog="\n".join(_help(hint) for hint in roles.values() if not _is_path(hint)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -91,18 +92,24 @@ def _is_path(hint: Any) -> bool:
     return hint in (artifact.Input, artifact.Output)
 
 
-def _fields(kind: type) -> str:
-    """The fields of a configuration with type, default and the docstring that stands below each."""
-    lines = [f"fields of {kind.__name__}:"]
+def fields(kind: type) -> list[tuple[str, str, str, str]]:
+    """Name, type, default and meaning (the docstring below it) of a configuration's fields."""
     documents = {}
     for base in reversed(kind.__mro__[:-1]):
         documents.update(_documents(base))
+    found = []
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        hint = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+        hint = re.sub(r"[\w.]+\.(\w+)", r"\1", inspect.formatannotation(field.type))
         default = "required" if field.default is dataclasses.MISSING else repr(field.default)
-        lines.append(f"  {field.name}: {hint} = {default}")
-        text = " ".join(documents.get(field.name, "").split())
-        lines += textwrap.wrap(text, 92, initial_indent="      ", subsequent_indent="      ")
+        found.append((field.name, hint, default, " ".join(documents.get(field.name, "").split())))
+    return found
+
+
+def _help(kind: type) -> str:
+    lines = [f"fields of {kind.__name__}:"]
+    for name, hint, default, meaning in fields(kind):
+        lines.append(f"  {name}: {hint} = {default}")
+        lines += textwrap.wrap(meaning, 92, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
 
 
