@@ -140,7 +140,8 @@ def _trace(trace: dict[str, Any]) -> str:
 def _cell(token: str | None, before: str | None) -> str:
     if token is None:
         return "<td class='mask'> </td>"
-    return f"<td{' class=new' if before is None else ''}>{escape(token)}</td>"
+    when = "new" if before is None else "old"
+    return f"<td class='{when}'>{escape(token)}</td>"
 
 
 def _provenance(record: dict[str, Any]) -> str:

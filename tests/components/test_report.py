@@ -1,0 +1,71 @@
+"""The page and the table from figures by hand; real ones go through the end-to-end test."""
+
+from xml.etree import ElementTree
+
+from components.report import page, table
+
+ROW = {
+    "stage": "sft",
+    "steps": 3,
+    "loss": 0.25,
+    "accuracy": None,
+    "tokens_per_second": 1234.5,
+    "seconds": 2.0,
+    "peak_memory_bytes": 2**30,
+}
+REPORT = {
+    "title": "Sums & <more>",
+    "verdict": "accuracy rises at every step",
+    "evaluations": {
+        "base": {"accuracy": 0.0, "correct": 0, "problems": 200, "standard_error": 0.0},
+        "sft": {"accuracy": 0.62, "correct": 124, "problems": 200, "standard_error": 0.03},
+    },
+    "table": [ROW],
+    "total_seconds": 2.0,
+    "peak_memory_bytes": 2**30,
+}
+TRACE = {
+    "prompt": "1 + 1 =",
+    "answer": "2",
+    "correct": True,
+    "passes": [[None, None], ["<b>", None], ["<b>", "2"]],
+}
+RECORD = {
+    "git_commit": "0" * 40,
+    "packages": {},
+    "python": "3.11",
+    "created": "today",
+    "lineage": [{"stage": "sft", "output": "adapter", "fingerprint": "f" * 64, "config": {}}],
+}
+
+
+def rendered():
+    curves = {"sft": [{"step": step, "loss": 1 / step} for step in range(1, 4)]}
+    return page.render(REPORT, curves, [TRACE], RECORD)
+
+
+def test_page_is_well_formed_and_escapes():
+    text = rendered()
+    body = text[text.index("<body>") : text.index("</html>")]
+    found = ElementTree.fromstring(body)
+    assert found.find("h1").text == "Sums & <more>"
+    assert "<b>" not in text
+
+
+def test_page_draws_every_figure():
+    text = rendered()
+    assert "62.0% (124/200)" in text and "0.0% (0/200)" in text
+    assert text.count("<polyline") == 2
+    assert text.count("class='mask'") == 3 and text.count("class='new'") == 2
+
+
+def test_curve_of_one_step():
+    curves = {"sft": [{"step": 1, "loss": 0.0}]}
+    assert "<polyline" in page.render(REPORT, curves, [], RECORD)
+
+
+def test_table_lines_up():
+    lines = table.render(REPORT).splitlines()
+    assert lines[2].split() == ["sft", "3", "0.2500", "1234", "2.0", "1024", "MB"]
+    assert len({len(line) for line in lines[:5]}) == 1
+    assert lines[-1] == "exact match: base 0.0% -> sft 62.0%"
