@@ -15,10 +15,10 @@ help: ## list the targets
 
 setup: .venv/ready ## make the virtual environment in .venv from requirements.lock
 
-.venv/ready: pyproject.toml requirements.lock bootstrap.py
+.venv/ready: pyproject.toml requirements.lock requirements-alone.lock bootstrap.py
 	$(PYTHON) bootstrap.py .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-alone.lock --editable .
 	@touch $@
 
 pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs
@@ -33,10 +33,10 @@ check: .venv/ready ## ruff format, ruff and mypy, changing nothing
 format: .venv/ready ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-lock: ## resolve pyproject.toml anew into requirements.lock
+lock: ## resolve pyproject.toml anew into requirements.lock; needs a C compiler
 	rm -rf .venv && $(PYTHON) bootstrap.py .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(nvidia-|cuda-|triton==)' > requirements.lock
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(nvidia-|cuda-|triton==|pycosat==|reasoning_gym==)' > requirements.lock
 	@touch .venv/ready
 
 clean: ## remove the virtual environment and the runs

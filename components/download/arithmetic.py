@@ -4,12 +4,18 @@ The problems and their answers are reasoning-gym's `chain_sum`; the worked steps
 wrong answers are made here. Train and test problems never share an expression.
 """
 
+import importlib
 import random
+import sys
 from dataclasses import dataclass
-
-import reasoning_gym
+from types import ModuleType
 
 from model.tokenizer import reasoned
+
+# reasoning-gym imports all its generators at once. Its zebra puzzles want the SAT solver pycosat,
+# which has no wheel and needs a C compiler; sums do without, so an empty module may take its name.
+sys.modules.setdefault("pycosat", ModuleType("pycosat"))
+reasoning_gym = importlib.import_module("reasoning_gym")
 
 DRAWS = 60_000
 
