@@ -63,7 +63,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             betas=(0.9, 0.98),
             weight_decay=0.01,
             max_length=64,
-            examples=800,
+            examples=500,
             seed=seed,
         ),
         dpo=DpoConfig(
