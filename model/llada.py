@@ -82,7 +82,7 @@ class LLaDA(PreTrainedModel):
 
     config_class = LLaDAConfig
     base_model_prefix = "model"
-    supports_gradient_checkpointing = True
+    is_gradient_checkpointing = False  # peft asks; here it is `checkpoint_activations`
     config: LLaDAConfig
     _no_split_modules = ["Block"]  # noqa: RUF012
 

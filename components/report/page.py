@@ -73,7 +73,7 @@ def _bars(evaluations: dict[str, dict[str, Any]]) -> str:
 
 
 def _curve(title: str, records: list[dict[str, Any]], figure: str) -> str:
-    """A figure over the steps: every value thin, their running mean thick."""
+    """A figure over the steps: every value thin, their mean over a twentieth of the run thick."""
     points = [(record["step"], record[figure]) for record in records if figure in record]
     values = sorted(value for _, value in points)
     low, high = min(0.0, values[0]), values[int(0.99 * (len(values) - 1))] or 1.0
@@ -84,10 +84,12 @@ def _curve(title: str, records: list[dict[str, Any]], figure: str) -> str:
         share = (min(max(value, low), high) - low) / (high - low or 1.0)
         return f"{x:.1f},{HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share:.1f}"
 
-    mean, smooth = points[0][1], []
-    for step, value in points:
-        mean = 0.95 * mean + 0.05 * value
-        smooth.append((step, mean))
+    span = max(len(points) // 40, 1)
+    near = [points[max(at - span, 0) : at + span + 1] for at in range(len(points))]
+    smooth = [
+        (step, sum(value for _, value in window) / len(window))
+        for (step, _), window in zip(points, near, strict=True)
+    ]
     ticks = "".join(
         f"<text x='6' y='{place(0, value).split(',')[1]}'>{value:.2f}</text>"
         for value in (low, (low + high) / 2, high)
@@ -140,8 +142,12 @@ def _trace(trace: dict[str, Any]) -> str:
 def _cell(token: str | None, before: str | None) -> str:
     if token is None:
         return "<td class='mask'> </td>"
-    when = "new" if before is None else "old"
-    return f"<td class='{when}'>{escape(token)}</td>"
+    kind = "new" if before is None else "old"
+    if token.startswith("<|") and token.endswith("|>"):
+        kind, shown = f"{kind} special", token.strip("<|>").replace("_", " ")
+    else:
+        shown = token
+    return f"<td class='{kind}' title='{escape(token)}'>{escape(shown)}</td>"
 
 
 def _provenance(record: dict[str, Any]) -> str:
