@@ -8,7 +8,7 @@ SET ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline-run test check format lock clean
+.PHONY: help setup pipeline-run test check bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: .venv/ready ## run the tests
 
 check: .venv/ready ## ruff format, ruff and mypy, changing nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+bench: .venv/ready ## measure side by side and write benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks
 
 format: .venv/ready ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .

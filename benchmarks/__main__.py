@@ -1,0 +1,65 @@
+"""Runs the benchmarks, prints one table and writes it to RESULTS.md: `make bench`."""
+
+import argparse
+import os
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Row
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {}
+
+
+def main() -> None:
+    """The command line behind `make bench`; exit code 1 when a bar is not met."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="default: all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    rows = []
+    for name in given.names or BENCHMARKS:
+        found = BENCHMARKS[name](given.device)
+        print(*map(line, found), sep="\n", flush=True)
+        rows += found
+    text = table(rows, given.device)
+    print(f"\n{text}")
+    if not given.names:
+        RESULTS.write_text(f"# Results\n\n{text}\n")
+    raise SystemExit(0 if all(row.is_met for row in rows) else 1)
+
+
+def table(rows: list[Row], device: str) -> str:
+    """The rows as Markdown below a line that names the machine."""
+    head = "| work | against | theirs | ours | ratio | bar | |\n|---|---|---|---|---|---|---|"
+    return "\n".join([machine(device), "", head, *map(line, rows)])
+
+
+def line(row: Row) -> str:
+    """One row of the table."""
+    mark = "met" if row.is_met else "NOT met"
+    return (
+        f"| {row.work} | {row.against} | {row.theirs:.4g} {row.unit} | {row.ours:.4g} {row.unit} "
+        f"| {row.ratio:.2f}x | {row.bar:g}x | {mark} |"
+    )
+
+
+def machine(device: str) -> str:
+    """What the figures were measured on."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d")
+    if device == "cuda":
+        place = torch.cuda.get_device_name()
+    else:
+        place = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return (
+        f"{stamp}, {place}, {platform.system()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}; medians of 5 after a warm-up, in one process."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What every benchmark shares: interleaved timing, peak memory, and the rows of the table.
+
+Two ways of doing the same work run in turn in one process, so that a noisy machine slows both.
+What the work is stands in the files beside this one.
+"""
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+REPEATS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: a figure of the peer's way and of ours, and what the ratio must be."""
+
+    work: str
+    """What was done, in a few words."""
+    against: str
+    """What it is compared with."""
+    unit: str
+    """Unit of both figures."""
+    theirs: float
+    """The peer's figure, a median."""
+    ours: float
+    """Our figure, a median."""
+    bar: float
+    """The smallest ratio that is good enough."""
+    higher_is_better: bool = False
+    """Whether the figures are speeds; times and sizes are better when low."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times better ours is."""
+        return self.ours / self.theirs if self.higher_is_better else self.theirs / self.ours
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the ratio reaches the bar."""
+        return self.ratio >= self.bar
+
+
+def seconds(
+    *ways: Callable[[], object], repeats: int = REPEATS, device: torch.device | str = "cpu"
+) -> list[float]:
+    """The median seconds of each way: one warm-up each, then `repeats` rounds in turn."""
+    for way in ways:
+        way()
+    rounds = [[_timed(way, device) for way in ways] for _ in range(repeats)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+def extra_bytes(way: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Peak memory of one call above what was in use before it.
+
+    On a GPU what torch allocated; elsewhere the process's resident memory, whose high-water mark
+    Linux resets through /proc/self/clear_refs.
+    """
+    with peak(device) as found:
+        way()
+    return found[0]
+
+
+@contextmanager
+def peak(device: torch.device | str = "cpu") -> Iterator[list[int]]:
+    """Yields a list that holds the extra peak bytes of the block once it has ended."""
+    found: list[int] = []
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        torch.cuda.synchronize(device)
+        found.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    yield found
+    found.append(_resident("VmHWM") - before)
+
+
+def _timed(way: Callable[[], object], device: torch.device | str) -> float:
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    way()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _resident(field: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
