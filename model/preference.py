@@ -1,13 +1,14 @@
 """Preference optimisation and reinforcement learning for masked diffusion models.
 
-DPO with variance-reduced ELBO margins (VRPO, LLaDA 1.5, arXiv:2505.19223) and GRPO with the
-estimators of diffu-GRPO (d1, arXiv:2504.12216) and coupled-GRPO (arXiv:2506.20639). Functions of
-tensors; the data, the rollouts and the loops are the stages'.
+DPO with variance-reduced ELBO margins (VRPO, LLaDA 1.5, arXiv:2505.19223) and GRPO's advantages
+and objective. Functions of tensors; log-probabilities are estimated in `model.estimators`, the
+data, the rollouts and the loops are the stages'.
 Shapes: B sequences, L length, N prompts, G answers per prompt.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -91,60 +92,23 @@ def backward_dpo(
     return margin_B
 
 
-def advantages(reward_NG: torch.Tensor) -> torch.Tensor:
-    """(r - mean) / std within each prompt's group (GRPO, arXiv:2402.03300); 0 without spread."""
-    centred = reward_NG - reward_NG.mean(1, keepdim=True)
-    return centred / (reward_NG.std(1, keepdim=True) + 1e-4)
-
-
-def one_pass_masks(
-    answer_BL: torch.Tensor,
-    prompt_BL: torch.Tensor,
-    *,
-    prompt_mask: float,
-    generator: torch.Generator,
-) -> list[torch.Tensor]:
-    """One mask [B, L]: the whole answer, and each prompt token with probability `prompt_mask`.
-
-    diffu-GRPO's estimator (d1, section 3.2): every answer token is scored in a single pass.
-    """
-    draw_BL = torch.rand(answer_BL.shape, generator=generator, device=answer_BL.device)
-    return [answer_BL | ((draw_BL < prompt_mask) & prompt_BL)]
-
-
-def complementary_masks(
-    answer_BL: torch.Tensor, *, generator: torch.Generator
-) -> list[torch.Tensor]:
-    """Two masks [B, L] that share the answer's tokens out between them.
-
-    Coupled-GRPO's estimator (DiffuCoder, arXiv:2506.20639, section 4): each token is scored once,
-    with part of the answer in sight, at a mask ratio t ~ U(0.2, 0.8) and its complement.
-    """
-    device = answer_BL.device
-    t_B = 0.2 + 0.6 * torch.rand(len(answer_BL), generator=generator, device=device)
-    draw_BL = torch.rand(answer_BL.shape, generator=generator, device=device)
-    first_BL = (draw_BL < t_B[:, None]) & answer_BL
-    return [first_BL, answer_BL & ~first_BL]
-
-
-def token_log_probabilities(
-    model: LLaDA,
-    tokens_BL: torch.Tensor,
-    answer_BL: torch.Tensor,
-    attention_BL: torch.Tensor,
-    masks: list[torch.Tensor],
+def advantages(
+    reward_NG: torch.Tensor, *, normalise: bool = True, leave_one_out: bool = False
 ) -> torch.Tensor:
-    """log p of each answer token [B, L] under the mask that hides it, zero elsewhere.
+    """How much better each answer is than its prompt's group: [N, G], 0 without spread.
 
-    Prompt tokens that a mask hides only vary the condition; they are not scored.
+    r - mean, divided by the group's deviation (GRPO, arXiv:2402.03300) unless `normalise` is off
+    (Dr. GRPO, arXiv:2503.20783: the division favours questions that are too easy or too hard).
+    `leave_one_out` compares with the mean of the others (RLOO, arXiv:2402.14740): r - mean times
+    G / (G - 1). Raises ValueError on a reward that is not finite.
     """
-    total_BL = torch.zeros(tokens_BL.shape, device=tokens_BL.device)
-    for masked_BL in masks:
-        noisy_BL = tokens_BL.masked_fill(masked_BL, model.config.mask_token_id)
-        total_BL = total_BL - diffusion.masked_cross_entropy(
-            model, noisy_BL, tokens_BL, masked_BL & answer_BL, attention_BL
-        )
-    return total_BL
+    if not reward_NG.isfinite().all():
+        raise ValueError(f"rewards={reward_NG.tolist()}, allowed: finite numbers")
+    group = reward_NG.shape[1]
+    centred = reward_NG - reward_NG.mean(1, keepdim=True)
+    if leave_one_out:
+        centred = centred * group / (group - 1)
+    return centred / (reward_NG.std(1, keepdim=True) + 1e-4) if normalise else centred
 
 
 def grpo_loss(
@@ -157,18 +121,34 @@ def grpo_loss(
     clip_low: float,
     clip_high: float,
     kl: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The clipped objective with the k3 divergence, per answer token: (loss, mean divergence).
+    level: Literal["token", "sequence"] = "token",
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The clipped objective with the k3 divergence: the loss, and what a log should know of it.
 
     -min(r A, clip(r, 1 - low, 1 + high) A) + kl * (exp(d) - d - 1), with r = exp(new - old) and
-    d = reference - new (GRPO, equations 3 and 4), averaged over the scored tokens.
+    d = reference - new (GRPO, equations 3 and 4), averaged over the scored tokens. At the level of
+    sequences both are first averaged over each answer's tokens, so that a ratio belongs to the
+    whole answer and not to its length (GSPO, arXiv:2507.18071; ESPO, arXiv:2512.03759); answers
+    then count alike.
     """
+    weight_BL = scored_BL.float()
+    if level == "sequence":
+        length_B1 = weight_BL.sum(1, keepdim=True).clamp(min=1)
+        new_BL, old_BL, reference_BL = (
+            (states * weight_BL).sum(1, keepdim=True) / length_B1
+            for states in (new_BL, old_BL, reference_BL)
+        )
+        weight_BL = torch.ones_like(length_B1)
     ratio = (new_BL - old_BL).exp()
     advantage = advantage_B[:, None]
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     gain = torch.minimum(ratio * advantage, clipped * advantage)
     gap = reference_BL - new_BL
     divergence = gap.exp() - gap - 1
-    count = scored_BL.sum().clamp(min=1)
-    mean_divergence = (divergence * scored_BL).sum() / count
-    return -(gain * scored_BL).sum() / count + kl * mean_divergence, mean_divergence
+    count = weight_BL.sum().clamp(min=1)
+    gain, divergence, cut = (
+        (states * weight_BL).sum() / count
+        for states in (gain, divergence, (gain < ratio * advantage).float())
+    )
+    figures = {"kl": float(divergence.detach()), "clipped": float(cut.detach())}
+    return kl * divergence - gain, figures

@@ -88,7 +88,6 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             group=4,
             inner_updates=1,
             kl=0.0,
-            imitation=1.0,
             equation_weight=1.0,
             gen_length=24,
             block_length=8,

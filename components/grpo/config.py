@@ -25,17 +25,22 @@ class GrpoConfig(Optimisation):
     """Passes over each batch of rollouts, each with masks of its own."""
     minibatch: int | None = None
     """Rollouts per optimiser step, a divisor of batch_size; null takes the whole batch at once."""
+    normalise: bool = True
+    """Whether advantages are divided by their group's standard deviation (off in Dr. GRPO)."""
+    leave_one_out: bool = False
+    """Whether an answer is compared with the mean of the others in its group (RLOO)."""
     clip_low: float = 0.2
     """How far below 1 the probability ratio may fall before its gradient is cut."""
     clip_high: float = 0.2
     """How far above 1 the probability ratio may rise before its gradient is cut."""
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
-    estimator: Literal["one_pass", "complementary"] = "complementary"
-    """How log-probabilities are estimated: the whole answer masked in one pass (diffu-GRPO), or two
-    passes whose masks share the answer out between them (coupled-GRPO)."""
-    imitation: float = 0.0
-    """Weight of the SFT loss on rollouts with the full reward (VAPO's positive-example loss)."""
+    estimator: Literal["one_pass", "complementary", "elbo", "trajectory"] = "complementary"
+    """How log-probabilities are estimated: the whole answer hidden in one pass (diffu-GRPO), two
+    passes that share the answer out between them (coupled-GRPO), the ELBO by quadrature, at the
+    level of sequences (GDPO), or in the order in which the tokens were committed (TraceRL)."""
+    passes: int = 3
+    """Passes of the elbo and trajectory estimators: quadrature points, slices of the order."""
     prompt_mask: float = 0.15
     """Share of prompt tokens masked by the one-pass estimator."""
     gen_length: int = 256
@@ -63,9 +68,9 @@ class GrpoConfig(Optimisation):
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")
-        known = self.estimator in ("one_pass", "complementary")
-        check("estimator", self.estimator, known, "one_pass, complementary")
-        check("imitation", self.imitation, self.imitation >= 0, "0 or more")
+        known = ("one_pass", "complementary", "elbo", "trajectory")
+        check("estimator", self.estimator, self.estimator in known, ", ".join(known))
+        check("passes", self.passes, 1 <= self.passes <= 64, "1 to 64")
         check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
         check("block_length", self.block_length, self.block_length >= 1, "1 or more")

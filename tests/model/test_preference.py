@@ -63,36 +63,6 @@ def test_closed_form_gradient_is_autograd():
         assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1, gradient.abs().max())
 
 
-def test_policy_equals_reference_before_the_first_update():
-    model = checkpoint.load(GOLDEN, dtype=torch.float32)
-    wrapped = lora.attach(model, rank=4, alpha=8, dropout=0.1, targets=("q_proj",))
-    model.eval()
-    tokens, answer, attention, _ = pair()
-    masks = preference.complementary_masks(answer, generator=torch.Generator().manual_seed(0))
-    score = (model, tokens[0], answer, attention, masks)
-    with torch.no_grad():
-        new = preference.token_log_probabilities(*score)
-        with wrapped.disable_adapter():
-            reference = preference.token_log_probabilities(*score)
-    assert torch.equal(new, reference)
-
-
-def test_complementary_masks_score_every_token_once():
-    _, answer, _, _ = pair()
-    first, second = preference.complementary_masks(
-        answer, generator=torch.Generator().manual_seed(0)
-    )
-    assert torch.equal(first | second, answer) and not (first & second).any()
-
-
-def test_one_pass_hides_the_answer_and_some_of_the_prompt():
-    _, answer, _, _ = pair()
-    (mask,) = preference.one_pass_masks(
-        answer, ~answer, prompt_mask=0.5, generator=torch.Generator().manual_seed(0)
-    )
-    assert mask[answer].all() and 0 < mask[~answer].sum() < (~answer).sum()
-
-
 def test_advantages_by_hand():
     found = preference.advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]))
     deviation = math.sqrt(4 * 0.25 / 3) + 1e-4
@@ -106,7 +76,7 @@ def test_grpo_loss_by_hand():
     new = torch.tensor([[math.log(0.5), math.log(0.3)]])
     old = torch.tensor([[math.log(0.25), math.log(0.3)]])
     reference = torch.tensor([[math.log(0.25), math.log(0.3)]])
-    loss, divergence = preference.grpo_loss(
+    loss, figures = preference.grpo_loss(
         new,
         old,
         reference,
@@ -117,5 +87,40 @@ def test_grpo_loss_by_hand():
         kl=0.1,
     )
     k3 = (0.5 - math.log(0.5) - 1) / 2  # ratio 2 is clipped to 1.3; the other token's ratio is 1
-    assert divergence.item() == pytest.approx(k3, rel=1e-5)
+    assert figures == {"kl": pytest.approx(k3, rel=1e-5), "clipped": 0.5}
     assert loss.item() == pytest.approx(-(1.3 + 1.0) / 2 + 0.1 * k3, rel=1e-5)
+
+
+def test_grpo_loss_of_sequences_by_hand():
+    """Two answers of two and one tokens: the ratio is that of their mean log-probabilities."""
+    new = torch.tensor([[-1.0, -2.0], [-1.0, -9.0]])
+    old = torch.tensor([[-1.2, -2.2], [-0.5, -7.0]])
+    scored = torch.tensor([[True, True], [True, False]])
+    loss, figures = preference.grpo_loss(
+        new,
+        old,
+        old,
+        torch.tensor([1.0, -1.0]),
+        scored,
+        clip_low=0.2,
+        clip_high=0.2,
+        kl=0.0,
+        level="sequence",
+    )
+    # exp(0.2) is clipped to 1.2; exp(-0.5) is below 0.8, where a negative advantage is cut
+    assert loss.item() == pytest.approx(-(1.2 - 0.8) / 2, rel=1e-5)
+    assert figures["clipped"] == 1.0
+
+
+def test_advantages_without_deviation_and_against_the_others():
+    reward = torch.tensor([[3.0, 0.0, 0.0]])
+    plain = preference.advantages(reward, normalise=False)
+    assert plain.tolist() == [[2.0, -1.0, -1.0]]
+    others = preference.advantages(reward, normalise=False, leave_one_out=True)
+    assert others.tolist() == [[3.0, -1.5, -1.5]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_rewards_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="allowed: finite numbers"):
+        preference.advantages(torch.tensor([[1.0, bad]]))
