@@ -1,8 +1,8 @@
 """Attention over all positions, and several documents in one row that each see themselves alone.
 
-The format of packed rows, for whoever makes the batches: `documents_BL` is an int tensor [B, L]. 0 is padding;
-the documents of a row are numbered 1, 2, 3, ... from the left, each one unbroken run of its number.
-Padding may stand anywhere between them. A row with one document and padding is a plain row.
+The format of packed rows, for whoever makes the batches: `documents_BL` is an int tensor [B, L].
+0 is padding; the documents of a row are numbered 1, 2, 3, ... from the left, each one unbroken run
+of its number. Padding may stand anywhere between them. A row of one document is a plain row.
 
 The cost is the sum of squared document lengths, not L squared. Positions run on through the row and
 do not restart: the rotary embedding sees differences of positions alone, so a document's logits are
@@ -90,7 +90,9 @@ class Packing:
         if not self.is_full:
             queries, keys, values = (s[self.places_T] for s in (queries, keys, values))
         out = varlen_attn(
-            *(states.contiguous() for states in (queries, keys, values)),
+            queries.contiguous(),
+            keys.contiguous(),
+            values.contiguous(),
             self.ends,
             self.ends,
             longest,
@@ -109,10 +111,8 @@ class Packing:
         ]
         done: list[torch.Tensor] = [flat[0]] * len(self.lengths)
         for group in self.groups:
-            attended = _attend_group(
-                *([piece[index] for index in group] for piece in pieces),
-                [self.lengths[index] for index in group],
-            )
+            picked = [[piece[index] for index in group] for piece in pieces]
+            attended = _attend_group(picked, [self.lengths[index] for index in group])
             for index, document in zip(group, attended, strict=True):
                 done[index] = document
         documents = iter(done)
@@ -142,20 +142,15 @@ def _groups(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
-def _attend_group(
-    queries: list[torch.Tensor],
-    keys: list[torch.Tensor],
-    values: list[torch.Tensor],
-    lengths: list[int],
-) -> list[torch.Tensor]:
-    """Attention of documents [l, H, K] padded to the longest of them."""
-    batched = [_batch(pieces).transpose(1, 2) for pieces in (queries, keys, values)]
+def _attend_group(pieces: list[list[torch.Tensor]], lengths: list[int]) -> list[torch.Tensor]:
+    """Attention of documents [l, H, K], their queries, keys and values, padded to the longest."""
+    queries, keys, values = (_batch(documents).transpose(1, 2) for documents in pieces)
     mask = None
     if min(lengths) != max(lengths):
-        places_L = torch.arange(max(lengths), device=queries[0].device)
-        lengths_B = torch.tensor(lengths, device=queries[0].device)
+        places_L = torch.arange(max(lengths), device=queries.device)
+        lengths_B = torch.tensor(lengths, device=queries.device)
         mask = (places_L < lengths_B[:, None])[:, None, None]
-    out = attention(*batched, mask, grouped=queries[0].shape[1] != keys[0].shape[1])
+    out = attention(queries, keys, values, mask, grouped=queries.shape[1] != keys.shape[1])
     rows = out.transpose(1, 2).unbind()
     return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 

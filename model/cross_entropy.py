@@ -23,7 +23,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     slice_bytes: int | None = None,
 ) -> torch.Tensor:
-    """-log softmax(W h)[target] + z_loss * log(sum exp(W h))^2 of each position: [N], fp32 or wider.
+    """-log softmax(W h)[target] + z_loss * log(sum exp(W h))^2 of each position [N], fp32 at least.
 
     Products are made in the inputs' dtype, or in autocast's; the softmax is in fp32 at least. Holds
     at most `slice_bytes` of logits. The gradient of `hidden_ND` is made in the forward pass (it is

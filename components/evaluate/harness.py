@@ -101,7 +101,10 @@ class DiffusionLM(LM):
 
     def _likelihoods(self, pairs: list[tuple[str, str]]) -> list[float]:
         encoded = [
-            (torch.tensor(self._encode(context), dtype=torch.long), torch.tensor(self._encode(text)))
+            (
+                torch.tensor(self._encode(context), dtype=torch.long),
+                torch.tensor(self._encode(text)),
+            )
             for context, text in pairs
         ]
         with tqdm(total=len(pairs), desc="likelihood", unit="answer", disable=None) as bar:

@@ -72,7 +72,7 @@ def test_gradients_are_those_of_the_documents_alone(checkpointed, kv_heads):
 @settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.lists(st.integers(-4, 9), min_size=1, max_size=6), min_size=1, max_size=3))
 def test_packing_is_attention_under_the_block_diagonal_mask(rows):
-    tokens, documents, _ = packed(rows)
+    _, documents, _ = packed(rows)
     same = (documents[:, :, None] == documents[:, None]) & (documents > 0)[:, :, None]
     generator = torch.Generator().manual_seed(1)
     queries = torch.randn(*documents.shape, 4, 8, generator=generator).transpose(1, 2)
