@@ -1,9 +1,10 @@
 """Packed documents against batches padded to their longest document.
 
-Forward and backward of the pretraining loss. Document lengths are log-normal, median 180 tokens and
-sigma 1, cut to 16 to 1024 tokens: web text at about half its usual length. The padded batches are a
-plain loader's: eight documents at a time in random order. The packed rows have 1024 tokens, filled
-first-fit by falling length. Packing happens before the clock starts, as a loader does it.
+Forward and backward of the pretraining loss. Document lengths are log-normal, median 90 tokens and
+sigma 1, cut to 16 to 512 tokens: the spread of web text at about a quarter of its length. The
+padded batches are a plain loader's: eight documents at a time in random order. The packed rows have
+512 tokens, filled first-fit by falling length. Packing happens before the clock starts, as a loader
+does it.
 """
 
 import torch
@@ -21,12 +22,12 @@ SHAPE = LLaDAConfig(
     n_layers=4,
     mlp_hidden_size=768,
     vocab_size=8192,
-    max_sequence_length=1024,
+    max_sequence_length=512,
     mask_token_id=8191,
     eos_token_id=1,
     pad_token_id=1,
 )
-DOCUMENTS, PADDED_ROWS, WINDOW, PACKED_ROWS = 32, 8, 1024, 2
+DOCUMENTS, PADDED_ROWS, WINDOW, PACKED_ROWS = 32, 8, 512, 2
 
 
 def rows(device: str) -> list[Row]:
@@ -54,7 +55,7 @@ def rows(device: str) -> list[Row]:
     theirs, ours = measure.seconds(plain, together, device=device)
     return [
         Row(
-            work=f"training over {DOCUMENTS} documents of 16 to 1024 tokens, packed",
+            work=f"training over {DOCUMENTS} documents of 16 to 512 tokens, packed",
             against=f"batches of {PADDED_ROWS} padded to the longest",
             unit="tokens/s",
             theirs=sum(lengths) / theirs,
@@ -68,7 +69,7 @@ def rows(device: str) -> list[Row]:
 def document_lengths(count: int) -> list[int]:
     """Log-normal lengths, cut to 16..WINDOW."""
     draw = torch.Generator().manual_seed(0)
-    lengths = (180 * torch.randn(count, generator=draw).exp()).long().clamp(16, WINDOW)
+    lengths = (90 * torch.randn(count, generator=draw).exp()).long().clamp(16, WINDOW)
     return lengths.tolist()
 
 
@@ -84,7 +85,7 @@ def padded(texts: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def packed(texts: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(tokens, documents) [2, 1024], first-fit by falling length."""
+    """(tokens, documents) [2, 512], first-fit by falling length."""
     bins: list[list[torch.Tensor]] = []
     for text in sorted(texts, key=len, reverse=True):
         fits = (row for row in bins if sum(map(len, row)) + len(text) <= WINDOW)
