@@ -9,10 +9,15 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import likelihood, packing, training_step
 from benchmarks.measure import Row
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {}
+BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
+    "likelihood": likelihood.rows,
+    "training_step": training_step.rows,
+    "packing": packing.rows,
+}
 
 
 def main() -> None:

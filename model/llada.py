@@ -6,16 +6,15 @@ elsewhere. Shapes: B batch, L length, D model width, H heads, K head size, V voc
 """
 
 import math
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from model import rope
+from model.attention import Packing, attention
 from model.cache import KeyValueCache
 from model.config import LLaDAConfig
 
@@ -58,7 +57,7 @@ class Block(nn.Module):
         x_BLD: torch.Tensor,
         cos_LK: torch.Tensor,
         sin_LK: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: torch.Tensor | Packing | None,
         cache: KeyValueCache | None,
         start: int,
     ) -> torch.Tensor:
@@ -120,16 +119,21 @@ class LLaDA(PreTrainedModel):
         *,
         cache: KeyValueCache | None = None,
         start: int = 0,
+        documents_BL: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Final normalised states [B, L, D] of positions start..start+L.
 
         With a cache the pass also sees every other position of the cached window, and
-        `attention_mask` covers that whole window.
+        `attention_mask` covers that whole window. `documents_BL` (model.attention) says which
+        positions belong to which packed document, in place of a mask and without a cache.
         """
         length = tokens_BL.shape[1]
         self._check_length(length, start)
         cos_LK, sin_LK = (table[start : start + length] for table in self._rope(tokens_BL.device))
-        mask = _attention_bias(attention_mask)
+        mask: torch.Tensor | Packing | None = _attention_bias(attention_mask)
+        if documents_BL is not None:
+            _check_packed(tokens_BL, documents_BL, attention_mask, cache)
+            mask = Packing(documents_BL)
         x_BLD = self.model["transformer"]["wte"](tokens_BL)
         for block in self.model["transformer"]["blocks"]:
             arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start)
@@ -157,7 +161,8 @@ class LLaDA(PreTrainedModel):
 
     def _rope(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         if not self._tables or self._tables[0].device != device:
-            self._tables = rope.tables(self.config, self.config.max_sequence_length, device)
+            with torch.inference_mode(False):  # the tables outlive this pass and meet autograd
+                self._tables = rope.tables(self.config, self.config.max_sequence_length, device)
         return self._tables
 
     def _check_length(self, length: int, start: int) -> None:
@@ -180,25 +185,17 @@ class LLaDA(PreTrainedModel):
                 residual.weight.mul_(1 / math.sqrt(2 * (module.layer + 1)))
 
 
-def attention(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    *,
-    grouped: bool,
-) -> torch.Tensor:
-    """Softmax attention over all positions [B, H, L, K]; `grouped` shares keys between heads."""
-    slow_backward = torch.is_grad_enabled() and queries.device.type == "cpu"
-    with sdpa_kernel(SDPBackend.MATH) if slow_backward else nullcontext():
-        return F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, enable_gqa=grouped
-        )
-
-
 def _attention_bias(mask: torch.Tensor | None) -> torch.Tensor | None:
     """A boolean mask for SDPA, broadcast over heads (and queries); None when nothing is hidden."""
     if mask is None:
         return None
     visible = mask.bool()
     return visible[:, None, None, :] if visible.ndim == 2 else visible[:, None]
+
+
+def _check_packed(tokens_BL, documents_BL, attention_mask, cache) -> None:
+    if documents_BL.shape != tokens_BL.shape:
+        found, allowed = tuple(documents_BL.shape), tuple(tokens_BL.shape)
+        raise ValueError(f"documents_BL: shape {found}, allowed: that of the tokens, {allowed}")
+    if attention_mask is not None or cache is not None:
+        raise ValueError("documents_BL beside an attention mask or a cache, allowed: alone")

@@ -57,13 +57,18 @@ class DiffusionLM(LM):
                 bar.update(len(picked))
         return answers
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
         """The Monte-Carlo bound of each answer's log-likelihood; greedy matching is not offered."""
-        return [(self._likelihood(*request.args), False) for request in requests]
+        pairs = [(request.args[0], request.args[1]) for request in requests]
+        return [(value, False) for value in self._likelihoods(pairs)]
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
         """The bound of each whole text's log-likelihood."""
-        return [self._likelihood("", request.args[0]) for request in requests]
+        return self._likelihoods([("", request.args[0]) for request in requests])
 
     def options(self) -> dict:
         """The sampler's options for this evaluation."""
@@ -94,15 +99,18 @@ class DiffusionLM(LM):
         self.seconds += time.perf_counter() - started
         return self.words.batch_decode(answers)
 
-    def _likelihood(self, context: str, continuation: str) -> float:
-        prompt, answer = self._encode(context), self._encode(continuation)
-        device = self.model.device
-        return diffusion.log_likelihood(
-            self.model,
-            torch.tensor(prompt, dtype=torch.long, device=device),
-            torch.tensor(answer, dtype=torch.long, device=device),
-            generator=torch.Generator(device).manual_seed(self.config.seed),
-        )
+    def _likelihoods(self, pairs: list[tuple[str, str]]) -> list[float]:
+        encoded = [
+            (
+                torch.tensor(self._encode(context), dtype=torch.long),
+                torch.tensor(self._encode(text)),
+            )
+            for context, text in pairs
+        ]
+        with tqdm(total=len(pairs), desc="likelihood", unit="answer", disable=None) as bar:
+            return diffusion.log_likelihoods(
+                self.model, encoded, seed=self.config.seed, progress=bar.update
+            )
 
     def _encode(self, text: str) -> list[int]:
         return self.words.encode(text, add_special_tokens=False)

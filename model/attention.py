@@ -1,0 +1,161 @@
+"""Attention over all positions, and several documents in one row that each see themselves alone.
+
+The format of packed rows, for whoever makes the batches: `documents_BL` is an int tensor [B, L].
+0 is padding; the documents of a row are numbered 1, 2, 3, ... from the left, each one unbroken run
+of its number. Padding may stand anywhere between them. A row of one document is a plain row.
+
+The cost is the sum of squared document lengths, not L squared. Positions run on through the row and
+do not restart: the rotary embedding sees differences of positions alone, so a document's logits are
+those that it gets by itself, and the tables need no gather. Packing itself is the data loader's.
+Shapes: B batch, L length, T real tokens of the batch, H heads, K head size.
+"""
+
+from contextlib import nullcontext
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.utils.rnn import pad_sequence
+
+# A group of documents is padded to its longest: attention may cost this much more than it must.
+WASTE = 1.25
+
+
+def attention(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: "torch.Tensor | Packing | None",
+    *,
+    grouped: bool,
+) -> torch.Tensor:
+    """Softmax attention over all positions [B, H, L, K]; `grouped` shares keys between heads.
+
+    `mask` is boolean and broadcasts to [B, H, L, L], or says where packed documents lie.
+    """
+    if isinstance(mask, Packing):
+        return mask.attend(queries, keys, values)
+    slow_backward = torch.is_grad_enabled() and queries.device.type == "cpu"
+    with sdpa_kernel(SDPBackend.MATH) if slow_backward else nullcontext():
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, enable_gqa=grouped
+        )
+
+
+class Packing:
+    """Where the documents of a batch lie; made once per forward pass and shared by the layers."""
+
+    def __init__(self, documents_BL: torch.Tensor) -> None:
+        """Raises ValueError when `documents_BL` is not in the format above."""
+        self.shape = documents_BL.shape
+        self.runs: list[tuple[int, bool]] = []
+        """Lengths of the runs of the flattened batch, and whether each is a document."""
+        for row in documents_BL.tolist():
+            self._add(row)
+        self.lengths = [length for length, real in self.runs if real]
+        self.groups = _groups(self.lengths)
+        self.device = documents_BL.device
+        self.is_full = all(real for _, real in self.runs)
+        self.places_T = documents_BL.flatten().nonzero()[:, 0]
+        self.ends = torch.tensor([0, *self.lengths], device=self.device).cumsum(0).int()
+
+    def _add(self, row: list[int]) -> None:
+        last = 0
+        for number, run in groupby(row):
+            if number not in (0, last + 1):
+                raise ValueError(
+                    f"documents_BL: {number} after document {last} of its row, "
+                    f"allowed: 0 (padding) or {last + 1}"
+                )
+            last = max(last, number)
+            self.runs.append((sum(1 for _ in run), number > 0))
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor):
+        """Softmax attention [B, H, L, K] within each document; zero at padding.
+
+        Keys and values may have fewer heads. On a GPU in half precision it is FlashAttention's
+        variable-length kernel, elsewhere one dense attention per group of like-sized documents.
+        """
+        flat = [states.transpose(1, 2).flatten(0, 1) for states in (queries, keys, values)]
+        flash = queries.is_cuda and queries.dtype in (torch.float16, torch.bfloat16)
+        out = self._flash(*flat) if flash else self._dense(*flat)
+        return out.unflatten(0, self.shape).transpose(1, 2)
+
+    def _flash(self, queries, keys, values) -> torch.Tensor:
+        shape, longest = queries.shape, max(self.lengths, default=0)
+        if not self.lengths:
+            return torch.zeros_like(queries)
+        if not self.is_full:
+            queries, keys, values = (s[self.places_T] for s in (queries, keys, values))
+        out = varlen_attn(
+            queries.contiguous(),
+            keys.contiguous(),
+            values.contiguous(),
+            self.ends,
+            self.ends,
+            longest,
+            longest,
+            enable_gqa=queries.shape[1] != keys.shape[1],
+        )
+        assert isinstance(out, torch.Tensor)
+        if self.is_full:
+            return out
+        return out.new_zeros(shape).index_copy(0, self.places_T, out)
+
+    def _dense(self, *flat: torch.Tensor) -> torch.Tensor:
+        runs = [states.split([length for length, _ in self.runs]) for states in flat]
+        pieces = [
+            [run for run, (_, real) in zip(runs_, self.runs, strict=True) if real] for runs_ in runs
+        ]
+        done: list[torch.Tensor] = [flat[0]] * len(self.lengths)
+        for group in self.groups:
+            picked = [[piece[index] for index in group] for piece in pieces]
+            attended = _attend_group(picked, [self.lengths[index] for index in group])
+            for index, document in zip(group, attended, strict=True):
+                done[index] = document
+        documents = iter(done)
+        width = flat[0].shape[1:]
+        return torch.cat(
+            [
+                next(documents) if real else flat[0].new_zeros(length, *width)
+                for length, real in self.runs
+            ]
+        )
+
+
+def _groups(lengths: list[int]) -> list[list[int]]:
+    """Indices of documents that are computed together, of lengths that waste little padding."""
+    groups: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        square = lengths[index] ** 2
+        if groups:
+            padded = (len(groups[-1]) + 1) * lengths[groups[-1][0]] ** 2
+            if padded <= WASTE * (used + square):
+                groups[-1].append(index)
+                used += square
+                continue
+        groups.append([index])
+        used = square
+    return groups
+
+
+def _attend_group(pieces: list[list[torch.Tensor]], lengths: list[int]) -> list[torch.Tensor]:
+    """Attention of documents [l, H, K], their queries, keys and values, padded to the longest."""
+    queries, keys, values = (_batch(documents).transpose(1, 2) for documents in pieces)
+    mask = None
+    if min(lengths) != max(lengths):
+        places_L = torch.arange(max(lengths), device=queries.device)
+        lengths_B = torch.tensor(lengths, device=queries.device)
+        mask = (places_L < lengths_B[:, None])[:, None, None]
+    out = attention(queries, keys, values, mask, grouped=queries.shape[1] != keys.shape[1])
+    rows = out.transpose(1, 2).unbind()
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+
+def _batch(pieces: list[torch.Tensor]) -> torch.Tensor:
+    if len(pieces) == 1:
+        return pieces[0][None]
+    return pad_sequence(pieces, batch_first=True)

@@ -1,0 +1,204 @@
+"""What is masked and how its loss is weighed: LLaDA's noise, and the options around it.
+
+The noise is LLaDA's (arXiv:2502.09992, algorithm 1). Options, each off by default: a mask-ratio
+bandwidth, complementary pairs, and a curriculum for an extended context. The network and the cross
+entropy are elsewhere. Shapes: B batch, L length, S sequences (documents, where rows are packed).
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from model.settings import check
+
+EPS = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Masks positions beyond the original window more often, early in training.
+
+    Inside the window a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s), which is p
+    at s = 0. The loss of a masked token is weighed by (dq/dp) / q in place of 1 / p. Any schedule
+    per position that rises from 0 to 1 gives a bound of the likelihood with that weight (Shi et
+    al., arXiv:2406.04329, on schedules that differ between tokens), so for every s the
+    loss bounds -log p(text): what differs is the order in which tokens are revealed, far ones
+    later. s falls linearly from `strength` to 0; from `until` on the loss is the plain one.
+    """
+
+    window: int
+    """Positions of the original context; later ones are masked more often."""
+    strength: float = 2.0
+    """s at the start: q = 1 - (1 - p)^3 at 2, which is 0.875 at p = 0.5."""
+    until: float = 0.5
+    """Fraction of training from which the objective is uniform."""
+
+    def __post_init__(self) -> None:
+        check("curriculum.window", self.window, self.window >= 1, "1 or more")
+        check("curriculum.strength", self.strength, self.strength >= 0, "0 or more")
+        check("curriculum.until", self.until, 0 < self.until < 1, "above 0, below 1")
+
+    def strength_at(self, progress: float) -> float:
+        """s after the fraction `progress` of training."""
+        check("progress", progress, 0 <= progress <= 1, "0 to 1")
+        return self.strength * max(1 - progress / self.until, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Departures from the plain loss; the defaults are the plain loss, bit for bit."""
+
+    band: tuple[float, float] = (0.0, 1.0)
+    """t is clipped into this range (LLaDA2.0, arXiv:2512.15745). What is optimised is then no bound
+    of the likelihood: the ratios beyond the band are replaced by its ends."""
+    complementary: bool = False
+    """Each sequence comes twice, with a mask and with its inverse, so that every token is predicted
+    once (LLaDA2.0). The inverse has the ratio 1 - p: use a band that is symmetric about 0.5."""
+    curriculum: Curriculum | None = None
+    """Masks the positions of an extended context more often, early on."""
+    z_loss: float = 0.0
+    """Weight of log(sum exp(logits))^2 of each masked token (PaLM, arXiv:2204.02311)."""
+
+    def __post_init__(self) -> None:
+        low, high = self.band
+        check("band", self.band, 0 <= low < high <= 1, "0 <= low < high <= 1")
+        check("z_loss", self.z_loss, self.z_loss >= 0, "0 or more")
+        both = self.complementary and self.curriculum is not None
+        check("complementary", self.complementary, not both, "false beside a curriculum")
+
+
+PLAIN = LossOptions()
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A noisy batch. With complementary pairs it has 2B rows, the inverse masks in the second B."""
+
+    tokens_BL: torch.Tensor
+    """The clean tokens."""
+    noisy_BL: torch.Tensor
+    """What the network sees."""
+    masked_BL: torch.Tensor
+    """Where a token was replaced by the mask."""
+    ratio: torch.Tensor
+    """Probability of being masked, [B, 1] or [B, L]."""
+    divisor: torch.Tensor
+    """What divides a masked token's loss, [B, 1] or [B, L]: the ratio, but for a curriculum."""
+    copies: int
+    """How often each sequence is there: 2 with complementary pairs, else 1."""
+
+
+def sample_mask_ratio(
+    batch: int,
+    *,
+    band: tuple[float, float] = PLAIN.band,
+    lowest_inverse: float = 0.0,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """p_B = (1-eps) t + eps with t ~ U(0,1), one per sequence (LLaDA, algorithm 1).
+
+    The batch is stratified, t_i = (u + i/B) mod 1 (Kingma et al., arXiv:2107.00630, appendix I.1):
+    each t keeps its uniform marginal and the batch's loss varies less. t is clipped into `band`;
+    1 - p is `lowest_inverse` or more.
+    """
+    offset = torch.rand((), generator=generator, device=device)
+    t_B = (offset + torch.arange(batch, device=device) / batch) % 1
+    return (1 - EPS - lowest_inverse) * t_B.clamp(*band) + EPS
+
+
+def noise(
+    tokens_BL: torch.Tensor,
+    ratio: torch.Tensor,
+    maskable_BL: torch.Tensor,
+    mask_token_id: int,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Replaces each maskable token by the mask with its probability: (noisy_BL, masked_BL).
+
+    `ratio` is [B], one per row, or [B, 1] or [B, L].
+    """
+    draw_BL = torch.rand(tokens_BL.shape, generator=generator, device=tokens_BL.device)
+    masked_BL = (draw_BL < (ratio[:, None] if ratio.ndim == 1 else ratio)) & maskable_BL
+    return tokens_BL.masked_fill(masked_BL, mask_token_id), masked_BL
+
+
+def corrupt(
+    tokens_BL: torch.Tensor,
+    maskable_BL: torch.Tensor,
+    mask_token_id: int,
+    *,
+    documents_BL: torch.Tensor | None = None,
+    options: LossOptions = PLAIN,
+    progress: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Noised:
+    """Draws the noise of a training batch.
+
+    Packed rows (`documents_BL`, see model.packing) draw one ratio per document: a document is the
+    sequence of LLaDA's objective, and one ratio per row would tie its documents together.
+    `progress` is the fraction of training that is done, for the curriculum.
+    """
+    row_B1 = torch.arange(len(tokens_BL), device=tokens_BL.device)[:, None]
+    sequence = row_B1 if documents_BL is None else _number(documents_BL)
+    ratio = sample_mask_ratio(
+        len(tokens_BL) if documents_BL is None else int(sequence.max()) + 1,
+        band=options.band,
+        lowest_inverse=EPS if options.complementary else 0.0,
+        generator=generator,
+        device=tokens_BL.device,
+    )[sequence]
+    ratio, divisor = _curriculum(ratio, tokens_BL, documents_BL, options.curriculum, progress)
+    noisy_BL, masked_BL = noise(tokens_BL, ratio, maskable_BL, mask_token_id, generator=generator)
+    if not options.complementary:
+        return Noised(tokens_BL, noisy_BL, masked_BL, ratio, divisor, 1)
+    inverse_BL = maskable_BL & ~masked_BL
+    noisy_BL = torch.cat((noisy_BL, tokens_BL.masked_fill(inverse_BL, mask_token_id)))
+    both = torch.cat((ratio, 1 - ratio))
+    masked_BL = torch.cat((masked_BL, inverse_BL))
+    return Noised(tokens_BL.repeat(2, 1), noisy_BL, masked_BL, both, both, 2)
+
+
+def _curriculum(ratio, tokens_BL, documents_BL, curriculum: Curriculum | None, progress: float):
+    """(probability of being masked, divisor of the loss) by position."""
+    excess = curriculum.strength_at(progress) if curriculum else 0.0
+    if curriculum is None or excess == 0.0:
+        return ratio, ratio
+    far_BL = _positions(tokens_BL, documents_BL) >= curriculum.window
+    further = 1 - (1 - ratio) ** (1 + excess)
+    slope = ((1 + excess) * (1 - ratio) ** excess).clamp(min=torch.finfo(ratio.dtype).tiny)
+    return torch.where(far_BL, further, ratio), torch.where(far_BL, further / slope, ratio)
+
+
+def _number(documents_BL: torch.Tensor) -> torch.Tensor:
+    """Documents numbered from 0 across the rows; padding gets its row's last document's number."""
+    counts_B = documents_BL.amax(1)
+    before_B = counts_B.cumsum(0) - counts_B
+    numbers_BL = torch.where(documents_BL > 0, documents_BL, counts_B[:, None])
+    return (before_B[:, None] + numbers_BL - 1).clamp(min=0)
+
+
+def _positions(tokens_BL: torch.Tensor, documents_BL: torch.Tensor | None) -> torch.Tensor:
+    """Position in the row, or in the document where rows are packed."""
+    places_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+    if documents_BL is None:
+        return places_L.expand_as(tokens_BL)
+    starts_BL = torch.ones_like(documents_BL, dtype=torch.bool)
+    starts_BL[:, 1:] = documents_BL[:, 1:] != documents_BL[:, :-1]
+    return places_L - torch.where(starts_BL, places_L, 0).cummax(1).values
+
+
+def loss_by_ratio(
+    loss_BL: torch.Tensor, masked_BL: torch.Tensor, ratio: torch.Tensor, *, buckets: int = 10
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums of the masked tokens' losses, and their counts, by mask ratio: two fp64 [buckets].
+
+    Bucket n holds the ratios from n / buckets to below (n + 1) / buckets, the last one 1 as well.
+    Both add up over batches and processes; their quotient is the mean loss at that ratio.
+    """
+    ratio_N = ratio.expand_as(loss_BL)[masked_BL].double()
+    bucket_N = (ratio_N * buckets).long().clamp(max=buckets - 1)
+    zeros = torch.zeros(buckets, dtype=torch.float64, device=loss_BL.device)
+    sums = zeros.index_add(0, bucket_N, loss_BL[masked_BL].detach().double())
+    return sums, zeros.index_add(0, bucket_N, torch.ones_like(ratio_N))
