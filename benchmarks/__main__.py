@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.loading import loading
 from benchmarks.measure import Row
+from benchmarks.merging import merging
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {}
+BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {"loading": loading, "merging": merging}
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ def frequencies(config: LLaDAConfig) -> torch.Tensor:
     """
     size = config.head_size
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size
-    plain = 1.0 / config.rope_theta**exponents
+    lengths = config.rope_theta**exponents
+    plain = 1.0 / lengths
     if not config.yarn:
         return plain
     fast, slow = (
@@ -30,7 +31,7 @@ def frequencies(config: LLaDAConfig) -> torch.Tensor:
     dims = torch.arange(size // 2, dtype=torch.float32, device="cpu")
     stretched = ((dims - low) / max(high - low, 1e-3)).clamp(0, 1)
     kept = (1 - stretched) * config.yarn_extrapolation_factor
-    return plain * kept + plain / config.yarn_scale * (1 - kept)
+    return plain * kept + 1.0 / (config.yarn_scale * lengths) * (1 - kept)
 
 
 def _dimension_of(turns: float, config: LLaDAConfig) -> float:
