@@ -9,14 +9,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import likelihood, packing, training_step
+from benchmarks import likelihood, loading, merging, packing, training_step
 from benchmarks.measure import Row
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "likelihood": likelihood.rows,
-    "training_step": training_step.rows,
+    "loading": loading.rows,
+    "merging": merging.rows,
     "packing": packing.rows,
+    "training_step": training_step.rows,
 }
 
 

@@ -1,11 +1,14 @@
 """A model directory on a local path: config.json and safetensors, upstream's names, never pickle.
 
 Reads a single file or shards with an index; writes shards with an index when there is more than
-one. Records, checksums and object storage belong to the stages.
+one. Where tensors lie in the files is `model.shards`; records, checksums and object storage belong
+to the stages.
 """
 
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -13,85 +16,129 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from model import shards
 from model.config import LLaDAConfig
 from model.llada import LLaDA
+from model.shards import INDEX, Span
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+HEAD, EMBEDDING = "model.transformer.ff_out.weight", "model.transformer.wte.weight"
 
 
 def load(
-    path: Path | str, *, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    path: Path | str,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    check_finite: bool = False,
 ) -> LLaDA:
     """The model at `path`, in eval mode.
 
-    Raises ValueError naming the tensors that are missing, unknown or of the wrong shape, and
+    Weights that are wanted as they are, on the CPU, stay where they are in the files: mapped, and
+    read when they are first used. All others are read here, and so NaN and infinity are refused;
+    `check_finite` refuses them in mapped weights too, which reads the files once.
+
+    Raises ValueError naming the tensors that are missing, unknown, of the wrong shape or not
+    finite, the file that is damaged, or the configuration key that is not allowed, and
     FileNotFoundError naming the file that is not there.
     """
-    path = Path(path)
-    config = read_config(path)
+    config, spans = inspect(Path(path))
     with torch.device("meta"):
         model = LLaDA(config)
-    expected = model.state_dict()
-    if config.weight_tying:
-        expected.pop("model.transformer.ff_out.weight", None)
     found: dict[str, torch.Tensor] = {}
-    for file in weight_files(path):
+    for file, names in groupby(spans, key=lambda name: spans[name].file):
         with safe_open(file, framework="pt", device=str(device)) as tensors:
-            for name in tensors.keys():
-                if name in expected:
-                    _check_shape(path, name, tensors.get_slice(name).get_shape(), expected[name])
-                    found[name] = tensors.get_tensor(name).to(dtype)
-                elif not (config.weight_tying and name == "model.transformer.ff_out.weight"):
-                    raise ValueError(f"{path}: unknown tensor {name}")
-    if missing := sorted(expected.keys() - found.keys()):
-        raise ValueError(f"{path}: missing tensors: {', '.join(missing)}")
+            for name in names:
+                tensor = tensors.get_tensor(name)
+                found[name] = tensor.to(dtype)
+                is_mapped = found[name] is tensor and torch.device(device).type == "cpu"
+                if check_finite or not is_mapped:
+                    refuse_nan(found[name], f"{file}: tensor {name}")
+    if config.weight_tying and HEAD in found:
+        _drop_tied_head(Path(path), found)
     model.load_state_dict(found, assign=True)
     return model.eval()
 
 
+def inspect(path: Path) -> tuple[LLaDAConfig, dict[str, Span]]:
+    """The configuration and every tensor's place, checked by name and shape; no data is read.
+
+    Raises what `load` raises, save for what only the data can show.
+    """
+    config = read_config(path)
+    spans = shards.find(path)
+    with torch.device("meta"):
+        expected = LLaDA(config).state_dict()
+    allowed = {**expected, HEAD: expected[EMBEDDING]} if config.weight_tying else expected
+    if unknown := sorted(spans.keys() - allowed.keys()):
+        raise ValueError(f"{path}: unknown tensor {unknown[0]}")
+    if missing := sorted(expected.keys() - spans.keys()):
+        raise ValueError(f"{path}: missing tensors: {', '.join(missing)}")
+    for name, span in spans.items():
+        if span.shape != tuple(allowed[name].shape):
+            raise ValueError(
+                f"{path}: tensor {name} has shape {span.shape}, "
+                f"expected {tuple(allowed[name].shape)}"
+            )
+    return config, spans
+
+
 def save(model: LLaDA, path: Path | str, *, shard_size: int | str = "4GB") -> None:
-    """Writes config.json and the weights, sharded above `shard_size` bytes."""
+    """Writes config.json and the weights, sharded above `shard_size` bytes.
+
+    Everything is written beside its place first, and moved once all of it is on the disk;
+    config.json moves last. A disk that fills up leaves what was there before, and a crash in
+    between a directory without config.json, which nothing loads.
+    """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    split = split_torch_state_dict_into_shards(state, max_shard_size=shard_size)
-    for file, names in split.filename_to_tensors.items():
-        save_file({name: state[name] for name in names}, path / file, metadata={"format": "pt"})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (path / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
-    model.config.dtype = next(model.parameters()).dtype
-    model.config.save_pretrained(path)
+    with tempfile.TemporaryDirectory(dir=path, prefix=".draft-") as folder:
+        draft = Path(folder)
+        _write(model, draft, shard_size)
+        for old in (path / CONFIG, *path.glob("model*.safetensors"), path / INDEX):
+            old.unlink(missing_ok=True)
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == CONFIG):
+            file.replace(path / file.name)
 
 
 def read_config(path: Path) -> LLaDAConfig:
     """The configuration in config.json; ValueError when it is another kind of model."""
-    values = json.loads((path / "config.json").read_text())
+    values = shards.read_json(path / CONFIG)
     kind = values.pop("model_type", None)
     if kind != LLaDAConfig.model_type:
-        raise ValueError(f"{path / 'config.json'}: model_type={kind!r}, allowed: 'llada'")
+        raise ValueError(f"{path / CONFIG}: model_type={kind!r}, allowed: 'llada'")
     return LLaDAConfig(**values)
 
 
-def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a model directory, in the index's order."""
-    if (path / INDEX).exists():
-        names = json.loads((path / INDEX).read_text())["weight_map"].values()
-        return [path / name for name in dict.fromkeys(names)]
-    if not (path / SINGLE).exists():
-        raise FileNotFoundError(f"{path}: neither {SINGLE} nor {INDEX} is there")
-    return [path / SINGLE]
+def refuse_nan(tensor: torch.Tensor, name: str) -> None:
+    """Raises ValueError with `name` when a number is NaN or infinite.
+
+    A sum is one pass without a copy; only where it is not finite are the numbers looked at.
+    """
+    if torch.isfinite(tensor.sum()):
+        return
+    for part in tensor.flatten().split(1 << 24):
+        if not torch.isfinite(part).all():
+            raise ValueError(f"{name} holds NaN or infinity, allowed: finite numbers")
 
 
-def tensor_names(path: Path) -> Iterator[tuple[Path, str]]:
-    """Each weight file and tensor name of a model directory, without reading the data."""
-    for file in weight_files(path):
-        with safe_open(file, framework="pt") as tensors:
-            yield from ((file, name) for name in tensors.keys())
+def _drop_tied_head(path: Path, found: dict[str, torch.Tensor]) -> None:
+    if not torch.equal(found.pop(HEAD), found[EMBEDDING]):
+        raise ValueError(f"{path}: {HEAD} differs from {EMBEDDING}, but weight_tying is true")
 
 
-def _check_shape(path: Path, name: str, shape: list[int], expected: torch.Tensor) -> None:
-    if tuple(shape) != tuple(expected.shape):
-        raise ValueError(
-            f"{path}: tensor {name} has shape {tuple(shape)}, expected {tuple(expected.shape)}"
-        )
+def _write(model: LLaDA, folder: Path, shard_size: int | str) -> None:
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    model.config.dtype = next(model.parameters()).dtype
+    model.config.save_pretrained(folder)
+    split = split_torch_state_dict_into_shards(state, max_shard_size=shard_size)
+    for name, names in split.filename_to_tensors.items():
+        save_file({key: state[key] for key in names}, folder / name, metadata={"format": "pt"})
+        # The library makes files that only their owner may read.
+        (folder / name).chmod((folder / CONFIG).stat().st_mode)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
+    for file in folder.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())  # some disks say only here that they are full

@@ -18,11 +18,37 @@ REQUIRED = {
     "include_bias": False,
     "include_qkv_bias": False,
     "input_emb_norm": False,
+    "layer_norm_with_affine": True,
     "scale_logits": False,
     "activation_type": "silu",
     "block_type": "llama",
     "layer_norm_type": "rms",
 }
+# Upstream keys that change nothing here. Upstream's own defaults for some of them name another
+# model, so that a file without them would not load there as what it is.
+WRITTEN = {
+    "attention_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "residual_dropout": 0.0,
+    "flash_attention": False,
+    "init_device": "meta",
+    "init_fn": "mitchell",
+    "init_std": 0.02,
+    "mlp_ratio": 4,
+    "multi_query_attention": None,
+    "precision": "amp_bf16",
+    "rope_full_precision": True,
+    "use_cache": False,
+}
+YARN = {
+    "yarn_scale": 1.0,
+    "yarn_original_max_position_embeddings": 4096,
+    "yarn_beta_fast": 32.0,
+    "yarn_beta_slow": 1.0,
+    "yarn_attn_factor": 1.0,
+    "yarn_extrapolation_factor": 1.0,
+}
+SIZES = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "vocab_size")
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -30,9 +56,16 @@ class LLaDAConfig(PretrainedConfig):
 
     `yarn_scale` 1.0 is plain RoPE. With `yarn_scale` s > 1 positions are stretched by YaRN
     (arXiv:2309.00071) from `yarn_original_max_position_embeddings` positions to s times as many.
+    Raises ValueError naming the key, its value and what is allowed.
     """
 
     model_type = "llada"
+    yarn_scale: float
+    yarn_original_max_position_embeddings: int
+    yarn_beta_fast: float
+    yarn_beta_slow: float
+    yarn_attn_factor: float
+    yarn_extrapolation_factor: float
 
     def __init__(
         self,
@@ -40,7 +73,7 @@ class LLaDAConfig(PretrainedConfig):
         n_heads: int = 32,
         n_kv_heads: int | None = None,
         n_layers: int = 32,
-        mlp_hidden_size: int = 12288,
+        mlp_hidden_size: int | None = 12288,
         vocab_size: int = 126464,
         embedding_size: int | None = None,
         max_sequence_length: int = 4096,
@@ -50,23 +83,14 @@ class LLaDAConfig(PretrainedConfig):
         mask_token_id: int = 126336,
         eos_token_id: int = 126081,
         pad_token_id: int = 126081,
-        yarn_scale: float = 1.0,
-        yarn_original_max_position_embeddings: int = 4096,
-        yarn_beta_fast: float = 32.0,
-        yarn_beta_slow: float = 1.0,
         **upstream: Any,
     ) -> None:
-        if not upstream.pop("yarn", True):
-            yarn_scale = 1.0
-        for key, allowed in REQUIRED.items():
-            if upstream.setdefault(key, allowed) != allowed:
-                raise ValueError(f"config.json: {key}={upstream[key]!r}, allowed: {allowed!r}")
-        upstream.setdefault("architectures", ["LLaDAModelLM"])
+        _refuse_other_architectures(upstream)
         self.d_model = d_model
         self.n_heads = n_heads
-        self.n_kv_heads = n_kv_heads or n_heads
+        self.n_kv_heads = n_kv_heads or (1 if upstream["multi_query_attention"] else n_heads)
         self.n_layers = n_layers
-        self.mlp_hidden_size = mlp_hidden_size
+        self.mlp_hidden_size = mlp_hidden_size or upstream["mlp_ratio"] * d_model
         self.vocab_size = vocab_size
         self.embedding_size = embedding_size or vocab_size
         self.max_sequence_length = max_sequence_length
@@ -74,27 +98,74 @@ class LLaDAConfig(PretrainedConfig):
         self.rms_norm_eps = rms_norm_eps
         self.weight_tying = weight_tying
         self.mask_token_id = mask_token_id
-        self.yarn_scale = yarn_scale
-        self.yarn_original_max_position_embeddings = yarn_original_max_position_embeddings
-        if yarn_beta_fast < yarn_beta_slow:
-            warnings.warn(
-                f"config.json: yarn_beta_fast={yarn_beta_fast} is below yarn_beta_slow="
-                f"{yarn_beta_slow}, which inverts YaRN's ramp; they were swapped back",
-                stacklevel=2,
-            )
-            yarn_beta_fast, yarn_beta_slow = yarn_beta_slow, yarn_beta_fast
-        self.yarn_beta_fast = yarn_beta_fast
-        self.yarn_beta_slow = yarn_beta_slow
-        if d_model % n_heads or self.n_heads % self.n_kv_heads or (d_model // n_heads) % 2:
-            raise ValueError(
-                f"config.json: d_model={d_model}, n_heads={n_heads}, n_kv_heads={n_kv_heads}; "
-                "n_kv_heads must divide n_heads, n_heads must divide d_model into even head sizes"
-            )
+        self._set_positions(upstream)
+        self._check_sizes()
         upstream["tie_word_embeddings"] = weight_tying
         upstream |= {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
+        use_cache = upstream["use_cache"]
         super().__init__(**upstream)
+        self.use_cache = use_cache  # transformers takes it for a setting of generation
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_heads
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every key of config.json; those of YaRN only where it is in use."""
+        values = super().to_dict()
+        return values if self.yarn else {k: v for k, v in values.items() if "yarn" not in k}
+
+    def _set_positions(self, upstream: dict[str, Any]) -> None:
+        """Plain RoPE or YaRN: exactly one of the keys `rope` and `yarn` is true in the end."""
+        scale = upstream.get("yarn_scale", 1.0)
+        stretched = upstream.pop("yarn", scale != 1.0)
+        if not (upstream.pop("rope", True) or stretched):
+            raise ValueError("config.json: rope=False, yarn=False; allowed: one of them true")
+        for key, default in YARN.items():
+            setattr(self, key, upstream.pop(key, default))
+        if not stretched:
+            self.yarn_scale = 1.0
+        if self.yarn_scale < 1.0:
+            raise ValueError(f"config.json: yarn_scale={self.yarn_scale}, allowed: 1 or more")
+        self.yarn = self.yarn_scale != 1.0
+        self.rope = not self.yarn
+        if self.yarn_beta_fast < self.yarn_beta_slow:
+            warnings.warn(
+                f"config.json: yarn_beta_fast={self.yarn_beta_fast} is below yarn_beta_slow="
+                f"{self.yarn_beta_slow}, which inverts YaRN's ramp; they were swapped back",
+                stacklevel=3,
+            )
+            swapped = self.yarn_beta_slow, self.yarn_beta_fast
+            self.yarn_beta_fast, self.yarn_beta_slow = swapped
+
+    def _check_sizes(self) -> None:
+        for key in (*SIZES, "embedding_size", "max_sequence_length"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"config.json: {key}={value!r}, allowed: a whole number above 0")
+        if (
+            self.d_model % self.n_heads
+            or self.n_heads % self.n_kv_heads
+            or (self.d_model // self.n_heads) % 2
+        ):
+            raise ValueError(
+                f"config.json: d_model={self.d_model}, n_heads={self.n_heads}, "
+                f"n_kv_heads={self.n_kv_heads}; n_kv_heads must divide n_heads, "
+                "n_heads must divide d_model into even head sizes"
+            )
+        if self.embedding_size < self.vocab_size:
+            raise ValueError(
+                f"config.json: embedding_size={self.embedding_size}, allowed: "
+                f"{self.vocab_size} (vocab_size) or more"
+            )
+
+
+def _refuse_other_architectures(upstream: dict[str, Any]) -> None:
+    """Fills in upstream's keys; raises ValueError where one names another architecture."""
+    for key, allowed in REQUIRED.items():
+        if upstream.setdefault(key, allowed) != allowed:
+            raise ValueError(f"config.json: {key}={upstream[key]!r}, allowed: {allowed!r}")
+    for key, value in WRITTEN.items():
+        upstream.setdefault(key, value)
+    upstream.setdefault("architectures", ["LLaDAModelLM"])

@@ -1,17 +1,14 @@
-"""Low-rank adapters through peft: attach, save, and merge into the base in fp32.
+"""Low-rank adapters through peft: what is attached to a model, and what names its files have.
 
 The adapter is injected into the model in place, so the same `LLaDA` object computes with it. The
-arithmetic of merging is here; reading and writing whole model directories is the merge stage's.
+arithmetic of merging is `model.merging`'s.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 
 from model.llada import LLaDA
 
@@ -39,33 +36,3 @@ def attach(
 def is_adapter(path: Path) -> bool:
     """Whether the directory holds an adapter, rather than a full model."""
     return (path / CONFIG).exists()
-
-
-def updates(path: Path) -> dict[str, torch.Tensor]:
-    """(alpha / r) B A in fp32 by the name of the weight that it updates.
-
-    Raises ValueError when a matrix lacks its partner or the adapter is not plain LoRA.
-    """
-    settings = json.loads((path / CONFIG).read_text())
-    if settings.get("use_dora") or settings.get("use_rslora") or settings.get("modules_to_save"):
-        raise ValueError(f"{path}: allowed: a plain LoRA adapter (no DoRA, rsLoRA, saved modules)")
-    matrices = load_file(path / WEIGHTS)
-    scale = settings["lora_alpha"] / settings["r"]
-    found = {}
-    for name in sorted(matrices):
-        layer, kind, rest = name.removeprefix(PREFIX).rpartition(".lora_A")
-        if not kind:
-            continue
-        partner = f"{PREFIX}{layer}.lora_B{rest}"
-        if partner not in matrices:
-            raise ValueError(f"{path}: {name} has no partner {partner}")
-        low, high = matrices[name].float(), matrices[partner].float()
-        found[f"{layer}.weight"] = scale * (high @ low)
-    if 2 * len(found) != len(matrices):
-        raise ValueError(f"{path}: tensors that are not pairs of lora_A and lora_B")
-    return found
-
-
-def merge(weight: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-    """W + update, added in fp32 and rounded once to W's dtype."""
-    return (weight.float() + update).to(weight.dtype)

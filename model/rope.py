@@ -15,12 +15,14 @@ def frequencies(config: LLaDAConfig) -> torch.Tensor:
 
     Plain RoPE is theta^(-2i/K). YaRN (section 3.2, "NTK-by-parts") keeps the dimensions that turn
     more than `beta_fast` times within the original window, divides by the scale those that turn
-    less than `beta_slow` times, and blends linearly in between.
+    less than `beta_slow` times, and blends linearly in between. `yarn_extrapolation_factor` f
+    below 1 (the authors' code) keeps only that part of the kept dimensions.
     """
     size = config.head_size
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size
-    plain = 1.0 / config.rope_theta**exponents
-    if config.yarn_scale == 1.0:
+    lengths = config.rope_theta**exponents
+    plain = 1.0 / lengths
+    if not config.yarn:
         return plain
     fast, slow = (
         _dimension_of(turns, config) for turns in (config.yarn_beta_fast, config.yarn_beta_slow)
@@ -28,7 +30,8 @@ def frequencies(config: LLaDAConfig) -> torch.Tensor:
     low, high = max(math.floor(fast), 0), min(math.ceil(slow), size - 1)
     dims = torch.arange(size // 2, dtype=torch.float32, device="cpu")
     stretched = ((dims - low) / max(high - low, 1e-3)).clamp(0, 1)
-    return plain * (1 - stretched) + plain / config.yarn_scale * stretched
+    kept = (1 - stretched) * config.yarn_extrapolation_factor
+    return plain * kept + 1.0 / (config.yarn_scale * lengths) * (1 - kept)
 
 
 def _dimension_of(turns: float, config: LLaDAConfig) -> float:
@@ -40,10 +43,15 @@ def _dimension_of(turns: float, config: LLaDAConfig) -> float:
 
 
 def tables(config: LLaDAConfig, length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Cosines and sines of positions 0..length-1, fp32 [L, K], times YaRN's attention factor."""
+    """Cosines and sines of positions 0..length-1, fp32 [L, K], times YaRN's attention factor.
+
+    The factor is (0.1 ln s + 1) `yarn_attn_factor` (section 3.4) and 1 for plain RoPE.
+    """
     positions = torch.arange(length, dtype=torch.float32, device="cpu")
     angles = torch.outer(positions, frequencies(config)).repeat(1, 2)
-    factor = 0.1 * math.log(config.yarn_scale) + 1.0
+    factor = (0.1 * math.log(config.yarn_scale) + 1.0) * config.yarn_attn_factor
+    if not config.yarn:
+        return angles.cos().to(device), angles.sin().to(device)
     return (angles.cos() * factor).to(device), (angles.sin() * factor).to(device)
 
 

@@ -103,10 +103,7 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> int:
     for file in source.iterdir():
         if file.suffix in (".json", ".safetensors", ".jinja"):
             shutil.copyfile(file, path / file.name)
-    with torch.device("meta"):
-        network = LLaDA(checkpoint.read_config(path))
-    found = {name for _, name in checkpoint.tensor_names(path)}
-    if missing := sorted(network.state_dict().keys() - found):
-        raise ValueError(f"{source}: missing tensors: {', '.join(missing[:3])}")
+    stored = next(iter(checkpoint.inspect(path)[1].values())).dtype
+    network = checkpoint.load(path, dtype=stored, check_finite=True)
     tokenizer.load(path).save_pretrained(path)
     return sum(parameter.numel() for parameter in network.parameters())

@@ -1,27 +1,28 @@
 """Writes a full model from a base and what was trained on it, a weight file at a time.
 
-Each updated weight is W + (alpha / r) B A, added in fp32 and rounded once. Only one weight file is
-in memory; where every weight was trained, the trained model itself is the result.
+Each updated weight is W + (alpha / r) B A, added in fp32 and rounded once (`model.merging`). Only
+the weight that is being updated is in memory; all other bytes are copied within the kernel. Where
+every weight was trained, the trained model itself is the result.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 from components import artifact
 from components.artifact import Input, Output
 from components.merge.config import MergeConfig
-from model import checkpoint, lora
+from model import checkpoint, lora, merging, shards
+from model.shards import Span
 
 
 def run(
     config: MergeConfig, *, base: Input, adapter: Input, model: Output, metrics: Output
 ) -> None:
     """Merges `adapter`, a LoRA adapter or a fully trained model, into a copy of `base`."""
-    updated = _merge(base, adapter, model) if lora.is_adapter(adapter) else _copy(adapter, model)
+    updated = merge(base, adapter, model) if lora.is_adapter(adapter) else _copy(adapter, model)
     for file in adapter.iterdir():
         if file.name.startswith(("tokenizer", "special_tokens", "chat_template", "added_tokens")):
             shutil.copyfile(file, model / file.name)
@@ -35,28 +36,59 @@ def run(
     )
 
 
-def _merge(base: Path, adapter: Path, model: Path) -> int:
-    updates = lora.updates(adapter)
-    names = {name for _, name in checkpoint.tensor_names(base)}
-    if unknown := sorted(updates.keys() - names):
-        raise ValueError(f"{adapter}: updates {unknown[0]}, which {base} does not have")
-    files = checkpoint.weight_files(base)
-    for file in tqdm(files, desc="merge", unit="file", disable=None):
-        tensors = {}
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():
-                weight = weights.get_tensor(name)
-                tensors[name] = lora.merge(weight, updates[name]) if name in updates else weight
-        save_file(tensors, model / file.name, metadata={"format": "pt"})
-    for name in ("config.json", checkpoint.INDEX):
-        if (base / name).exists():
-            shutil.copyfile(base / name, model / name)
-    return len(updates)
+def merge(base: Path, adapter: Path, model: Path) -> int:
+    """Copies the base's files, with the updated weights in the place of the old; their number."""
+    _, spans = checkpoint.inspect(base)
+    updates = merging.Adapter(adapter)
+    updates.check(spans)
+    files = shards.weight_files(base)
+    with _bar(files) as bar:
+        for file in files:
+            places = {
+                name: span
+                for name, span in spans.items()
+                if span.file == file and name in updates.names
+            }
+            for count in _rewrite(file, model / file.name, places, updates):
+                bar.update(count)
+    for file in (base / shards.INDEX, base / checkpoint.CONFIG):  # the configuration comes last
+        if file.exists():
+            shutil.copyfile(file, model / file.name)
+    return len(updates.names)
+
+
+def _rewrite(
+    source: Path, target: Path, places: dict[str, Span], updates: merging.Adapter
+) -> Iterator[int]:
+    """Writes `target` from front to back: bytes as they are, updated weights as they become.
+
+    Yields how many bytes were written at a time. Header, order and offsets stay the source's.
+    """
+    done = 0
+    with source.open("rb") as old, target.open("wb", buffering=0) as new:
+        for name, span in sorted(places.items(), key=lambda item: item[1].start):
+            yield from shards.copy(old.fileno(), new.fileno(), done, span.start)
+            for block in updates.merge(name, span):
+                yield shards.append(new.fileno(), block)
+            done = span.stop
+        yield from shards.copy(old.fileno(), new.fileno(), done, source.stat().st_size)
 
 
 def _copy(trained: Path, model: Path) -> int:
-    files = checkpoint.weight_files(trained)
-    for file in [*files, trained / "config.json", trained / checkpoint.INDEX]:
+    """Where every weight was trained the trained model is the result; the number of weights."""
+    _, spans = checkpoint.inspect(trained)
+    files = shards.weight_files(trained)
+    with _bar(files) as bar:
+        for file in files:
+            with file.open("rb") as old, (model / file.name).open("wb", buffering=0) as new:
+                for count in shards.copy(old.fileno(), new.fileno(), 0, file.stat().st_size):
+                    bar.update(count)
+    for file in (trained / shards.INDEX, trained / checkpoint.CONFIG):
         if file.exists():
             shutil.copyfile(file, model / file.name)
-    return sum(1 for _ in checkpoint.tensor_names(trained))
+    return len(spans)
+
+
+def _bar(files: list[Path]) -> tqdm:
+    total = sum(file.stat().st_size for file in files)
+    return tqdm(total=total, desc="merge", unit="B", unit_scale=True, disable=None)

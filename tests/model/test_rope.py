@@ -1,9 +1,9 @@
-"""RoPE and YaRN against transformers' own frequencies; the swapped betas found in the wild."""
+"""RoPE and YaRN against transformers, position by position; the swapped betas of the wild."""
 
 import pytest
 import torch
 from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from model import rope
 from model.config import LLaDAConfig
@@ -19,35 +19,85 @@ def config(scale, **changes):
     )
 
 
-@pytest.mark.parametrize("scale", [1.5, 2.0, 4.0])
-def test_yarn_is_transformers_yarn(scale):
-    theirs = LlamaConfig(
+def theirs(scale, **changes):
+    """transformers' rotary embedding of the same shape."""
+    yarn = {
+        "rope_type": "yarn",
+        "factor": scale,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32,
+        "beta_slow": 1,
+    }
+    rotary = LlamaConfig(
         hidden_size=512,
         num_attention_heads=4,
         max_position_embeddings=int(4096 * scale),
         rope_parameters={
-            "rope_type": "yarn",
             "rope_theta": 500000.0,
-            "factor": scale,
-            "original_max_position_embeddings": 4096,
-            "beta_fast": 32,
-            "beta_slow": 1,
+            **(yarn if scale != 1.0 else {"rope_type": "default"}),
+            **changes,
         },
     )
-    expected, factor = ROPE_INIT_FUNCTIONS["yarn"](theirs, torch.device("cpu"))
-    torch.testing.assert_close(rope.frequencies(config(scale)), expected, rtol=1e-6, atol=0)
-    cos, _ = rope.tables(config(scale), 1, torch.device("cpu"))
-    assert cos[0, 0].item() == pytest.approx(factor)
+    return LlamaRotaryEmbedding(rotary)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5, 2.0, 4.0])
+def test_frequencies_are_those_of_transformers(scale):
+    assert torch.equal(rope.frequencies(config(scale)), theirs(scale).inv_freq)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
+def test_every_position_is_that_of_transformers(scale):
+    """Cosines and sines of the whole stretched window, to the last bits of fp32."""
+    window = int(4096 * scale)
+    expected = theirs(scale)(torch.zeros(1), torch.arange(window)[None])
+    found = rope.tables(config(scale), window, torch.device("cpu"))
+    for ours, reference in zip(found, expected, strict=True):
+        assert ours.shape == (window, 128)
+        assert (ours - reference[0]).abs().max() < 3e-7
+
+
+@pytest.mark.parametrize("scale", [2.0, 4.0])
+def test_rotated_queries_are_those_of_transformers(scale):
+    places = torch.tensor([0, 1, 17, 4095, 4096, 4097, int(4096 * scale) - 1])
+    cos, sin = theirs(scale)(torch.zeros(1), places[None])
+    query, key = torch.randn(2, 1, 4, len(places), 128)
+    expected = apply_rotary_pos_emb(query, key, cos, sin)
+    tables = rope.tables(config(scale), int(4096 * scale), torch.device("cpu"))
+    for states, reference in zip((query, key), expected, strict=True):
+        found = rope.rotate(states, *(table[places] for table in tables))
+        assert (found - reference).abs().max() < 5e-6
 
 
 def test_scale_one_is_plain_rope_bit_for_bit():
     expected = 1.0 / 500000.0 ** (torch.arange(0, 128, 2, dtype=torch.float32) / 128)
-    assert torch.equal(rope.frequencies(config(1.0)), expected)
+    angles = torch.outer(torch.arange(5000, dtype=torch.float32), expected).repeat(1, 2)
+    for one in (config(1.0), config(1.0, yarn=True, rope=False, yarn_beta_fast=16)):
+        assert torch.equal(rope.frequencies(one), expected)
+        cos, sin = rope.tables(one, 5000, torch.device("cpu"))
+        assert torch.equal(cos, angles.cos()) and torch.equal(sin, angles.sin())
+
+
+def test_yarn_that_is_switched_off_is_plain_rope():
+    off = config(2.0, yarn=False, rope=True)
+    assert torch.equal(rope.frequencies(off), rope.frequencies(config(1.0)))
+
+
+def test_factor_on_the_attention():
+    """`yarn_attn_factor` multiplies YaRN's own factor."""
+    cos, _ = rope.tables(config(2.0, yarn_attn_factor=0.5), 1, torch.device("cpu"))
+    expected = theirs(2.0).attention_scaling * 0.5
+    assert cos[0, 0].item() == pytest.approx(expected) == pytest.approx(0.5 * 1.0693147)
+
+
+def test_extrapolation_factor_zero_divides_every_frequency():
+    every = rope.frequencies(config(2.0, yarn_extrapolation_factor=0))
+    assert torch.equal(every, rope.frequencies(config(1.0)) / 2)
 
 
 def test_swapped_betas_are_corrected_with_a_warning():
     with pytest.warns(UserWarning, match="swapped back"):
-        swapped = config(2.0, yarn_beta_fast=1.0, yarn_beta_slow=32.0)
+        swapped = config(2.0, yarn=True, rope=False, yarn_beta_fast=1.0, yarn_beta_slow=32.0)
     assert torch.equal(rope.frequencies(swapped), rope.frequencies(config(2.0)))
 
 

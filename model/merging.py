@@ -1,0 +1,202 @@
+"""The arithmetic of merging an adapter into its base, as peft writes adapters.
+
+A weight is updated by a low-rank product (LoRA, arXiv:2106.09685, with the scale of rsLoRA,
+arXiv:2312.03732, or the magnitudes of DoRA, arXiv:2402.09353), has some of its rows replaced
+(trained tokens) or is replaced whole (saved modules). One weight at a time and some of its rows at
+a time; reading and writing model directories is the merge stage's.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError, safe_open
+
+from model.checkpoint import refuse_nan
+from model.lora import CONFIG, PREFIX, WEIGHTS
+from model.shards import Span, read_json
+
+# Numbers of one product B A, and of the weight's rows that are in memory at a time.
+PRODUCT, ROWS = 1 << 26, 1 << 22
+# Settings that compute something else than what is merged here, or trained another base.
+OTHER = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "monteclora_config",
+    "target_parameters",
+    "use_bdlora",
+    "use_qalora",
+)
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+TOKENS, WHOLE = ".token_adapter.trainable_tokens_delta", ".weight"
+
+
+class Adapter:
+    """An adapter directory: which weights it updates, and what they become.
+
+    Raises ValueError naming the setting or tensor that is not understood or has no partner.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = read_json(path / CONFIG)
+        self._refuse_other_kinds()
+        try:
+            self._tensors = safe_open(path / WEIGHTS, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{path / WEIGHTS}: truncated or damaged: {error}") from None
+        self._parts: dict[str, dict[str, str]] = {}
+        for key in sorted(self._tensors.keys()):
+            layer, part = self._split(key)
+            self._parts.setdefault(f"{layer}.weight", {})[part] = key
+        for parts in self._parts.values():
+            allowed = ({A, B}, {A, B, MAGNITUDE}, {TOKENS}, {WHOLE})
+            if set(parts) not in allowed:
+                raise ValueError(
+                    f"{path}: {', '.join(parts.values())}: allowed: a pair of lora_A and lora_B "
+                    "(with its magnitudes), the rows of trained tokens, or a whole weight"
+                )
+        if not self._parts:
+            raise ValueError(f"{path / WEIGHTS}: it holds no tensors")
+
+    @property
+    def names(self) -> set[str]:
+        """The weights that it updates."""
+        return set(self._parts)
+
+    def check(self, base: Mapping[str, Span]) -> None:
+        """Raises ValueError naming the first tensor that does not fit the base's weights."""
+        for name, parts in self._parts.items():
+            if name not in base:
+                raise ValueError(f"{self.path}: updates {name}, which the base does not have")
+            expected = self._expected(name, base[name].shape)
+            for part, key in parts.items():
+                shape = tuple(self._tensors.get_slice(key).get_shape())
+                if shape != expected[part]:
+                    raise ValueError(
+                        f"{self.path}: tensor {key} has shape {shape}, expected {expected[part]}"
+                    )
+            self._indices(name, base[name].shape[0])
+
+    def merge(self, name: str, weight: Span) -> Iterator[torch.Tensor]:
+        """The updated weight in its own dtype, some rows after the others.
+
+        LoRA: W + scale B A, the product and the sum in fp32 and rounded once. DoRA (equation 5):
+        m (W + scale B A) / |W + scale B A| with the norm of each row. Raises ValueError when the
+        result holds NaN or infinity.
+        """
+        parts = self._parts[name]
+        if TOKENS in parts:
+            blocks = self._with_tokens(name, weight)
+        elif WHOLE in parts:
+            whole = self._tensors.get_tensor(parts[WHOLE])
+            blocks = (block for block in whole.split(_rows(weight, ROWS)))
+        else:
+            blocks = self._with_product(name, weight)
+        for block in blocks:
+            rounded = block.to(weight.dtype)
+            refuse_nan(rounded, f"{self.path}: merged weight {name}")
+            yield rounded
+
+    def _with_product(self, name: str, weight: Span) -> Iterator[torch.Tensor]:
+        parts = {part: self._tensors.get_tensor(k) for part, k in self._parts[name].items()}
+        low, high = parts[A].float(), parts[B].float()
+        scale, rows = self._scale(name, low.shape[0]), weight.shape[0]
+        for top in range(0, rows, _rows(weight, PRODUCT)):
+            update = (high[top : top + _rows(weight, PRODUCT)] @ low).mul_(scale)
+            for at, block in zip(
+                range(top, rows, _rows(weight, ROWS)),
+                update.split(_rows(weight, ROWS)),
+                strict=False,
+            ):
+                block.add_(weight.read(at, at + len(block)))
+                if MAGNITUDE in parts:
+                    sizes = parts[MAGNITUDE][at : at + len(block)].float()
+                    block.mul_((sizes / torch.linalg.norm(block, dim=1))[:, None])
+                yield block
+
+    def _with_tokens(self, name: str, weight: Span) -> Iterator[torch.Tensor]:
+        rows = self._tensors.get_tensor(self._parts[name][TOKENS])
+        places = dict(zip(self._indices(name, weight.shape[0]), range(len(rows)), strict=True))
+        for top in range(0, weight.shape[0], _rows(weight, ROWS)):
+            block = weight.read(top, min(top + _rows(weight, ROWS), weight.shape[0]))
+            for at in range(len(block)):
+                if top + at in places:
+                    block[at] = rows[places[top + at]]
+            yield block
+
+    def _expected(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        layer = name.removesuffix(".weight")
+        ranks = self.settings.get("rank_pattern") or {}
+        rank = ranks.get(get_pattern_key(ranks, layer), self.settings["r"])
+        count = len(self._indices(name, shape[0]))
+        return {
+            A: (rank, shape[-1]),
+            B: (shape[0], rank),
+            MAGNITUDE: (shape[0],),
+            TOKENS: (count, shape[-1]),
+            WHOLE: shape,
+        }
+
+    def _scale(self, name: str, rank: int) -> float:
+        """alpha / r, or alpha / sqrt(r) for rsLoRA."""
+        alphas = self.settings.get("alpha_pattern") or {}
+        key = get_pattern_key(alphas, name.removesuffix(".weight"))
+        alpha = alphas.get(key, self.settings["lora_alpha"])
+        return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
+
+    def _indices(self, name: str, rows: int) -> list[int]:
+        """The rows that trained tokens replace; a bare list means the embedding's."""
+        if TOKENS not in self._parts[name]:
+            return []
+        given = self.settings.get("trainable_token_indices") or {}
+        layer = name.removesuffix(".weight")
+        by_layer = given if isinstance(given, dict) else {"wte": given}
+        found = [indices for key, indices in by_layer.items() if layer.endswith(key)]
+        if len(found) != 1:
+            raise ValueError(
+                f"{self.path}: trainable_token_indices do not say which rows {name} has"
+            )
+        (indices,) = found
+        if len(set(indices)) != len(indices) or any(not 0 <= index < rows for index in indices):
+            raise ValueError(
+                f"{self.path}: trainable_token_indices={indices}, "
+                f"allowed: 0 to {rows - 1}, each once"
+            )
+        return indices
+
+    def _split(self, key: str) -> tuple[str, str]:
+        """The layer that a tensor of the adapter belongs to, and which part it is."""
+        for part in (A, B, MAGNITUDE, TOKENS, WHOLE):
+            layer = key.removeprefix(PREFIX).removesuffix(part)
+            if key.startswith(PREFIX) and key.endswith(part) and ".lora_" not in layer:
+                return layer.removesuffix(".base_layer"), part
+        raise ValueError(f"{self.path}: tensor {key} is of a kind that is not merged")
+
+    def _refuse_other_kinds(self) -> None:
+        settings: dict[str, Any] = self.settings
+        if settings.get("peft_type") != "LORA":
+            raise ValueError(f"{self.path}: peft_type={settings.get('peft_type')!r}, allowed: LORA")
+        if not {"r", "lora_alpha"} <= settings.keys():
+            raise ValueError(f"{self.path / CONFIG}: r or lora_alpha is missing")
+        for key in OTHER:
+            if settings.get(key):
+                raise ValueError(f"{self.path}: {key}={settings[key]!r} is not merged")
+        if (start := settings.get("init_lora_weights")) not in STARTS:
+            raise ValueError(
+                f"{self.path}: init_lora_weights={start!r} changed the base that was trained on; "
+                f"allowed: {', '.join(map(str, STARTS))}"
+            )
+
+
+def _rows(weight: Span, numbers: int) -> int:
+    """How many rows of a weight hold at most that many numbers."""
+    return max(1, numbers // math.prod(weight.shape[1:]))

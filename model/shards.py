@@ -1,0 +1,147 @@
+"""The safetensors files of a model directory: which tensor lies where, and its bytes.
+
+Reads headers and checks them against each other and against the index; reads rows of one tensor
+without mapping the file, so that a process holds what it works on and no more. What the tensors
+mean is `model.checkpoint`'s.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a tensor lies: bytes start..stop of a file."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of the first dimension."""
+        return (self.stop - self.start) // self.shape[0]
+
+    def read(self, first: int, last: int) -> torch.Tensor:
+        """Rows first..last-1, read into memory of their own."""
+        buffer = bytearray((last - first) * self.row_bytes)
+        with self.file.open("rb", buffering=0) as stream:
+            stream.seek(self.start + first * self.row_bytes)
+            view = memoryview(buffer)
+            while view and (count := stream.readinto(view)):
+                view = view[count:]
+        if view:
+            raise ValueError(f"{self.file}: it ends within a tensor")
+        return torch.frombuffer(buffer, dtype=self.dtype).reshape(last - first, *self.shape[1:])
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises FileNotFoundError, or ValueError naming the file and what is wrong."""
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such file")
+    try:
+        values = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: holds a {type(values).__name__}, allowed: a JSON object")
+    return values
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model directory, in the index's order; FileNotFoundError."""
+    if not (path / INDEX).exists():
+        if not (path / SINGLE).exists():
+            raise FileNotFoundError(f"{path}: neither {SINGLE} nor {INDEX} is there")
+        return [path / SINGLE]
+    files = [path / name for name in dict.fromkeys(_index(path).values())]
+    for file in files:
+        if not file.exists():
+            raise FileNotFoundError(f"{path / INDEX}: names {file.name}, which is not there")
+    return files
+
+
+def find(path: Path) -> dict[str, Span]:
+    """Every tensor of a model directory by name, without reading its data.
+
+    Raises ValueError naming the file that is truncated or no safetensors file, the tensor that is
+    there twice or of another kind of number, or the tensor on which index and files disagree.
+    """
+    spans: dict[str, Span] = {}
+    for file in weight_files(path):
+        for name, span in header(file):
+            if name in spans:
+                raise ValueError(f"{file}: tensor {name} is in {spans[name].file.name} too")
+            spans[name] = span
+    if (path / INDEX).exists():
+        _compare(path / INDEX, _index(path), spans)
+    return spans
+
+
+def header(file: Path) -> Iterator[tuple[str, Span]]:
+    """Names and places of a file's tensors, in the file's order."""
+    try:
+        with safe_open(file, framework="pt"):  # compares sizes and offsets with the file
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file}: truncated, or not a safetensors file: {error}") from None
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        entries = json.loads(stream.read(size))
+    entries.pop("__metadata__", None)
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(
+                f"{file}: tensor {name} is {entry['dtype']}, allowed: {', '.join(DTYPES)}"
+            )
+        start, stop = (8 + size + offset for offset in entry["data_offsets"])
+        yield name, Span(file, DTYPES[entry["dtype"]], tuple(entry["shape"]), start, stop)
+
+
+def copy(source: int, target: int, start: int, stop: int) -> Iterator[int]:
+    """Appends bytes start..stop of one open file to another within the kernel; yields counts."""
+    while start < stop:
+        count = os.sendfile(target, source, start, min(stop - start, 1 << 26))
+        if not count:
+            raise ValueError("the file that is copied ended early")
+        start += count
+        yield count
+
+
+def append(target: int, tensor: torch.Tensor) -> int:
+    """Appends a tensor's bytes to an open file; returns how many."""
+    view = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+    total = len(view)
+    while view:
+        view = view[os.write(target, view) :]
+    return total
+
+
+def _index(path: Path) -> dict[str, str]:
+    places = read_json(path / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{path / INDEX}: no weight_map of tensor names to files")
+    for name, file in places.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise ValueError(f"{path / INDEX}: {name} is in {file!r}, allowed: a file beside it")
+    return places
+
+
+def _compare(index: Path, places: dict[str, str], spans: dict[str, Span]) -> None:
+    for name, file in places.items():
+        if name not in spans or spans[name].file.name != file:
+            raise ValueError(f"{index}: puts {name} in {file}, which does not hold it")
+    if extra := sorted(spans.keys() - places.keys()):
+        raise ValueError(f"{index}: does not list {extra[0]}, which {spans[extra[0]].file} holds")
