@@ -84,7 +84,8 @@ class Checkpoints:
             (draft / artifact.METRICS).write_text("".join(lines))
             content = {"format": FORMAT, "wandb": self.wandb, **facts}
             (draft / FACTS).write_text(json.dumps(content))
-            directories.put_directory(draft, self._at(step), replace=True)
+            storage.delete(self._at(step))  # a damaged one of the same step
+            directories.put_directory(draft, self._at(step))
         self._prune(step)
         self.saved_at = time.monotonic()
         self._say(f"checkpoint of step {step} saved in {self.saved_at - started:.2f} s")

@@ -35,7 +35,7 @@ def open_base(
     if config.lora is not None and accelerator.mixed_precision == "bf16":
         stored = checkpoint.read_config(base).dtype
         dtype = stored if isinstance(stored, torch.dtype) else dtype
-    model = checkpoint.load(base, dtype=dtype, device=accelerator.device)
+    model = checkpoint.load(base, dtype=dtype, device=optimisation.device_of(accelerator))
     model.checkpoint_activations = config.activation_checkpointing
     words = tokenizer.load(base)
     if config.lora is None:

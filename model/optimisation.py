@@ -29,6 +29,12 @@ def accelerate(settings: Optimisation) -> Accelerator:
     )
 
 
+def device_of(accelerator: Accelerator) -> torch.device:
+    """This process's device; accelerate numbers CPUs, which safetensors and others do not know."""
+    device = accelerator.device
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
 def _multiplies_bf16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -37,7 +43,7 @@ def _multiplies_bf16() -> bool:
 
 def optimiser_for(
     model: nn.Module, settings: Optimisation, *, steps: int | None = None
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Fused AdamW over what is trainable, and linear warmup followed by the settings' decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
@@ -111,9 +117,20 @@ def state(model: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tuple[
 
 
 def restore(
-    model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    tensors: Mapping[str, torch.Tensor],
+    step: int,
 ) -> None:
-    """Puts back what `state` gave. Raises ValueError on a missing tensor or another shape."""
+    """Puts back what `state` gave after `step` steps, and the schedule with it.
+
+    Raises ValueError on a missing tensor or another shape.
+    """
+    schedule.last_epoch, schedule._step_count = step, step + 1
+    rates = zip(optimiser.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    for group, peak, factor in rates:
+        group["lr"] = peak * factor(step)
     for name, parameter in _trained(model):
         with torch.no_grad():
             parameter.copy_(_share(parameter, _found(tensors, f"weight/{name}", parameter)))

@@ -121,6 +121,7 @@ class Loop:
         self.model, self.feed, self.settings, self.checkpoints = model, feed, settings, checkpoints
         self.accelerator: Accelerator = accelerate(settings)
         self.micro_batches = settings.batch_size // settings.micro_batch_size
+        self.device = optimisation.device_of(self.accelerator)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         if self.micro_batches % self.world:
             wanted = settings.micro_batch_size * self.world
@@ -140,8 +141,8 @@ class Loop:
         self.keeps_gradients = self.world > 1 and not shard
         self.optimiser, self.schedule = optimiser_for(model, settings)
         self.order = Order(self.trained_on, settings.batch_size, settings.seed)
-        self.generator = torch.Generator(self.accelerator.device)
-        self.peak_flops = throughput.peak_flops(self.accelerator.device)
+        self.generator = torch.Generator(self.device)
+        self.peak_flops = throughput.peak_flops(self.device)
         self.step, self.saved, self.skipped = 0, 0, 0
         self.bad: list[list[int]] = []  # examples of the steps in a row that were not finite
         self.pending: dict[str, Any] | None = None  # a step's record before its validation
@@ -149,11 +150,9 @@ class Loop:
     def restore(self, snapshot: Snapshot) -> None:
         """Takes up a saved state."""
         facts = snapshot.facts
-        optimisation.restore(self.model, self.optimiser, snapshot.tensors)
         self.step = self.saved = facts["step"]
+        optimisation.restore(self.model, self.optimiser, self.schedule, snapshot.tensors, self.step)
         self.skipped, self.bad, self.pending = facts["skipped"], facts["bad"], facts["pending"]
-        self.schedule.last_epoch = self.step - 1
-        self.schedule.step()
 
     def run(self, log: Log) -> None:
         """Goes on to the last step."""
@@ -232,7 +231,7 @@ class Loop:
         if self.peak_flops is not None:
             each = throughput.flops_per_token(self.model, tokens / self.settings.batch_size)
             figures["mfu"] = tokens * each / seconds / (self.peak_flops * self.world)
-        return {**figures, "peak_memory_bytes": throughput.peak_memory(self.accelerator.device)}
+        return {**figures, "peak_memory_bytes": throughput.peak_memory(self.device)}
 
     def _finish(self, log: Log) -> None:
         """Validates where it is time, and hands on the step's record."""
@@ -282,7 +281,7 @@ class Loop:
         """The first process's wish: clocks differ."""
         if self.world == 1:
             return wish
-        ours = torch.tensor([float(wish and self.rank == 0)], device=self.accelerator.device)
+        ours = torch.tensor([float(wish and self.rank == 0)], device=self.device)
         return bool(self.accelerator.reduce(ours).item())
 
     def _stop(self) -> NoReturn:

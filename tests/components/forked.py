@@ -30,7 +30,10 @@ def start(stage, config, *, output, environment=None, patch=None, **paths):
 
 def _run(stage, arguments, output, environment, patch):
     os.environ.update(environment)
-    sys.stdout = sys.stderr = open(output, "a", buffering=1)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
     if patch is not None:
         patch()
     main(importlib.import_module(f"components.{stage}.stage").run, arguments)
