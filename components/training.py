@@ -49,6 +49,7 @@ def open_base(
         targets=adapter.targets,
         rslora=adapter.rslora,
         dora=adapter.dora,
+        new_tokens=tokenizer.new_tokens(words) if adapter.new_tokens else (),
     )
     return model, wrapped, words
 
