@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Row
+from benchmarks.training import training
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {}
+BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {"training": training}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from components import artifact
 from components.checkpointing import Checkpoints
 from components.metrics import MetricsLog
-from model import checkpoint, lora, optimisation, tokenizer, train
+from model import checkpoint, lora, optimisation, quantisation, tokenizer, train
 from model.llada import LLaDA
 from model.settings import Optimisation, Training
 
@@ -41,6 +41,8 @@ def open_base(
     if config.lora is None:
         return model, None, words
     adapter = config.lora
+    if adapter.quantised:
+        quantisation.quantise(model, optimisation.device_of(accelerator))
     wrapped = lora.attach(
         model,
         rank=adapter.rank,

@@ -32,7 +32,7 @@ class Lora:
     new_tokens: bool = True
     """Train the embedding and head rows of special tokens that the base's tokenizer lacked."""
     quantised: bool = False
-    """Keep the frozen base in 4 bits (QLoRA, arXiv:2305.14314); needs a GPU and bitsandbytes."""
+    """Keep the frozen base in 4 bits (QLoRA, arXiv:2305.14314), where bitsandbytes works."""
 
     def __post_init__(self) -> None:
         layers = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")

@@ -29,12 +29,17 @@ def flops_per_token(model: LLaDA, length: float) -> float:
     config = model.config
     head = config.embedding_size * config.d_model / 2
     blocks = model.model["transformer"]["blocks"]
-    weights = [(p.numel(), p.requires_grad) for p in blocks.parameters() if p.ndim > 1]
+    weights = [(_size(p), p.requires_grad) for p in blocks.parameters() if p.ndim > 1]
     trained = sum(size for size, is_trained in weights if is_trained)
     frozen = sum(size for size, is_trained in weights if not is_trained)
     rate = 4 if frozen else 6
     attention = 12 * config.n_layers * config.d_model * length
     return 6 * trained + 4 * frozen + rate * head + attention
+
+
+def _size(weight: torch.Tensor) -> int:
+    """Elements of a weight, of which bitsandbytes packs two into a byte."""
+    return weight.numel() if weight.is_floating_point() else 2 * weight.numel()
 
 
 def peak_flops(device: torch.device) -> float | None:
