@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import likelihood, loading, merging, packing, training_step
+from benchmarks import likelihood, loading, merging, packing, training, training_step
 from benchmarks.measure import Row
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "loading": loading.rows,
     "merging": merging.rows,
     "packing": packing.rows,
+    "training": training.rows,
     "training_step": training_step.rows,
 }
 

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import inspect
 import json
+import os
 import re
 import sys
 import textwrap
@@ -19,13 +20,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components import artifact, coerce
+from model.interruption import EXIT_CODE, Preempted
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
 
 
 def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
-    """Runs a stage; ends the process with exit code 2 on bad input, 1 on a full disk."""
+    """Runs a stage; ends the process with exit code 2 on bad input, 1 on a full disk.
+
+    A stage that was told to stop (SIGTERM) ends with 143, for the pipeline to start it again. Of
+    several processes under torchrun the first checks the inputs and makes the outputs.
+    """
+    is_first = os.environ.get("RANK", "0") == "0"
     stage = run.__module__.removesuffix(".stage")
     hints = typing.get_type_hints(run, include_extras=True)
     roles = {name: hints[name] for name in inspect.signature(run).parameters}
@@ -38,19 +45,23 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
             if not _is_path(hint)
         }
         for name, hint in roles.items():
-            if hint == artifact.Input:
+            if hint == artifact.Input and is_first:
                 artifact.verify(paths[name])
         for name, hint in roles.items():
-            if hint == artifact.Output:
+            if hint == artifact.Output and is_first:
                 artifact.fresh(paths[name])
         run(**configs, **paths)
         outputs = {name: paths[name] for name, hint in roles.items() if hint == artifact.Output}
-        if given.executor_input:
+        if given.executor_input and is_first:
             _report_outputs(json.loads(given.executor_input), outputs)
     except ValueError as error:
         _end(stage, str(error), 2)
     except FileNotFoundError as error:
         _end(stage, str(error), 2)
+    except Preempted as notice:
+        _end(stage, str(notice), EXIT_CODE, kind="stopped")
+    except FloatingPointError as error:
+        _end(stage, str(error), 1)
     except Exception as error:
         if not _is_full(error):
             raise
@@ -151,6 +162,6 @@ def _places(paths: dict[str, Path], roles: dict[str, Any]) -> str:
     return ", ".join(str(path) for name, path in paths.items() if roles[name] == artifact.Output)
 
 
-def _end(stage: str, message: str, code: int) -> NoReturn:
-    print(f"{stage}: error: {' '.join(message.split())}", file=sys.stderr)
+def _end(stage: str, message: str, code: int, *, kind: str = "error") -> NoReturn:
+    print(f"{stage}: {kind}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)

@@ -1,39 +1,65 @@
 """The figures of a running stage: `metrics.jsonl`, a progress bar or plain lines, and W&B.
 
-W&B logs when WANDB_API_KEY is set, and is off otherwise. What the figures are is the stage's.
+W&B logs when WANDB_API_KEY is set, and is off otherwise. Of several processes the first writes.
+What the figures are is the stage's.
 """
 
 import json
 import os
 import sys
 import time
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import wandb
+from accelerate import PartialState
 from tqdm import tqdm
 
 from components.artifact import METRICS
 
-SHOWN = ("loss", "reward", "accuracy", "tokens_per_second")
+SHOWN = ("loss", "validation_loss", "reward", "accuracy", "tokens_per_second")
 LINE_EVERY = 15.0  # seconds between plain lines where there is no terminal
 
 
 class MetricsLog:
-    """Called with one record a step; `summary` is what the stage's artifact record keeps."""
+    """Called with one record a step; `summary` is what the stage's artifact record keeps.
 
-    def __init__(self, directory: Path, *, stage: str, total: int, config: dict[str, Any]) -> None:
+    A resumed run hands in the `records` so far and the id of its W&B run.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        stage: str,
+        total: int,
+        config: dict[str, Any],
+        records: Sequence[dict[str, Any]] = (),
+        wandb_id: str | None = None,
+    ) -> None:
         self.stage, self.total = stage, total
-        self.file = (directory / METRICS).open("w")
-        self.bar = tqdm(total=total, desc=stage, unit="step", disable=not sys.stderr.isatty())
+        self.is_first = PartialState().is_main_process
+        self.records, self.restored = list(records), len(records)
+        self.file = (directory / METRICS if self.is_first else Path(os.devnull)).open("w")
+        self.file.writelines(json.dumps(record) + "\n" for record in records)
+        self.file.flush()
+        is_quiet = not (self.is_first and sys.stderr.isatty())
+        self.bar = tqdm(
+            total=total, initial=self.restored, desc=stage, unit="step", disable=is_quiet
+        )
+        self.wandb_id = wandb_id or uuid.uuid4().hex[:8]
+        is_online = self.is_first and bool(os.environ.get("WANDB_API_KEY"))
         self.wandb = wandb.init(
             project="llada-reasoning",
             name=stage,
+            id=self.wandb_id,
+            resume="allow",
             config=config,
-            mode="online" if os.environ.get("WANDB_API_KEY") else "disabled",
+            mode="online" if is_online else "disabled",
         )
-        self.records: list[dict[str, Any]] = []
         self.said, self.started = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
@@ -41,6 +67,8 @@ class MetricsLog:
 
     def __call__(self, record: dict[str, Any]) -> None:
         self.records.append(record)
+        if not self.is_first:
+            return
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         self.wandb.log(record, step=record.get("step"))
@@ -52,7 +80,8 @@ class MetricsLog:
         if self.bar.disable and (now - self.said > LINE_EVERY or is_last):
             self.said = now
             figures = " ".join(f"{key} {value}" for key, value in shown.items())
-            left = (now - self.started) * (self.total / max(len(self.records), 1) - 1)
+            done = len(self.records) - self.restored
+            left = (now - self.started) * (self.total - len(self.records)) / done
             line = f"{self.stage} step {record.get('step')}/{self.total} {figures} left {left:.0f}s"
             print(line, flush=True)
 
@@ -61,11 +90,15 @@ class MetricsLog:
         tail = [record["loss"] for record in self.records[-last:] if "loss" in record]
         speeds = [record["tokens_per_second"] for record in self.records]
         mean_speed = len(speeds) / sum(1 / speed for speed in speeds) if speeds else None
-        return {
+        found = {
             "steps": len(self.records),
             "loss": sum(tail) / len(tail) if tail else None,
             "tokens_per_second": mean_speed,
         }
+        for name in ("skipped_steps", "validation_loss"):
+            known = [record[name] for record in self.records if name in record]
+            found |= {name: known[-1]} if known else {}
+        return found
 
     def __exit__(
         self,

@@ -1,17 +1,24 @@
-"""What the training stages share: opening a base for training, and saving what was trained.
+"""What the training stages share: opening a base, training with checkpoints, saving, recording.
 
 The loop is `model.train`, the losses are the model's; a stage says which data meet which loss.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from model import checkpoint, lora, tokenizer
+from components import artifact
+from components.checkpointing import Checkpoints
+from components.metrics import MetricsLog
+from model import checkpoint, lora, optimisation, quantisation, tokenizer, train
 from model.llada import LLaDA
-from model.settings import Optimisation
+from model.settings import Optimisation, Training
 
 
 def open_base(
@@ -19,39 +26,106 @@ def open_base(
 ) -> tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase]:
     """The model with what will be trained on it, its adapter if there is one, and its tokenizer.
 
-    Full training keeps fp32 weights; under an adapter the frozen base keeps its own precision.
+    Full training keeps fp32 weights, and so does fp32 arithmetic; in bf16 arithmetic the frozen
+    base under an adapter keeps the precision in which it is stored.
     """
+    accelerator = train.accelerate(config)
     torch.manual_seed(config.seed)
-    model = checkpoint.load(base, dtype=torch.float32, device=_device())
+    dtype = torch.float32
+    if config.lora is not None and accelerator.mixed_precision == "bf16":
+        stored = checkpoint.read_config(base).dtype
+        dtype = stored if isinstance(stored, torch.dtype) else dtype
+    model = checkpoint.load(base, dtype=dtype, device=optimisation.device_of(accelerator))
     model.checkpoint_activations = config.activation_checkpointing
     words = tokenizer.load(base)
     if config.lora is None:
         return model, None, words
     adapter = config.lora
+    if adapter.quantised:
+        quantisation.quantise(model, optimisation.device_of(accelerator))
     wrapped = lora.attach(
         model,
         rank=adapter.rank,
         alpha=adapter.alpha,
         dropout=adapter.dropout,
         targets=adapter.targets,
+        rslora=adapter.rslora,
+        dora=adapter.dora,
+        new_tokens=tokenizer.new_tokens(words) if adapter.new_tokens else (),
     )
     return model, wrapped, words
+
+
+def train_and_record(
+    stage: str,
+    config: Training,
+    opened: tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase],
+    feed: train.Feed,
+    loss: train.Loss,
+    *,
+    inputs: Mapping[str, Path],
+    adapter: Path,
+    metrics: Path,
+    summary: Mapping[str, Any],
+) -> None:
+    """Trains, from the newest checkpoint where there is one, saves and records both outputs."""
+    model, wrapped, words = opened
+    checkpoints = snapshot = None
+    if config.checkpoint_uri is not None:
+        checkpoints = Checkpoints(stage, config, inputs)
+        snapshot = checkpoints.latest()
+    with MetricsLog(
+        metrics,
+        stage=stage,
+        total=config.steps,
+        config=dataclasses.asdict(config),
+        records=checkpoints.records if checkpoints else (),
+        wandb_id=checkpoints.wandb if checkpoints else None,
+    ) as log:
+        if checkpoints:
+            checkpoints.records, checkpoints.wandb = log.records, log.wandb_id
+        train.fit(model, feed, loss, config, log, checkpoints=checkpoints, snapshot=snapshot)
+    save_trained(model, wrapped, words, adapter)
+    if PartialState().is_main_process:
+        artifact.record(
+            {"adapter": adapter, "metrics": metrics},
+            stage=stage,
+            config=config,
+            inputs=inputs,
+            summary={**log.summary(), **summary},
+        )
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 def save_trained(
     model: LLaDA, adapter: PeftModel | None, words: PreTrainedTokenizerBase, path: Path
 ) -> None:
-    """Writes the adapter alone, or the whole model where every weight was trained."""
+    """Writes the adapter alone, or the whole model where every weight was trained.
+
+    Every process must call it: sharded weights are gathered, the first process writes.
+    """
+    is_first, trained = PartialState().is_main_process, adapter or model
+    state = {}
+    for name, tensor in trained.state_dict().items():
+        full = optimisation.whole(tensor)
+        if is_first:
+            state[name] = full
+    if not is_first:
+        return
     if adapter is None:
-        checkpoint.save(model, path)
+        _save_model(model, state, path)
     else:
-        adapter.save_pretrained(str(path))
+        adapter.save_pretrained(str(path), state_dict=state)
         (path / "README.md").unlink(missing_ok=True)
     words.save_pretrained(path)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _save_model(model: LLaDA, state: dict[str, torch.Tensor], path: Path) -> None:
+    with torch.device("meta"):
+        whole = LLaDA(model.config)
+    whole.load_state_dict(state, assign=True)
+    checkpoint.save(whole, path)
 
 
 def to_device(tensors: dict[str, torch.Tensor], model: LLaDA) -> dict[str, torch.Tensor]:

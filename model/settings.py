@@ -25,6 +25,14 @@ class Lora:
     """Probability of dropping an input of the adapter in training."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "attn_out")
     """Names of the adapted linear layers within a block."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the columns' magnitudes apart from their directions (DoRA, arXiv:2402.09353)."""
+    new_tokens: bool = True
+    """Train the embedding and head rows of special tokens that the base's tokenizer lacked."""
+    quantised: bool = False
+    """Keep the frozen base in 4 bits (QLoRA, arXiv:2305.14314), where bitsandbytes works."""
 
     def __post_init__(self) -> None:
         layers = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
@@ -49,8 +57,10 @@ class Optimisation:
     """Peak learning rate."""
     warmup_steps: int = 0
     """Steps of linear warmup."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls after the warmup."""
     final_learning_rate: float = 0.1
-    """Where the cosine decay ends, as a fraction of the peak."""
+    """Where the decay ends, as a fraction of the peak."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the two moments."""
     weight_decay: float = 0.0
@@ -78,6 +88,7 @@ class Optimisation:
         )
         check("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0, below 1")
         check("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more")
+        check("decay", self.decay, self.decay in ("cosine", "linear"), "cosine, linear")
         final = self.final_learning_rate
         check("final_learning_rate", final, 0 <= final <= 1, "0 to 1")
         check("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "0 to below 1 each")
@@ -90,3 +101,41 @@ class Optimisation:
             "auto, fp32, bf16",
         )
         check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2^63 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Optimisation):
+    """What the stages of the shared loop have beside AdamW: checkpoints, validation, sharding."""
+
+    checkpoint_uri: str | None = None
+    """Directory or s3://BUCKET/KEY of the checkpoints; null keeps none. Runs that differ in base,
+    data or configuration have folders of their own below it, so that all stages may share one."""
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints; null goes by the minutes alone."""
+    checkpoint_minutes: float = 20.0
+    """Longest time between checkpoints, in minutes."""
+    checkpoint_keep: int = 2
+    """How many of the newest checkpoints are kept."""
+    validation_examples: int = 0
+    """Examples held out, from the end of the data; 0 trains on all and validates nothing."""
+    validation_steps: int = 100
+    """Steps between validations, each with the same noise."""
+    parallel: Literal["replicate", "shard"] = "replicate"
+    """Over several processes: a copy of the model in each (DDP), or a share (FSDP2)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("checkpoint_uri", self.checkpoint_uri, self.checkpoint_uri != "", "null or a place")
+        given = self.checkpoint_steps
+        check("checkpoint_steps", given, given is None or given >= 1, "1 or more")
+        minutes = self.checkpoint_minutes
+        check("checkpoint_minutes", minutes, minutes > 0, "above 0")
+        check("checkpoint_keep", self.checkpoint_keep, self.checkpoint_keep >= 1, "1 or more")
+        held = self.validation_examples
+        check("validation_examples", held, held >= 0, "0 or more")
+        check("validation_steps", self.validation_steps, self.validation_steps >= 1, "1 or more")
+        known = self.parallel in ("replicate", "shard")
+        check("parallel", self.parallel, known, "replicate, shard")
+        quantised = self.lora is not None and self.lora.quantised
+        together = not (quantised and self.parallel == "shard")
+        check("parallel", self.parallel, together, "replicate, where lora.quantised is true")

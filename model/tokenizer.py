@@ -16,6 +16,7 @@ BEGIN_THOUGHT, END_THOUGHT = "<|begin_of_thought|>", "<|end_of_thought|>"
 BEGIN_SOLUTION, END_SOLUTION = "<|begin_of_solution|>", "<|end_of_solution|>"
 CHAT = (START_HEADER, END_HEADER, EOT)
 REASONING = (BEGIN_THOUGHT, END_THOUGHT, BEGIN_SOLUTION, END_SOLUTION)
+NEW = "new_tokens"  # the entry of tokenizer_config.json that names them
 
 # Upstream's template always ends with an assistant header; this one does so only when asked.
 CHAT_TEMPLATE = (
@@ -57,15 +58,24 @@ def train(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def load(path: Path | str) -> PreTrainedTokenizerBase:
-    """The tokenizer at `path` with the mask, chat and reasoning tokens and the chat template."""
+    """The tokenizer at `path` with the mask, chat and reasoning tokens and the chat template.
+
+    It remembers which of them it lacked, also when it is saved and loaded again.
+    """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     known = tokenizer.get_vocab()
     missing = [token for token in (MASK, *CHAT, *REASONING) if token not in known]
     tokenizer.add_tokens(missing, special_tokens=True)
+    tokenizer.init_kwargs[NEW] = [*tokenizer.init_kwargs.get(NEW, ()), *missing]
     tokenizer.mask_token, tokenizer.pad_token = MASK, tokenizer.eos_token
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def new_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the special tokens that the base's own tokenizer lacked: their rows are untrained."""
+    return [tokenizer.convert_tokens_to_ids(token) for token in tokenizer.init_kwargs[NEW]]
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:

@@ -1,20 +1,30 @@
-"""The one optimisation loop: AdamW on accelerate, with the loss as an argument.
+"""The one optimisation loop, with the loss as an argument.
 
-What a batch is and what its loss means are the caller's. GRPO, which generates between its updates,
-takes the pieces (`optimiser`, `precision`) and loops by itself.
+What an example is and what its loss means are the caller's, and so is where checkpoints are kept.
+GRPO and DPO, which step by themselves, take the pieces of `model.optimisation`.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from model.settings import Optimisation
+from model import draws, optimisation, throughput
+from model.draws import Draw, Order
+from model.interruption import Interruption, Preempted
+from model.llada import LLaDA
+from model.optimisation import accelerate, optimiser_for, update
+from model.settings import Training
+
+__all__ = ["Batch", "Feed", "Snapshot", "accelerate", "fit", "optimiser_for", "update"]
+
+TOLERATED = 2  # steps in a row without a finite loss or gradient; one more ends the run
 
 
 @dataclass(frozen=True)
@@ -25,81 +35,284 @@ class Batch:
     tokens: int
 
 
-Loss = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+@dataclass(frozen=True)
+class Feed:
+    """The examples by number, and how a few of them become a micro-batch."""
+
+    count: int
+    collate: Callable[[list[int]], Batch]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A saved state: what the loop said of itself, and its tensors."""
+
+    facts: dict[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+
+
+class Checkpoints(Protocol):
+    """Where states are kept; in each process, of which the first writes."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether to save after this step."""
+
+    def save(
+        self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
+    ) -> None:
+        """Saves a state; every process must exhaust `tensors`."""
+
+
+Loss = Callable[[dict[str, torch.Tensor], Draw], torch.Tensor]
 Log = Callable[[dict[str, Any]], None]
 
 
 def fit(
-    model: nn.Module, batches: Iterator[Batch], loss: Loss, settings: Optimisation, log: Log
+    model: LLaDA,
+    feed: Feed,
+    loss: Loss,
+    settings: Training,
+    log: Log,
+    *,
+    checkpoints: Checkpoints | None = None,
+    snapshot: Snapshot | None = None,
 ) -> None:
-    """Takes `settings.steps` optimiser steps; every step draws its micro-batches from `batches`.
+    """Trains to step `settings.steps`, from `snapshot` where there is one.
 
-    `log` gets one record a step: step, loss (mean over its micro-batches), tokens_per_second,
-    gradient_norm, learning_rate. Raises FloatingPointError when the loss is not finite.
+    `log` gets one record a step: step, loss (mean over the micro-batches of all processes),
+    tokens_per_second, gradient_norm, learning_rate, skipped_steps, peak_memory_bytes, and where
+    they are known validation_loss and mfu. A step whose loss or gradient is not finite changes no
+    weight; three in a row raise FloatingPointError naming their examples. SIGTERM saves and raises
+    Preempted. Raises ValueError when the batch cannot be shared out among the processes.
     """
-    accelerator = accelerate(settings)
-    optimiser, schedule = optimiser_for(model, settings)
-    model, optimiser = accelerator.prepare(model, optimiser)
-    model.train()
-    accumulate = settings.batch_size // settings.micro_batch_size
-    for step in range(1, settings.steps + 1):
-        started, total, tokens = time.perf_counter(), 0.0, 0
-        for _ in range(accumulate):
-            batch = next(batches)
-            with accelerator.autocast():
-                value = loss(batch.tensors)
-            accelerator.backward(value / accumulate)
-            total += value.item() / accumulate
-            tokens += batch.tokens
-        if not math.isfinite(total):
-            raise FloatingPointError(f"step {step}: the loss is {total}")
-        record = update(accelerator, model, optimiser, schedule, settings)
-        speed = tokens / (time.perf_counter() - started)
-        log({"step": step, "loss": total, "tokens_per_second": speed, **record})
+    loop = Loop(model, feed, loss, settings, checkpoints)
+    if snapshot is not None:
+        loop.restore(snapshot)
+    with Interruption() as loop.interruption:
+        loop.run(log)
     model.eval()
 
 
-def update(accelerator, model, optimiser, schedule, settings: Optimisation) -> dict[str, float]:
-    """One clipped optimiser step; returns the gradient's norm and the learning rate."""
-    norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
-    rate = optimiser.param_groups[0]["lr"]
-    optimiser.step()
-    schedule.step()
-    optimiser.zero_grad()
-    return {"gradient_norm": float(norm), "learning_rate": rate}
+class Objective(nn.Module):
+    """The loss as a module: gradients of several processes meet in its forward and backward."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, tensors: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
+        """The loss of a micro-batch."""
+        return self.loss(tensors, draw)
 
 
-def accelerate(settings: Optimisation) -> Accelerator:
-    """An accelerator with the arithmetic that the settings ask for."""
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16())
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+class Loop:
+    """The state of a training run, and how it goes on by a step."""
+
+    interruption: Interruption
+
+    def __init__(
+        self,
+        model: LLaDA,
+        feed: Feed,
+        loss: Loss,
+        settings: Training,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.model, self.feed, self.settings, self.checkpoints = model, feed, settings, checkpoints
+        self.accelerator: Accelerator = accelerate(settings)
+        self.micro_batches = settings.batch_size // settings.micro_batch_size
+        self.device = optimisation.device_of(self.accelerator)
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        if self.micro_batches % self.world:
+            wanted = settings.micro_batch_size * self.world
+            raise ValueError(
+                f"batch_size={settings.batch_size}, allowed: a multiple of {wanted}, "
+                f"micro_batch_size times {self.world} processes"
+            )
+        self.trained_on = feed.count - settings.validation_examples
+        if self.trained_on < 1:
+            held = f"validation_examples={settings.validation_examples}"
+            raise ValueError(f"{held}, allowed: fewer than the {feed.count} examples")
+        blocks = list(model.model["transformer"]["blocks"])
+        shard = settings.parallel == "shard"
+        self.objective = optimisation.spread(
+            Objective(model, loss), blocks, self.accelerator, shard=shard
+        )
+        self.keeps_gradients = self.world > 1 and not shard
+        self.optimiser, self.schedule = optimiser_for(model, settings)
+        self.order = Order(self.trained_on, settings.batch_size, settings.seed)
+        self.generator = torch.Generator(self.device)
+        self.peak_flops = throughput.peak_flops(self.device)
+        self.step, self.saved, self.skipped = 0, 0, 0
+        self.bad: list[list[int]] = []  # examples of the steps in a row that were not finite
+        self.pending: dict[str, Any] | None = None  # a step's record before its validation
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes up a saved state."""
+        facts = snapshot.facts
+        self.step = self.saved = facts["step"]
+        optimisation.restore(self.model, self.optimiser, self.schedule, snapshot.tensors, self.step)
+        self.skipped, self.bad, self.pending = facts["skipped"], facts["bad"], facts["pending"]
+
+    def run(self, log: Log) -> None:
+        """Goes on to the last step."""
+        self.model.train()
+        if self.pending is not None:
+            self._finish(log)
+        while self.step < self.settings.steps:
+            self.pending = self._advance()
+            self.step += 1
+            self._finish(log)
+            if len(self.bad) > TOLERATED:
+                raise FloatingPointError(self._complaint())
+            if self.checkpoints and self._agree(self.checkpoints.is_due(self.step)):
+                self._save()
+
+    def _advance(self) -> dict[str, Any]:
+        """One optimiser step; returns its record."""
+        started = time.perf_counter()
+        examples = self.order.batch(self.step)
+        size, losses, tokens = self.settings.micro_batch_size, [], 0
+        for first in range(0, self.micro_batches, self.world):
+            index = first + self.rank
+            is_last = first + self.world == self.micro_batches
+            picked = examples[index * size : (index + 1) * size]
+            value, count = self._backward(picked, index, is_last)
+            found, count = self._gather(value, count)
+            losses += found
+            tokens += count
+        total = sum(losses) / len(losses)
+        figures = self._update(total)
+        if "loss" in figures:
+            self.bad = []
+        else:
+            self.skipped += 1
+            parts = [examples[n * size : (n + 1) * size] for n in _not_finite(losses)]
+            self.bad.append([number for part in parts for number in part] or examples)
+        return {
+            "step": self.step + 1,
+            **figures,
+            **self._speed(tokens, time.perf_counter() - started),
+            "skipped_steps": self.skipped,
+        }
+
+    def _backward(self, picked: list[int], index: int, is_last: bool) -> tuple[torch.Tensor, int]:
+        """Gradients of one micro-batch; its loss and tokens."""
+        batch = self.feed.collate(picked)
+        number = self.step * self.micro_batches + index
+        draw = self._draw(draws.NOISE, number, self.step / self.settings.steps)
+        torch.manual_seed(draws.key(draws.DROPOUT, self.settings.seed, number))
+        is_local = self.keeps_gradients and not is_last
+        with self.accelerator.no_sync(self.objective) if is_local else nullcontext():
+            with self.accelerator.autocast():
+                value = self.objective(batch.tensors, draw)
+            # Between processes gradients are averaged, within one they add up.
+            self.accelerator.backward(value * self.world / self.micro_batches)
+        return value.detach(), batch.tokens
+
+    def _draw(self, purpose: str, number: int, progress: float) -> Draw:
+        self.generator.manual_seed(draws.key(purpose, self.settings.seed, number))
+        return Draw(self.generator, progress)
+
+    def _update(self, loss: float) -> dict[str, float]:
+        """The optimiser step unless the loss is not finite; the record lacks what is not."""
+        if not math.isfinite(loss):
+            rate = self.optimiser.param_groups[0]["lr"]
+            self.optimiser.zero_grad()
+            self.schedule.step()
+            return {"learning_rate": rate}
+        figures = update(self.accelerator, self.model, self.optimiser, self.schedule, self.settings)
+        if not math.isfinite(figures["gradient_norm"]):
+            return {"learning_rate": figures["learning_rate"]}
+        return {"loss": loss, **figures}
+
+    def _speed(self, tokens: int, seconds: float) -> dict[str, float]:
+        figures = {"tokens_per_second": tokens / seconds}
+        if self.peak_flops is not None:
+            each = throughput.flops_per_token(self.model, tokens / self.settings.batch_size)
+            figures["mfu"] = tokens * each / seconds / (self.peak_flops * self.world)
+        return {**figures, "peak_memory_bytes": throughput.peak_memory(self.device)}
+
+    def _finish(self, log: Log) -> None:
+        """Validates where it is time, and hands on the step's record."""
+        assert self.pending is not None
+        settings = self.settings
+        is_time = self.step % settings.validation_steps == 0 or self.step == settings.steps
+        if settings.validation_examples and is_time:
+            self.pending["validation_loss"] = self._validate()
+        log(self.pending)
+        self.pending = None
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """The loss of the held-out examples, with the same noise every time."""
+        size = self.settings.micro_batch_size
+        held = range(self.trained_on, self.feed.count)
+        parts = [list(held[first : first + size]) for first in range(0, len(held), size)]
+        self.model.eval()
+        losses: list[float] = []
+        for first in range(0, len(parts), self.world):
+            index = (first + self.rank) % len(parts)  # one too many is computed and dropped
+            batch = self.feed.collate(parts[index])
+            with self.accelerator.autocast():
+                value = self.objective(batch.tensors, self._draw(draws.VALIDATION, index, 1.0))
+            losses += self._gather(value, batch.tokens)[0]
+        self.model.train()
+        return sum(loss * len(part) for loss, part in zip(losses, parts, strict=False)) / len(held)
+
+    def _gather(self, value: torch.Tensor, tokens: int) -> tuple[list[float], int]:
+        """The losses of all processes in the micro-batches' order, and the sum of their tokens.
+
+        Where one of the processes was asked to stop, all do.
+        """
+        if self.world == 1:
+            losses, asked = [value.item()], self.interruption.asked
+        else:
+            row = torch.zeros(self.world + 2, dtype=torch.float64, device=value.device)
+            row[self.rank] = value
+            row[-2], row[-1] = tokens, self.interruption.asked
+            *losses, total, anyone = self.accelerator.reduce(row).tolist()
+            tokens, asked = int(total), bool(anyone)
+        if asked:
+            self._stop()
+        return losses, tokens
+
+    def _agree(self, wish: bool) -> bool:
+        """The first process's wish: clocks differ."""
+        if self.world == 1:
+            return wish
+        ours = torch.tensor([float(wish and self.rank == 0)], device=self.device)
+        return bool(self.accelerator.reduce(ours).item())
+
+    def _stop(self) -> NoReturn:
+        """Saves the last whole step and raises; what the passes of a part of a step did is lost."""
+        self.optimiser.zero_grad()
+        if self.checkpoints is None:
+            raise Preempted(
+                f"stopped after step {self.step}; without checkpoint_uri nothing is kept"
+            )
+        if self.step > self.saved:
+            self._save()
+        raise Preempted(f"stopped, step {self.step} is saved; the same command goes on from there")
+
+    def _save(self) -> None:
+        assert self.checkpoints is not None
+        facts = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "bad": self.bad,
+            "pending": self.pending,
+        }
+        self.checkpoints.save(self.step, optimisation.state(self.model, self.optimiser), facts)
+        self.saved = self.step
+
+    def _complaint(self) -> str:
+        first = self.step - len(self.bad) + 1
+        return (
+            f"steps {first} to {self.step}: the loss or its gradient is not finite; "
+            f"examples by step: {self.bad}"
+        )
 
 
-def _multiplies_bf16() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def optimiser_for(
-    model: nn.Module, settings: Optimisation, *, steps: int | None = None
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Fused AdamW over what is trainable, and linear warmup followed by cosine decay."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(
-        trainable,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    total, warmup = steps or settings.steps, settings.warmup_steps
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return settings.final_learning_rate + (1 - settings.final_learning_rate) * cosine
-
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+def _not_finite(losses: list[float]) -> list[int]:
+    return [number for number, loss in enumerate(losses) if not math.isfinite(loss)]

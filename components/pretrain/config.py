@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from model.settings import Optimisation, check
+from model.settings import Training, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(Optimisation):
+class PretrainConfig(Training):
     """Masked-diffusion pretraining on plain text. The defaults are those of the 8B recipe."""
 
     steps: int = 500

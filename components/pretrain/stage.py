@@ -1,44 +1,39 @@
 """Continues masked-diffusion pretraining on plain text: load, feed, train, save, record."""
 
-import dataclasses
-from collections.abc import Iterator
-
 import torch
 
-from components import artifact
 from components import dataset as data
 from components.artifact import Input, Output
-from components.metrics import MetricsLog
 from components.pretrain.config import PretrainConfig
-from components.training import open_base, save_trained, to_device
+from components.training import open_base, to_device, train_and_record
 from model import diffusion, train
+from model.draws import Draw
 
 
 def run(
     config: PretrainConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
 ) -> None:
     """Trains `base` on the dataset's plain text with the masked-diffusion loss."""
-    model, wrapped, words = open_base(base, config)
+    opened = model, _, words = open_base(base, config)
     windows = data.windows(data.read(dataset, "pretrain"), words, config.window)
-    noise = torch.Generator(model.device).manual_seed(config.seed)
 
-    def batches() -> Iterator[train.Batch]:
-        for picked in data.shuffled(len(windows), config.micro_batch_size, seed=config.seed):
-            yield data.pad_windows([windows[index] for index in picked], words.pad_token_id)
+    def collate(picked: list[int]) -> train.Batch:
+        return data.pad_windows([windows[index] for index in picked], words.pad_token_id)
 
-    def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
         batch = to_device(batch, model)
-        return diffusion.pretraining_loss(model, batch["tokens"], batch["real"], generator=noise)
+        return diffusion.pretraining_loss(
+            model, batch["tokens"], batch["real"], generator=draw.generator
+        )
 
-    with MetricsLog(
-        metrics, stage="pretrain", total=config.steps, config=dataclasses.asdict(config)
-    ) as log:
-        train.fit(model, batches(), loss, config, log)
-    save_trained(model, wrapped, words, adapter)
-    artifact.record(
-        {"adapter": adapter, "metrics": metrics},
-        stage="pretrain",
-        config=config,
+    train_and_record(
+        "pretrain",
+        config,
+        opened,
+        train.Feed(len(windows), collate),
+        loss,
         inputs={"base": base, "dataset": dataset},
-        summary=log.summary(),
+        adapter=adapter,
+        metrics=metrics,
+        summary={"windows": len(windows)},
     )

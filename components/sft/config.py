@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from model.settings import Optimisation, check
+from model.settings import Training, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftConfig(Optimisation):
+class SftConfig(Training):
     """Supervised fine-tuning on dialogues. The defaults are those of the 8B recipe."""
 
     steps: int = 1500

@@ -1,0 +1,93 @@
+"""Training through the stage's own command: tokens/s by processes, and what checkpoints cost.
+
+A new tiny model learns made data; on GPUs one process has one GPU, on CPUs one core. The state that
+is saved is as large as a rank-128 adapter of LLaDA-8B with its moments, below 2 GB.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Row, seconds
+from components.checkpointing import Checkpoints
+from model.settings import Training
+
+CONFIG = {"steps": 60, "batch_size": 16, "micro_batch_size": 4, "max_length": 64}
+WARM_UP = 20  # steps that do not count
+LIMIT = 0.05  # share of the time that checkpoints may take at the default interval
+TENSORS, SIDE = 3 * 32 * 4, 1024  # of SIDE x SIDE fp32: 1.6 GB
+
+
+def rows(device: str) -> list[Row]:
+    """Both measurements."""
+    return [*_processes(device), _checkpoints()]
+
+
+def _processes(device: str) -> list[Row]:
+    most = torch.cuda.device_count() if device == "cuda" else min(os.cpu_count() or 1, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        made = {name: root / name for name in ("model", "dataset", "metrics")}
+        _stage(["-m", "components.download"], {"model": "new"}, made)
+        speeds = {n: _speed(root, n) for n in (1, 2, 4, 8) if n <= most}
+    return [
+        Row(
+            work=f"SFT of the tiny model, {n} processes",
+            against="1 process",
+            unit="tokens/s",
+            theirs=speeds[1],
+            ours=speed,
+            bar=1.0,
+            higher_is_better=True,
+        )
+        for n, speed in speeds.items()
+        if n > 1
+    ]
+
+
+def _speed(root: Path, processes: int) -> float:
+    """Median tokens/s of the steps after the warm-up."""
+    place = root / f"by-{processes}"
+    paths = {"base": root / "model", "dataset": root / "dataset"}
+    paths |= {"adapter": place / "adapter", "metrics": place / "metrics"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    _stage([*launcher, "-m", "components.sft"], CONFIG, paths)
+    lines = (place / "metrics" / "metrics.jsonl").read_text().splitlines()[WARM_UP:]
+    return statistics.median(json.loads(line)["tokens_per_second"] for line in lines)
+
+
+def _stage(arguments: list[str], config: dict, paths: dict[str, Path]) -> None:
+    flags = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
+    command = [sys.executable, *arguments, "--config", json.dumps(config), *flags]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=quiet, check=True, stdout=subprocess.DEVNULL)
+
+
+def _checkpoints() -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        config = Training(
+            steps=10, batch_size=1, micro_batch_size=1, learning_rate=1e-4, checkpoint_uri=folder
+        )
+        kept = Checkpoints("benchmark", config, {})
+        (spent,) = seconds(lambda: kept.save(1, _state(), {"step": 1}), repeats=3)
+    interval = 60 * config.checkpoint_minutes
+    return Row(
+        work=f"save {TENSORS * SIDE * SIDE * 4 / 1e9:.1f} GB to a local disk",
+        against=f"{LIMIT:.0%} of the {config.checkpoint_minutes:.0f} minutes between checkpoints",
+        unit="s",
+        theirs=LIMIT * interval,
+        ours=spent,
+        bar=1.0,
+    )
+
+
+def _state() -> Iterator[tuple[str, torch.Tensor]]:
+    for number in range(TENSORS):
+        yield f"weight/{number}", torch.full((SIDE, SIDE), float(number))

@@ -1,0 +1,138 @@
+"""Two processes with gloo learn what one does, replicated or sharded, and take over from another.
+
+The noise, the order and the dropout of a step are the same for any number of processes.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from model import diffusion
+from tests.components.forked import wait_for_steps
+from tests.components.test_resume import Runs, steps_in
+from tests.conftest import ROOT
+
+CONFIG = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "max_length": 64, "examples": 40}
+CONFIG |= {"learning_rate": 1e-3, "precision": "fp32"}
+CONFIG |= {"validation_examples": 7, "validation_steps": 5}
+ADAPTER = {"lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
+SHARD = {"parallel": "shard"}
+FIGURES = ("loss", "validation_loss", "gradient_norm", "learning_rate")
+
+
+@pytest.fixture
+def runs(tmp_path, downloaded):
+    return Runs(tmp_path, downloaded)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, downloaded):
+    """Curves and weights of one process: every weight trained, and an adapter."""
+    found = []
+    for kind in ({}, ADAPTER):
+        run = Runs(tmp_path_factory.mktemp("alone"), downloaded)
+        run.complete({**CONFIG, **kind})
+        found.append((run.records(), load(run.weights())))
+    return found
+
+
+def alike(records, weights, expected):
+    """Every figure of every step to 1e-5, and the weights to what Adam makes of that."""
+    theirs, tensors = expected
+    assert [row["step"] for row in records] == [row["step"] for row in theirs]
+    for ours, other in zip(records, theirs, strict=True):
+        assert {name: ours[name] for name in FIGURES if name in ours} == pytest.approx(
+            {name: other[name] for name in FIGURES if name in other}, rel=1e-5, abs=1e-5
+        )
+    assert weights.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (weights[name] - tensor).abs().max() < 1e-4, name
+
+
+@pytest.mark.parametrize("change", [{}, SHARD, ADAPTER, {**ADAPTER, **SHARD}])
+def test_two_processes_learn_what_one_does(runs, alone, change):
+    runs.complete({**CONFIG, **change}, processes=2)
+    alike(runs.records(), load(runs.weights()), alone["lora" in change])
+    assert any("validation_loss" in row for row in runs.records())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"), [(1, 2, {}), (2, 1, {}), (1, 2, SHARD), (2, 1, SHARD)]
+)
+def test_another_number_of_processes_goes_on(runs, tmp_path, alone, before, after, change):
+    config = {**CONFIG, **change, "checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 2}
+    first = runs.start(config, processes=before)
+    wait_for_steps(first, runs.place / "metrics", 5)
+    for process in runs.started:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert steps_in(tmp_path / "kept")
+    assert "goes on from step" in runs.complete(config, processes=after)
+    alike(runs.records(), load(runs.weights()), alone[0])
+
+
+def test_sigterm_to_one_of_two_stops_both(runs, tmp_path, alone):
+    config = {**CONFIG, "checkpoint_uri": str(tmp_path / "kept")}
+    runs.start(config, processes=2)
+    wait_for_steps(runs.started[0], runs.place / "metrics", 3)
+    os.kill(runs.started[1].pid, signal.SIGTERM)
+    text = runs.finish(code=143)
+    (step,) = steps_in(tmp_path / "kept")
+    assert f"step {step} is saved" in text
+    runs.complete(config)
+    alike(runs.records(), load(runs.weights()), alone[0])
+
+
+def watch():
+    """Every process writes which noise its micro-batches met."""
+    right = diffusion.sft_loss
+
+    def loss(*given, generator, **options):
+        draw = torch.rand(4, generator=generator.clone_state()).tolist()
+        print(f"noise {json.dumps(draw)}", flush=True)
+        return right(*given, generator=generator, **options)
+
+    diffusion.sft_loss = loss
+
+
+def noise(runs):
+    """What each process of the last attempt drew, as sets."""
+    found = []
+    for rank in range(len(runs.started)):
+        lines = (runs.place / f"output-{rank}").read_text().splitlines()
+        drawn = [line for line in lines if line.startswith("noise ")]
+        assert len(set(drawn)) == len(drawn)
+        found.append(set(drawn))
+    return found
+
+
+def test_ranks_draw_their_own_noise_and_together_what_one_draws(runs):
+    config = {**CONFIG, "steps": 3, "validation_examples": 0}
+    runs.complete(config, patch=watch)
+    (one,) = noise(runs)
+    runs.complete(config, processes=2, patch=watch)
+    first, second = noise(runs)
+    assert not first & second and first | second == one and len(one) == 12
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(runs):
+    text = runs.complete({**CONFIG, "batch_size": 6, "validation_examples": 0}, 2, processes=2)
+    assert "batch_size=6, allowed: a multiple of 4, micro_batch_size times 2 processes" in text
+
+
+def test_torchrun(runs, tmp_path, downloaded, alone):
+    """The real launcher with the same command."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "components.sft", "--config", json.dumps(CONFIG)]
+    command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
+    runs.place = tmp_path
+    command += ["--adapter", tmp_path / "adapter", "--metrics", tmp_path / "metrics"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    alike(runs.records(), load(runs.weights()), alone[0])
