@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import likelihood, loading, merging, packing, training, training_step
+from benchmarks import likelihood, loading, margins, merging, packing, training, training_step
 from benchmarks.measure import Row
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "likelihood": likelihood.rows,
     "loading": loading.rows,
+    "margins": margins.rows,
     "merging": merging.rows,
     "packing": packing.rows,
     "training": training.rows,

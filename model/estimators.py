@@ -1,4 +1,4 @@
-"""Estimators of an answer's log-probability under a masked diffusion model, for GRPO.
+"""Estimators of an answer's log-probability under a masked diffusion model, for DPO and GRPO.
 
 A diffusion model has no cheap exact likelihood, so each estimator is a list of views: what a pass
 hides, which of the hidden tokens it scores, and with what weight. Policy, behaviour policy and
@@ -55,7 +55,24 @@ def complementary(answer_BL: torch.Tensor, *, generator: torch.Generator) -> lis
     return [_view(first_BL, first_BL), _view(answer_BL & ~first_BL, answer_BL & ~first_BL)]
 
 
-def elbo(answer_BL: torch.Tensor, *, points: int, generator: torch.Generator) -> list[View]:
+def monte_carlo(answer_BL: torch.Tensor, *, draws: int, generator: torch.Generator) -> list[View]:
+    """The ELBO by Monte Carlo: mean over draws of 1/t times the sum of log p, one mask a timestep.
+
+    VRPO (LLaDA 1.5, arXiv:2505.19223, section 3.2) spends its budget on timesteps, each with one
+    mask. The timesteps of a sequence are stratified, t_n = (u + n / draws) mod 1, u ~ U(0, 1).
+    """
+    device = answer_BL.device
+    offset_B = torch.rand(len(answer_BL), generator=generator, device=device)
+    views = []
+    for number in range(draws):
+        t_B = (offset_B + number / draws) % 1
+        ratio_B = (1 - diffusion.EPS) * t_B + diffusion.EPS
+        hidden_BL = (_uniform(answer_BL, generator) < ratio_B[:, None]) & answer_BL
+        views.append(View(hidden_BL, hidden_BL, 1 / (draws * ratio_B)))
+    return views
+
+
+def quadrature(answer_BL: torch.Tensor, *, points: int, generator: torch.Generator) -> list[View]:
     """The ELBO by a fixed quadrature over t, one mask a point: sum_n w_n / t_n * sum of log p.
 
     GDPO (arXiv:2510.08554, section 4): Gauss-Legendre nodes t_n and weights w_n on (0, 1) replace

@@ -6,90 +6,54 @@ data, the rollouts and the loops are the stages'.
 Shapes: B sequences, L length, N prompts, G answers per prompt.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from model import diffusion
+from model import estimators
+from model.estimators import View
 from model.llada import LLaDA
+
+Kind = Literal["sigmoid", "ipo"]
+
+
+def dpo_loss(
+    margin_B: torch.Tensor, *, beta: float, kind: Kind = "sigmoid", label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """The preference loss of each margin [B]: (policy - reference) of the chosen answer minus that
+    of the rejected one, each an ELBO averaged over its draws before this loss (VRPO).
+
+    `sigmoid`: -log sigmoid(beta m) (DPO, arXiv:2305.18290, equation 7), with the share
+    `label_smoothing` of the pairs taken as labelled the wrong way round (conservative DPO).
+    `ipo`: (m - 1 / (2 beta))^2 (arXiv:2310.12036, equation 17), which has no smoothing.
+    """
+    if kind == "ipo":
+        return (margin_B - 1 / (2 * beta)).square()
+    right, wrong = F.logsigmoid(beta * margin_B), F.logsigmoid(-beta * margin_B)
+    return -(1 - label_smoothing) * right - label_smoothing * wrong
 
 
 def elbo(
     model: LLaDA,
     tokens_BL: torch.Tensor,
-    answer_BL: torch.Tensor,
     attention_BL: torch.Tensor,
-    ratio_B: torch.Tensor,
-    masked_BL: torch.Tensor,
+    views: list[View],
 ) -> torch.Tensor:
-    """One draw of each answer's ELBO [B]: minus the sum over masked tokens of CE / t."""
-    noisy_BL = tokens_BL.masked_fill(masked_BL & answer_BL, model.config.mask_token_id)
-    loss_BL = diffusion.masked_cross_entropy(
-        model, noisy_BL, tokens_BL, masked_BL & answer_BL, attention_BL
-    )
-    return -(loss_BL / ratio_B[:, None]).sum(1)
+    """Each answer's ELBO [B], averaged over its draws, at the memory of one draw.
 
-
-def draw_noise(
-    answer_BL: torch.Tensor, draws: int, *, generator: torch.Generator
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """`draws` pairs (ratio_B, masked_BL), the timesteps stratified over the draws of a sequence."""
-    batch, noises = len(answer_BL), []
-    device = answer_BL.device
-    offset_B = torch.rand(batch, generator=generator, device=device)
-    for number in range(draws):
-        t_B = (offset_B + number / draws) % 1
-        ratio_B = (1 - diffusion.EPS) * t_B + diffusion.EPS
-        draw_BL = torch.rand(answer_BL.shape, generator=generator, device=device)
-        noises.append((ratio_B, (draw_BL < ratio_B[:, None]) & answer_BL))
-    return noises
-
-
-def dpo_loss(margin_B: torch.Tensor, *, beta: float) -> torch.Tensor:
-    """-log sigmoid(beta * margin), averaged (DPO, arXiv:2305.18290, equation 7).
-
-    `margin_B` is (policy - reference) of the chosen answer minus that of the rejected one, each an
-    ELBO averaged over its draws before the sigmoid (VRPO).
+    Where gradients are wanted, a draw keeps nothing but its noise and is computed again when its
+    gradient is due, so that memory does not grow with the draws.
     """
-    return -F.logsigmoid(beta * margin_B).mean()
 
+    def draw(view: View) -> torch.Tensor:
+        return estimators.log_probabilities(model, tokens_BL, attention_BL, [view]).sum(1)
 
-def dpo_coefficient(margin_B: torch.Tensor, *, beta: float) -> torch.Tensor:
-    """d dpo_loss / d margin [B], in closed form: -beta sigmoid(-beta margin) / B.
-
-    With it each draw is backpropagated alone, so that memory does not grow with the draws.
-    """
-    return -beta * torch.sigmoid(-beta * margin_B) / len(margin_B)
-
-
-def backward_dpo(
-    chosen: Callable[[int], torch.Tensor],
-    rejected: Callable[[int], torch.Tensor],
-    reference: Callable[[], AbstractContextManager[None]],
-    draws: int,
-    *,
-    beta: float,
-    scale: float,
-    backward: Callable[[torch.Tensor], None],
-) -> torch.Tensor:
-    """Accumulates the exact gradient of `scale` times the DPO loss; returns the margins [B].
-
-    `chosen(n)` and `rejected(n)` are the ELBOs [B] of draw n, the same noise at every call. The
-    first pass takes the margin without gradient, the second backpropagates one draw at a time.
-    """
-    with torch.no_grad():
-        policy = [chosen(n) - rejected(n) for n in range(draws)]
-        with reference():
-            base = [chosen(n) - rejected(n) for n in range(draws)]
-    margin_B = torch.stack(policy).mean(0) - torch.stack(base).mean(0)
-    weight_B = scale * dpo_coefficient(margin_B, beta=beta) / draws
-    for number in range(draws):
-        backward((weight_B * chosen(number)).sum())
-        backward((-weight_B * rejected(number)).sum())
-    return margin_B
+    if not torch.is_grad_enabled():
+        return torch.stack([draw(view) for view in views]).sum(0)
+    draws = [checkpoint(draw, view, use_reentrant=False) for view in views]
+    return torch.stack(draws).sum(0)
 
 
 def advantages(

@@ -51,7 +51,8 @@ class Learner:
     def update(self, rollouts: Rollouts) -> dict[str, float]:
         """Inner updates; the first one of a whole batch has every ratio exactly 1."""
         rounds = [self._behaviour(rollouts) for _ in range(self.config.inner_updates)]
-        total = {"loss": 0.0, "kl": 0.0, "clipped": 0.0}
+        total = dict.fromkeys(("loss", "kl", "clipped"), 0.0)
+        last: dict[str, float] = {}
         count = len(rollouts.tokens_BL)
         self.model.train()
         for views, old_BL, reference_BL in rounds:
@@ -67,11 +68,11 @@ class Learner:
                     )
                     for name in total:
                         total[name] += figures[name] * len(rows) / count / len(rounds)
-                total |= train.update(
+                last = train.update(
                     self.accelerator, self.model, self.optimiser, self.schedule, self.config
                 )
         self.model.eval()
-        return total
+        return {**total, **last}
 
     def _behaviour(self, rollouts: Rollouts) -> tuple[list[View], torch.Tensor, torch.Tensor]:
         """Fresh views, and their log-probabilities under the policy as it is and the reference."""
@@ -87,7 +88,7 @@ class Learner:
         if config.estimator == "complementary":
             return estimators.complementary(answer_BL, generator=random)
         if config.estimator == "elbo":
-            return estimators.elbo(answer_BL, points=config.passes, generator=random)
+            return estimators.quadrature(answer_BL, points=config.passes, generator=random)
         if config.estimator == "trajectory":
             return estimators.trajectory(
                 rollouts.order_BL, answer_BL, slices=config.passes, generator=random

@@ -28,7 +28,7 @@ def draw(name, seed=0):
             ANSWER, ~ANSWER, prompt_mask=0.3, generator=random(seed)
         ),
         "complementary": lambda: estimators.complementary(ANSWER, generator=random(seed)),
-        "elbo": lambda: estimators.elbo(ANSWER, points=3, generator=random(seed)),
+        "elbo": lambda: estimators.quadrature(ANSWER, points=3, generator=random(seed)),
         "trajectory": lambda: estimators.trajectory(
             ORDER, ANSWER, slices=3, generator=random(seed)
         ),
@@ -78,9 +78,22 @@ def test_as_many_slices_as_passes_give_the_samplers_own_probability():
                 assert torch.equal(view.hidden_BL[row], ORDER[row] >= ORDER[row][place])
 
 
+def test_monte_carlo_is_unbiased_and_stratified():
+    """With log p = -1 for every token the expectation is the length, whatever the draws."""
+    many = ANSWER[:1].repeat(4000, 1)
+    for draws in (1, 4):
+        views = estimators.monte_carlo(many, draws=draws, generator=random())
+        estimate = sum(view.weight_B * view.scored_BL.sum(1) for view in views)
+        assert estimate.mean().item() == pytest.approx(LENGTH - PROMPT, rel=0.03)
+    ratios = torch.stack([1 / (4 * view.weight_B) for view in views]).sort(0).values
+    assert (ratios.diff(dim=0) - 0.25 * (1 - 1e-3)).abs().max() < 1e-3
+
+
 def test_quadrature_is_exact_where_the_loss_is_a_polynomial():
     """With log p = -1 for every token, E over masks of sum / t is the length, at every node."""
-    views = [estimators.elbo(ANSWER.repeat(400, 1), points=3, generator=random(s)) for s in (1, 2)]
+    views = [
+        estimators.quadrature(ANSWER.repeat(400, 1), points=3, generator=random(s)) for s in (1, 2)
+    ]
     for drawn in views:
         estimate = sum(view.weight_B * view.scored_BL.sum(1) for view in drawn)
         assert estimate.mean().item() == pytest.approx(LENGTH - PROMPT, rel=0.05)

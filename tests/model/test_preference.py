@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model import checkpoint, lora, preference
+from model import checkpoint, estimators, lora, preference
 from tests.model.test_golden import GOLDEN
 
 
@@ -19,48 +19,74 @@ def policy():
     return model, wrapped
 
 
-def pair():
+def batch():
     generator = torch.Generator().manual_seed(3)
-    tokens = torch.randint(2, 300, (2, 3, 14), generator=generator)
+    tokens = torch.randint(2, 300, (3, 14), generator=generator)
     answer = torch.zeros(3, 14, dtype=torch.bool)
     answer[:, 6:] = True
-    noise = [preference.draw_noise(answer, 4, generator=generator) for _ in range(2)]
-    return tokens, answer, torch.ones_like(answer), noise
+    views = estimators.monte_carlo(answer, draws=4, generator=generator)
+    return tokens, torch.ones_like(answer), views
 
 
 def test_dpo_loss_by_hand():
     margin = torch.tensor([0.0, 2.0])
-    expected = (math.log(2) + math.log(1 + math.exp(-1.0))) / 2
-    assert preference.dpo_loss(margin, beta=0.5).item() == pytest.approx(expected)
+    expected = [math.log(2), math.log(1 + math.exp(-1.0))]
+    assert preference.dpo_loss(margin, beta=0.5).tolist() == pytest.approx(expected)
 
 
-def test_closed_form_gradient_is_autograd():
+def test_label_smoothing_by_hand():
+    right, wrong = math.log(1 + math.exp(-1.0)), math.log(1 + math.exp(1.0))
+    found = preference.dpo_loss(torch.tensor([2.0]), beta=0.5, label_smoothing=0.1)
+    assert found.item() == pytest.approx(0.9 * right + 0.1 * wrong)
+
+
+def test_ipo_by_hand():
+    found = preference.dpo_loss(torch.tensor([0.0, 7.0]), beta=0.1, kind="ipo")
+    assert found.tolist() == pytest.approx([25.0, 4.0])
+
+
+def test_gradient_a_draw_at_a_time_is_plain_autograd():
     model, wrapped = policy()
-    tokens, answer, attention, noise = pair()
-
-    def elbo(side, number):
-        return preference.elbo(model, tokens[side], answer, attention, *noise[side][number])
-
-    def margins():
-        return torch.stack([elbo(0, n) - elbo(1, n) for n in range(4)]).mean(0)
-
-    with torch.no_grad(), wrapped.disable_adapter():
-        reference = margins()
-    loss = preference.dpo_loss(margins() - reference, beta=0.3)
+    tokens, seen, views = batch()
     trained = [p for p in model.parameters() if p.requires_grad]
-    expected = torch.autograd.grad(loss, trained)
-    margin = preference.backward_dpo(
-        lambda n: elbo(0, n),
-        lambda n: elbo(1, n),
-        wrapped.disable_adapter,
-        4,
-        beta=0.3,
-        scale=1.0,
-        backward=torch.Tensor.backward,
-    )
-    assert preference.dpo_loss(margin, beta=0.3).item() == pytest.approx(loss.item(), rel=1e-5)
-    for parameter, gradient in zip(trained, expected, strict=True):
-        assert (parameter.grad - gradient).abs().max() <= 1e-5 * max(1, gradient.abs().max())
+    with torch.no_grad(), wrapped.disable_adapter():
+        reference = preference.elbo(model, tokens, seen, views)
+
+    def gradient(elbo):
+        margin = elbo - reference
+        loss = preference.dpo_loss(margin[0] - margin[1:], beta=0.3).mean()
+        return loss.item(), torch.autograd.grad(loss, trained)
+
+    plain, expected = gradient(estimators.log_probabilities(model, tokens, seen, views).sum(1))
+    value, found = gradient(preference.elbo(model, tokens, seen, views))
+    assert value == pytest.approx(plain, rel=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        assert other.any()
+        assert (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
+
+
+def test_memory_does_not_grow_with_the_draws():
+    """What autograd keeps for the backward pass, counted in bytes."""
+    model, _ = policy()
+    tokens, seen, _ = batch()
+    answer = seen.clone()
+    answer[:, :6] = False
+
+    def kept(score, draws):
+        views = estimators.monte_carlo(
+            answer, draws=draws, generator=torch.Generator().manual_seed(0)
+        )
+        sizes = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: (sizes.append(tensor.nbytes), tensor)[1], lambda tensor: tensor
+        )
+        with hooks:
+            score(model, tokens, seen, views)
+        return sum(sizes)
+
+    growth = kept(preference.elbo, 8) - kept(preference.elbo, 2)
+    plain = kept(estimators.log_probabilities, 8) - kept(estimators.log_probabilities, 2)
+    assert growth < plain / 1000
 
 
 def test_advantages_by_hand():

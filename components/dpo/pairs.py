@@ -1,0 +1,76 @@
+"""Preference pairs as token ids: read, checked, padded, and their noise.
+
+A pair's ELBO must not depend on the batch that it happens to be in, so each answer has one EOS of
+its own and the padding behind it is neither seen nor scored. What is learnt is the stage's.
+Shapes: B pairs, L length.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from components import dataset as data
+from model import tokenizer
+
+SIDES = ("chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt with the answer that is preferred and the one that is not, closed by EOS."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    def key(self, *context: object) -> str:
+        """A fingerprint of the pair's content and of what else a cached value depends on."""
+        content = json.dumps([self.prompt, self.chosen, self.rejected, *context])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def read(
+    rows: list[dict], words: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[Pair], dict[str, int]]:
+    """The usable pairs, and how many rows were dropped for each reason.
+
+    Raises ValueError when none is left.
+    """
+    pairs, dropped = [], Counter({"empty": 0, "identical": 0, "too_long": 0})
+    for row in rows:
+        prompt = tokenizer.chat(words, [{"role": "user", "content": row["prompt"]}])
+        chosen, rejected = (
+            [*tokenizer.answer(words, row[side]), words.eos_token_id] for side in SIDES
+        )
+        if not all(row[part].strip() for part in ("prompt", *SIDES)):
+            dropped["empty"] += 1
+        elif chosen == rejected:
+            dropped["identical"] += 1
+        elif len(prompt) + max(len(chosen), len(rejected)) > max_length:
+            dropped["too_long"] += 1
+        else:
+            pairs.append(Pair(prompt, chosen, rejected))
+    if not pairs:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise ValueError(f"preferences.jsonl: no usable pair; dropped: {reasons}")
+    return pairs, {f"dropped_{reason}": count for reason, count in dropped.items()}
+
+
+def pad(pairs: Sequence[Pair], eos: int) -> data.Batch:
+    """tokens, attention and answer [2B, L]: the chosen answers, then the rejected ones."""
+    rows = [(pair.prompt, getattr(pair, side)) for side in SIDES for pair in pairs]
+    length = max(len(prompt) + len(answer) for prompt, answer in rows)
+    tokens = torch.full((len(rows), length), eos)
+    answer_BL, seen_BL = torch.zeros(2, len(rows), length, dtype=torch.bool)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = torch.tensor(prompt + answer)
+        answer_BL[row, len(prompt) : end] = True
+        seen_BL[row, :end] = True
+    tensors = {"tokens": tokens, "answer": answer_BL, "attention": seen_BL}
+    return data.Batch(tensors, int(seen_BL.sum()))
