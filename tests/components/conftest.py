@@ -12,6 +12,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from components import storage
+
 ACCESS, SECRET = "test-access", "test-secret-of-some-length"
 BIN = Path(sys.executable).parent
 
@@ -106,7 +108,12 @@ def wait_for(port, process, output):
 
 
 def point_at(server, monkeypatch):
-    """Sets the environment as a user of the server does."""
+    """Sets the environment as a user of the server does.
+
+    nanio reads the body of a request that it refused as the next request, so no connection of an
+    earlier test is used again.
+    """
+    storage._connect.cache_clear()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
