@@ -5,12 +5,15 @@ at all. Endpoint, region and credentials come from the standard AWS_* variables,
 HF_TOKEN. Whole directories are in `components.directories`; what files mean is not known here.
 """
 
+import atexit
 import contextlib
+import fnmatch
 import functools
 import io
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,11 +23,13 @@ from typing import Any, BinaryIO
 
 import boto3
 import botocore.exceptions as aws
+import httpx
 from botocore.config import Config
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 MANIFEST = ".manifest.json"
+HUB = "hf://"
 ATTEMPTS = 5  # of each request; botocore waits longer before each, AWS_MAX_ATTEMPTS overrides
 PART = 8 << 20  # bytes of one ranged request
 ENVIRONMENT = (
@@ -53,7 +58,10 @@ def is_remote(location: Location) -> bool:
     """Whether a location is in object storage. Raises StorageError on an unknown scheme."""
     scheme, separator, _ = str(location).partition("://")
     if separator and scheme != "s3":
-        raise StorageError(f"{location}: unknown scheme, allowed: a local path or s3://BUCKET/KEY")
+        hub = "; hf:// is for reading rows" if scheme == "hf" else ""
+        raise StorageError(
+            f"{location}: unknown scheme, allowed: a local path or s3://BUCKET/KEY{hub}"
+        )
     return bool(separator)
 
 
@@ -88,6 +96,8 @@ def find(pattern: Location) -> list[str]:
     Raises FileNotFoundError where there is none.
     """
     text = str(pattern)
+    if text.startswith(HUB):
+        return _find_on_hub(text)
     if not any(sign in text for sign in "*?"):
         whole = [join(text, name) for name in list_files(text) if not _is_hidden(name)]
         found = [text] if exists(text) and not whole else whole
@@ -106,6 +116,9 @@ def find(pattern: Location) -> list[str]:
 
 def open_file(location: Location) -> BinaryIO:
     """A file for reading, seekable; from object storage it is read by ranges, with retries."""
+    if str(location).startswith(HUB):
+        with _explained_hub(location):
+            return HfFileSystem().open(str(location), "rb", block_size=PART)
     if not is_remote(location):
         return open(location, "rb")
     return io.BufferedReader(_Ranges(str(location)), PART)
@@ -181,12 +194,21 @@ def delete(location: Location) -> None:
 
 
 def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:
-    """The local directory `name`, or a snapshot of the Hub repository of that name.
+    """The local directory `name`, or a copy of the files that match from S3 or the Hub.
 
     `kind` is "model" or "dataset". Raises StorageError naming what could not be fetched.
     """
     if Path(name).is_dir():
         return Path(name)
+    if name.startswith("s3://"):
+        folder = Path(tempfile.mkdtemp(prefix="fetched-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        for file in list_files(name):
+            if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
+                get_file(join(name, file), folder / file)
+        if not any(folder.iterdir()):
+            raise StorageError(f"{kind} {name!r}: no {', '.join(patterns)} is there")
+        return folder
     try:
         return Path(
             snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
@@ -196,6 +218,26 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
         raise StorageError(
             f"{kind} {name!r} is neither a local directory nor to be had from the Hub: {reason}"
         ) from error
+
+
+def _find_on_hub(pattern: str) -> list[str]:
+    with _explained_hub(pattern):
+        hub = HfFileSystem()
+        names = hub.glob(pattern) if any(sign in pattern for sign in "*?") else hub.find(pattern)
+    if not names:
+        raise FileNotFoundError(f"{pattern}: no such file on the Hub")
+    return sorted(f"{HUB}{name.removeprefix(HUB)}" for name in names)
+
+
+@contextlib.contextmanager
+def _explained_hub(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{location}: no such file on the Hub") from error
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"{location}: not to be had from the Hub: {reason}") from error
 
 
 class _Ranges(io.RawIOBase):

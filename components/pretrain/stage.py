@@ -9,7 +9,9 @@ from components import artifact
 from components import dataset as data
 from components.artifact import Input, Output
 from components.metrics import MetricsLog
+from components.packing import Windows
 from components.pretrain.config import PretrainConfig
+from components.shards import Shards
 from components.training import open_base, save_trained, to_device
 from model import diffusion, train
 
@@ -19,16 +21,23 @@ def run(
 ) -> None:
     """Trains `base` on the dataset's plain text with the masked-diffusion loss."""
     model, wrapped, words = open_base(base, config)
-    windows = data.windows(data.read(dataset, "pretrain"), words, config.window)
+    shards = Shards(dataset / "pretrain", words)
+    windows = Windows(shards, config.window, pad=words.pad_token_id, seed=config.seed)
     noise = torch.Generator(model.device).manual_seed(config.seed)
 
     def batches() -> Iterator[train.Batch]:
         for picked in data.shuffled(len(windows), config.micro_batch_size, seed=config.seed):
-            yield data.pad_windows([windows[index] for index in picked], words.pad_token_id)
+            yield windows.collate(picked)
 
     def loss(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         batch = to_device(batch, model)
-        return diffusion.pretraining_loss(model, batch["tokens"], batch["real"], generator=noise)
+        return diffusion.pretraining_loss(
+            model,
+            batch["tokens"],
+            batch["real"],
+            documents_BL=batch["documents"],
+            generator=noise,
+        )
 
     with MetricsLog(
         metrics, stage="pretrain", total=config.steps, config=dataclasses.asdict(config)
@@ -40,5 +49,5 @@ def run(
         stage="pretrain",
         config=config,
         inputs={"base": base, "dataset": dataset},
-        summary=log.summary(),
+        summary={**log.summary(), "windows": len(windows), "useful_positions": windows.useful},
     )

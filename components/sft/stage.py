@@ -49,5 +49,9 @@ def run(
         stage="sft",
         config=config,
         inputs={"base": base, "dataset": dataset},
-        summary={**log.summary(), "examples": len(dialogues)},
+        summary={
+            **log.summary(),
+            "examples": len(dialogues),
+            "too_long": data.answers(rows) - len(dialogues),
+        },
     )
