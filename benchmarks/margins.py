@@ -18,7 +18,6 @@ from model.estimators import View
 from model.llada import LLaDA
 
 DRAWS, SAMPLES, PROMPT, ANSWER = 8, 100, 16, 32
-IDS = {"mask_token_id": 2, "eos_token_id": 1, "pad_token_id": 1}
 Noise = Callable[[torch.Tensor, torch.Generator], tuple[list[View], list[View]]]
 
 
@@ -77,7 +76,14 @@ def _draw(answer_BL: torch.Tensor, generator: torch.Generator) -> list[View]:
 
 def _models() -> tuple[LLaDA, LLaDA]:
     config = LLaDAConfig(
-        d_model=128, n_heads=4, n_layers=4, mlp_hidden_size=384, vocab_size=384, **IDS
+        d_model=128,
+        n_heads=4,
+        n_layers=4,
+        mlp_hidden_size=384,
+        vocab_size=384,
+        mask_token_id=2,
+        eos_token_id=1,
+        pad_token_id=1,
     )
     torch.manual_seed(0)
     reference = LLaDA(config).eval()

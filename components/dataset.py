@@ -1,10 +1,12 @@
-"""The five JSONL files of a dataset artifact, and the batches that training draws from them.
+"""The files of a dataset artifact, and the batches that training draws from them.
 
-    pretrain.jsonl     {"text"}
+    pretrain/          tokenised documents (components/shards.py), packed by components/packing.py
+    pretrain.jsonl     {"text"}; only where the documents were made here or came ready-made
     sft.jsonl          {"messages": [{"role", "content"}, ...]}
     preferences.jsonl  {"prompt", "chosen", "rejected"}
     problems.jsonl     {"prompt", "answer", "verifier"}
     test.jsonl         {"prompt", "answer", "verifier"}
+    report.json, .md   counts, lengths, drops and samples (components/datacard.py)
 
 Reads local paths only. Shapes: B batch, L length; answers are padded with EOS, prompts on the left.
 """
@@ -56,13 +58,19 @@ def _row(path: Path, number: int, line: str) -> dict:
     return row
 
 
-def windows(rows: list[dict], tokenizer: PreTrainedTokenizerBase, window: int) -> list[list[int]]:
-    """Documents as token ids, each closed by EOS and cut into windows."""
-    found = []
-    for row in rows:
-        ids = [*tokenizer.encode(row["text"], add_special_tokens=False), tokenizer.eos_token_id]
-        found += [ids[start : start + window] for start in range(0, len(ids), window)]
-    return found
+def tokens(part: str, row: dict, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of a row in the chat template: the prompt with its longest answer, if it has one."""
+    if part == "sft":
+        *before, last = row["messages"]
+        return len(text.chat(tokenizer, before)) + len(text.answer(tokenizer, last["content"]))
+    prompt = len(text.chat(tokenizer, [{"role": "user", "content": row["prompt"]}]))
+    answers = [row[side] for side in ("chosen", "rejected") if side in row]
+    return prompt + max((len(text.answer(tokenizer, answer)) for answer in answers), default=0)
+
+
+def answers(rows: list[dict]) -> int:
+    """How many assistant turns there are: each is a target of its own."""
+    return sum(message["role"] == "assistant" for row in rows for message in row["messages"])
 
 
 def dialogues(
@@ -94,14 +102,6 @@ def shuffled(count: int, batch_size: int, *, seed: int) -> Iterator[list[int]]:
             waiting += torch.randperm(count, generator=generator).tolist()
         batch, waiting = waiting[:batch_size], waiting[batch_size:]
         yield batch
-
-
-def pad_windows(items: list[list[int]], pad: int) -> Batch:
-    """tokens [B, L] padded on the right, and `real` [B, L]."""
-    length = max(map(len, items))
-    tokens = torch.tensor([ids + [pad] * (length - len(ids)) for ids in items])
-    real = torch.tensor([[True] * len(ids) + [False] * (length - len(ids)) for ids in items])
-    return Batch({"tokens": tokens, "real": real}, int(real.sum()))
 
 
 def pad_dialogues(items: list[tuple[list[int], list[int]]], eos: int, length: int) -> Batch:

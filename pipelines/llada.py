@@ -107,7 +107,7 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """A configuration as JSON. KFP has no null, so a field that is None must be None by default."""
     if not dataclasses.is_dataclass(value):
-        return list(value) if isinstance(value, tuple) else value
+        return [_as_json(item) for item in value] if isinstance(value, tuple) else value
     given = {}
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)

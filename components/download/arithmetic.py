@@ -12,11 +12,6 @@ from types import ModuleType
 
 from model.tokenizer import reasoned
 
-# reasoning-gym imports all its generators at once. Its zebra puzzles want the SAT solver pycosat,
-# which has no wheel and needs a C compiler; sums do without, so an empty module may take its name.
-sys.modules.setdefault("pycosat", ModuleType("pycosat"))
-reasoning_gym = importlib.import_module("reasoning_gym")
-
 DRAWS = 60_000
 
 
@@ -54,6 +49,11 @@ class Problem:
 
 def problems(*, seed: int) -> list[Problem]:
     """Every sum of two two-digit numbers that a long draw of reasoning-gym holds, once each."""
+    # reasoning-gym imports all its generators at once, which takes memory that other data need. Its
+    # zebra puzzles want the SAT solver pycosat, which has no wheel and needs a C compiler; sums do
+    # without, so an empty module may take its name.
+    sys.modules.setdefault("pycosat", ModuleType("pycosat"))
+    reasoning_gym = importlib.import_module("reasoning_gym")
     # reasoning-gym seeds row n with seed + n, so neighbouring seeds would draw the same rows.
     draw = reasoning_gym.create_dataset(
         "chain_sum",

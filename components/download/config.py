@@ -1,6 +1,7 @@
 """What is downloaded, or made where a run needs nothing from outside."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from model.settings import check
 
@@ -35,6 +36,52 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where rows of one kind come from, streamed."""
+
+    location: str
+    """A file, a directory, or a pattern with * and ?: on a local path, at s3://BUCKET/KEY, or in a
+    Hub repository at hf://datasets/OWNER/NAME@COMMIT/PATH (pin the commit, a branch moves)."""
+    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
+    """How a row is written; auto goes by the file's name, with or without .gz or .zst. A text file
+    is one document, and one document for each MiB, cut at a line's end, where it is longer."""
+    column: str = "text"
+    """The column that holds the text of a pretraining document."""
+    weight: float = 1.0
+    """How often a row is drawn from this source, against the others of its kind."""
+    verifier: str = "exact"
+    """What compares an answer with a problem's, where a row does not name it."""
+
+    def __post_init__(self) -> None:
+        check("location", self.location, bool(self.location), "a path, s3:// or hf://")
+        check("weight", self.weight, self.weight > 0, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Which documents of the pretraining sources are taken, by their length in tokens."""
+
+    documents: int | None = None
+    """How many; reading stops there. Null takes the whole corpus."""
+    min_tokens: int = 128
+    """Shorter documents are dropped."""
+    long_tokens: int = 8096
+    """From here on a document is long."""
+    long_share: float = 0.9
+    """Share of the documents that are long; 0 takes documents as they come."""
+    quality: bool = True
+    """Drop documents by the rules of components/quality.py, each counted by its name."""
+
+    def __post_init__(self) -> None:
+        some = self.documents is None or self.documents >= 1
+        check("sample.documents", self.documents, some, "1 or more")
+        check("sample.min_tokens", self.min_tokens, self.min_tokens >= 1, "1 or more")
+        longer = self.long_tokens >= self.min_tokens
+        check("sample.long_tokens", self.long_tokens, longer, f"{self.min_tokens} or more")
+        check("sample.long_share", self.long_share, 0 <= self.long_share < 1, "0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
     """Where the base model and the data come from."""
 
@@ -45,15 +92,34 @@ class DownloadConfig:
     shape: Shape = Shape()
     """Shape of a new model, where `model` is "new"."""
     dataset: str | None = None
-    """A local directory or a Hub dataset repository with the five JSONL files of the stages;
-    null makes sums with worked solutions."""
+    """A local directory or a Hub dataset repository with the JSONL files of the stages, taken as
+    they are; null makes sums with worked solutions, unless there are sources."""
     dataset_revision: str | None = None
     """Commit of the Hub dataset repository."""
+    pretrain: tuple[Source, ...] = ()
+    """Sources of plain text for pretraining. Sources replace the file of that name in `dataset`."""
+    sft: tuple[Source, ...] = ()
+    """Sources of conversations: messages, ShareGPT's conversations, or prompt and completion."""
+    preferences: tuple[Source, ...] = ()
+    """Sources of pairs: prompt, chosen, rejected."""
+    problems: tuple[Source, ...] = ()
+    """Sources of problems with a verified answer: prompt (or question), answer, verifier."""
+    test: tuple[Source, ...] = ()
+    """Sources of held-out problems, in the same form."""
+    sample: Sample = Sample()
+    """Which documents of the pretraining sources are taken."""
+    max_tokens: int = 4096
+    """Longest example of the other sources, its prompt and answer together; longer ones are dropped
+    and counted."""
+    examples: int | None = None
+    """How many examples are taken of each of the other kinds; null takes all."""
     test_problems: int = 250
     """Problems held out of the made data."""
     seed: int = 0
-    """Seed of the made data and of a new model's weights."""
+    """Seed of the made data, of the order in which sources are drawn, and of new weights."""
 
     def __post_init__(self) -> None:
         check("test_problems", self.test_problems, 1 <= self.test_problems <= 2000, "1 to 2000")
+        check("max_tokens", self.max_tokens, self.max_tokens >= 8, "8 or more")
+        check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")
         check("seed", self.seed, 0 <= self.seed < 2**31, "0 to 2^31 - 1")

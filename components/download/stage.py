@@ -1,72 +1,95 @@
 """Fetches the base model and the data, or makes both where a run needs nothing from outside."""
 
+import itertools
 import json
-import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact
+from components import artifact, corpus, datacard
 from components import dataset as data
 from components.artifact import Output
-from components.download import arithmetic
+from components.datacard import Card
+from components.download import gather
 from components.download.config import DownloadConfig, Shape
+from components.download.gather import Row, Rows
 from components.storage import fetch
 from model import checkpoint, tokenizer
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 
+LEARNED = 50_000  # rows of a part that a new tokenizer learns from at most
+
 
 def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Output) -> None:
-    """Writes the base model with its tokenizer, and the five files of the dataset."""
-    counts = _make_data(config, dataset) if config.dataset is None else _fetch_data(config, dataset)
+    """Writes the base model with its tokenizer, and the parts of the dataset with a report."""
+    parts = gather.parts(config)
     if config.model == "new":
-        parameters = _make_model(config.shape, config.seed, dataset, model)
+        parameters = _make_model(config.shape, config.seed, parts, model)
     else:
         parameters = _fetch_model(config.model, config.revision, model)
-    (metrics / artifact.METRICS).write_text(json.dumps({"parameters": parameters, **counts}) + "\n")
+    words = tokenizer.load(model)
+    cards = {part: _write(part, rows, config, words, dataset) for part, rows in parts.items()}
+    datacard.write(dataset, cards)
+    summary = {"parameters": parameters, **datacard.summary(cards)}
+    (metrics / artifact.METRICS).write_text(json.dumps(summary) + "\n")
     artifact.record(
         {"model": model, "dataset": dataset, "metrics": metrics},
         stage="download",
         config=config,
         inputs={},
-        summary={"parameters": parameters, **counts},
+        summary=summary,
     )
 
 
-def _make_data(config: DownloadConfig, dataset: Path) -> dict[str, int]:
-    """Splits the sums into test and training problems, and writes every part of the dataset."""
-    rng = random.Random(config.seed)
-    problems = arithmetic.problems(seed=config.seed)
-    rng.shuffle(problems)
-    test, train = problems[: config.test_problems], problems[config.test_problems :]
-    parts = {
-        "pretrain": [{"text": arithmetic.document(problem)} for problem in train],
-        "sft": [arithmetic.dialogue(problem) for problem in train],
-        "preferences": [arithmetic.preference(problem, rng) for problem in train],
-        "problems": [arithmetic.verifiable(problem) for problem in train],
-        "test": [arithmetic.verifiable(problem) for problem in test],
-    }
-    for part, rows in parts.items():
-        data.write(dataset, part, rows)
-    return {part: len(rows) for part, rows in parts.items()}
+def _write(
+    part: str, rows: Rows, config: DownloadConfig, words: PreTrainedTokenizerBase, dataset: Path
+) -> Card:
+    """Writes one part of the dataset; returns its figures."""
+    card, has_sources = Card(), bool(getattr(config, part))
+    if part == "pretrain":
+        if not has_sources:
+            data.write(dataset, part, rows(Card()))
+        sample = config.sample if has_sources else corpus.ALL
+        texts = (row["text"] for row in rows(card))
+        corpus.write(dataset / "pretrain", texts, words, sample, card)
+    else:
+        limits = (config.max_tokens, config.examples) if has_sources else (None, None)
+        data.write(dataset, part, _limited(part, rows(card), words, *limits, card))
+        if not card.documents:
+            raise ValueError(f"{part}: no row is left; dropped: {dict(card.dropped)}")
+    if card.dropped:
+        print(f"download: {part}: kept {card.documents}, dropped {dict(card.dropped)}", flush=True)
+    return card
 
 
-def _fetch_data(config: DownloadConfig, dataset: Path) -> dict[str, int]:
-    assert config.dataset is not None
-    files = [f"{part}.jsonl" for part in data.COLUMNS]
-    source = fetch(config.dataset, config.dataset_revision, kind="dataset", patterns=files)
-    counts = {part: len(data.read(source, part)) for part in data.COLUMNS}
-    for file in files:
-        shutil.copyfile(source / file, dataset / file)
-    return counts
+def _limited(
+    part: str,
+    rows: Iterator[Row],
+    words: PreTrainedTokenizerBase,
+    longest: int | None,
+    count: int | None,
+    card: Card,
+) -> Iterator[Row]:
+    """Up to `count` rows of up to `longest` tokens; the card gets every row."""
+    while count is None or card.documents < count:
+        row = next(rows, None)
+        if row is None:
+            return
+        tokens = data.tokens(part, row, words)
+        if longest is not None and tokens > longest:
+            card.dropped["too_long"] += 1
+            continue
+        card.add(tokens, json.dumps(row, ensure_ascii=False))
+        yield row
 
 
-def _make_model(shape: Shape, seed: int, dataset: Path, path: Path) -> int:
+def _make_model(shape: Shape, seed: int, parts: dict[str, Rows], path: Path) -> int:
     """A new LLaDA and a tokenizer trained on the data; returns the number of parameters."""
-    words = _make_tokenizer(shape.vocabulary, dataset)
+    words = tokenizer.train(_learned(parts), vocabulary=shape.vocabulary)
     torch.manual_seed(seed)
     network = LLaDA(
         LLaDAConfig(
@@ -87,14 +110,14 @@ def _make_model(shape: Shape, seed: int, dataset: Path, path: Path) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _make_tokenizer(vocabulary: int, dataset: Path) -> PreTrainedTokenizerBase:
-    documents = [row["text"] for row in data.read(dataset, "pretrain")]
-    dialogues = data.read(dataset, "sft")
-    turns = [turn for row in dialogues for turn in row["messages"]]
-    return tokenizer.train(
-        [*documents, *(f"{turn['role']}\n\n{turn['content']}" for turn in turns)],
-        vocabulary=vocabulary,
-    )
+def _learned(parts: dict[str, Rows]) -> Iterator[str]:
+    """The documents and dialogue turns that a new tokenizer learns from."""
+    if "pretrain" in parts:
+        for row in itertools.islice(parts["pretrain"](Card()), LEARNED):
+            yield row["text"]
+    if "sft" in parts:
+        for row in itertools.islice(parts["sft"](Card()), LEARNED):
+            yield from (f"{turn['role']}\n\n{turn['content']}" for turn in row["messages"])
 
 
 def _fetch_model(name: str, revision: str | None, path: Path) -> int:

@@ -14,7 +14,7 @@ class PretrainConfig(Training):
     micro_batch_size: int = 1
     learning_rate: float = 1e-5
     window: int = 8192
-    """Tokens in a training sequence; longer documents are cut into windows."""
+    """Tokens in a training sequence; longer documents are cut, shorter ones packed together."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,9 +2,10 @@
 
 import torch
 
-from components import dataset as data
 from components.artifact import Input, Output
+from components.packing import Windows
 from components.pretrain.config import PretrainConfig
+from components.shards import Shards
 from components.training import open_base, to_device, train_and_record
 from model import diffusion, train
 from model.draws import Draw
@@ -15,25 +16,27 @@ def run(
 ) -> None:
     """Trains `base` on the dataset's plain text with the masked-diffusion loss."""
     opened = model, _, words = open_base(base, config)
-    windows = data.windows(data.read(dataset, "pretrain"), words, config.window)
-
-    def collate(picked: list[int]) -> train.Batch:
-        return data.pad_windows([windows[index] for index in picked], words.pad_token_id)
+    shards = Shards(dataset / "pretrain", words)
+    windows = Windows(shards, config.window, pad=words.pad_token_id, seed=config.seed)
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
         batch = to_device(batch, model)
         return diffusion.pretraining_loss(
-            model, batch["tokens"], batch["real"], generator=draw.generator
+            model,
+            batch["tokens"],
+            batch["real"],
+            documents_BL=batch["documents"],
+            generator=draw.generator,
         )
 
     train_and_record(
         "pretrain",
         config,
         opened,
-        train.Feed(len(windows), collate),
+        train.Feed(len(windows), windows.collate),
         loss,
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,
-        summary={"windows": len(windows)},
+        summary={"windows": len(windows), "useful_positions": windows.useful},
     )

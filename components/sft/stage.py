@@ -42,5 +42,5 @@ def run(
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,
-        summary={"examples": len(dialogues)},
+        summary={"examples": len(dialogues), "too_long": data.answers(rows) - len(dialogues)},
     )

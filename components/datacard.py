@@ -1,0 +1,93 @@
+"""What a dataset holds: counts, lengths, what was dropped and why, and five samples.
+
+`Card` is filled while rows go by, in constant memory; the files are report.json and report.md.
+"""
+
+import dataclasses
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SAMPLES, SHOWN = 5, 1000  # how many samples, and how many characters of each
+
+
+@dataclasses.dataclass
+class Card:
+    """The figures of one part of a dataset."""
+
+    documents: int = 0
+    tokens: int = 0
+    lengths: Counter[int] = dataclasses.field(default_factory=Counter)
+    dropped: Counter[str] = dataclasses.field(default_factory=Counter)
+    sources: Counter[str] = dataclasses.field(default_factory=Counter)
+    samples: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(0)
+
+    def add(self, tokens: int, text: str) -> None:
+        """Counts a kept document of so many tokens; every one may become a sample alike."""
+        self.documents += 1
+        self.tokens += tokens
+        self.lengths[max(tokens, 1).bit_length() - 1] += 1
+        place = self.documents - 1 if self.documents <= SAMPLES else None
+        if place is None and (drawn := self.random.randrange(self.documents)) < SAMPLES:
+            place = drawn
+        if place is not None:
+            more = len(text) - SHOWN
+            shown = text[:SHOWN] + (f" ... ({more} more characters)" if more > 0 else "")
+            self.samples[place : place + 1] = [shown]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON; the histogram's keys are ranges of tokens."""
+        histogram = {
+            f"{2**power}-{2 ** (power + 1) - 1}": self.lengths[power]
+            for power in sorted(self.lengths)
+        }
+        return {
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "lengths": histogram,
+            "dropped": dict(sorted(self.dropped.items())),
+            "sources": dict(self.sources),
+            "notes": self.notes,
+            "samples": self.samples,
+        }
+
+
+def write(directory: Path, cards: dict[str, Card]) -> None:
+    """Writes report.json and report.md."""
+    found = {part: card.as_json() for part, card in cards.items()}
+    (directory / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False))
+    sections = [_section(part, facts) for part, facts in found.items()]
+    (directory / "report.md").write_text("# Dataset\n\n" + "\n".join(sections))
+
+
+def summary(cards: dict[str, Card]) -> dict[str, Any]:
+    """The counts for the artifact's record."""
+    return {
+        **{part: card.documents for part, card in cards.items()},
+        "tokens": {part: card.tokens for part, card in cards.items()},
+        "dropped": {part: dict(card.dropped) for part, card in cards.items() if card.dropped},
+    }
+
+
+def _section(part: str, facts: dict[str, Any]) -> str:
+    total = facts["documents"] + sum(facts["dropped"].values())
+    lines = [f"## {part}", ""]
+    lines.append(f"{facts['documents']:,} of {total:,} kept, {facts['tokens']:,} tokens.")
+    lines += [*facts["notes"], "", "| tokens | documents |", "|---|---|"]
+    lines += [f"| {bucket} | {count:,} |" for bucket, count in facts["lengths"].items()]
+    for title, counts in (("dropped because", "dropped"), ("source", "sources")):
+        if facts[counts]:
+            lines += ["", f"| {title} | rows |", "|---|---|"]
+            lines += [f"| {name} | {count:,} |" for name, count in facts[counts].items()]
+    for number, sample in enumerate(facts["samples"], 1):
+        fence = "`" * 3
+        while fence in sample:
+            fence += "`"
+        lines += ["", f"Sample {number}:", "", fence, sample, fence]
+    return "\n".join(lines) + "\n"

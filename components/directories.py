@@ -1,0 +1,110 @@
+"""Directories in storage, committed by a manifest that is written last.
+
+A directory is complete once its manifest is there: what was cut short is never read. Locally it is
+also written beside its place and renamed. How a file travels is `components.storage`'s business.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path, PurePosixPath
+
+from components.storage import (
+    MANIFEST,
+    AlreadyThere,
+    Location,
+    StorageError,
+    beside,
+    delete,
+    exists,
+    get_file,
+    is_remote,
+    join,
+    list_files,
+    put_file,
+    read_json,
+    write_json,
+)
+
+
+def list_directories(location: Location) -> list[str]:
+    """The names of the complete directories right below a location, sorted."""
+    depth = [PurePosixPath(name) for name in list_files(location)]
+    return sorted(path.parts[0] for path in depth if path.parts[1:] == (MANIFEST,))
+
+
+def put_directory(local: Path, location: Location, *, replace: bool = False) -> None:
+    """Copies a directory and commits it by its manifest.
+
+    The same content again is no error. Other content raises AlreadyThere, unless `replace`
+    first deletes what is there.
+    """
+    files = {name: local / name for name in list_files(local) if name != MANIFEST}
+    manifest = {
+        "files": {
+            name: {"bytes": file.stat().st_size, "sha256": _checksum(file)}
+            for name, file in files.items()
+        }
+    }
+    if exists(join(location, MANIFEST)):
+        if read_json(join(location, MANIFEST)) == manifest:
+            return
+        if not replace:
+            raise AlreadyThere(f"{location}: holds another complete directory")
+        delete(location)
+    if is_remote(location):
+        for name, file in files.items():
+            put_file(file, join(location, name))
+        return _commit(manifest, location)
+    draft = beside(Path(location))
+    try:
+        for name, file in files.items():
+            put_file(file, draft / name)
+        write_json(draft / MANIFEST, manifest)
+        _settle(draft, Path(location))
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def get_directory(location: Location, local: Path) -> None:
+    """Copies a complete directory to a new or empty local one, every checksum verified.
+
+    Raises FileNotFoundError without a manifest, StorageError naming the file that differs.
+    """
+    try:
+        manifest = read_json(join(location, MANIFEST))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{location}: no {MANIFEST}, so it is not complete") from None
+    draft = beside(local)
+    draft.mkdir(parents=True)
+    try:
+        for name, facts in manifest["files"].items():
+            get_file(join(location, name), draft / name)
+            if _checksum(draft / name) != facts["sha256"]:
+                raise StorageError(f"{join(location, name)}: its sha256 is not the manifest's")
+        _settle(draft, local)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _commit(manifest: dict, location: Location) -> None:
+    """Writes the manifest, unless another writer did; one's own, tried twice, is no other's."""
+    try:
+        write_json(join(location, MANIFEST), manifest, new=True)
+    except AlreadyThere:
+        if read_json(join(location, MANIFEST)) != manifest:
+            raise
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _settle(draft: Path, target: Path) -> None:
+    """Renames a directory to its place, which must be free or empty."""
+    try:
+        draft.rename(target)
+    except OSError as error:
+        if target.exists():
+            raise AlreadyThere(f"{target}: not empty") from error
+        raise

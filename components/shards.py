@@ -1,0 +1,153 @@
+"""Tokenised documents in memory-mapped shards: written once, read at any place at once.
+
+    tokens-00000.bin ...  uint32, documents one after another, each closed by EOS
+    lengths.bin           uint32, tokens of each document
+    manifest.json         shards, totals and the tokenizer's fingerprint; written last
+
+No document straddles two shards. Which documents are worth keeping is decided elsewhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+MANIFEST, LENGTHS = "manifest.json", "lengths.bin"
+FORMAT = 1
+SHARD = 64 << 20  # tokens of a shard, 256 MiB
+BATCH = (
+    128 << 10
+)  # characters that are tokenised at once; their bookkeeping takes 100 times as much
+DTYPE = np.dtype("<u4")
+
+
+def fingerprint(words: PreTrainedTokenizerBase) -> str:
+    """The sha256 of a tokenizer's vocabulary: the same where every token has the same id."""
+    vocabulary = json.dumps(words.get_vocab(), sort_keys=True)
+    return hashlib.sha256(vocabulary.encode()).hexdigest()
+
+
+def tokenised(texts: Iterable[str], words: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
+    """Token ids of each text, closed by EOS, in order.
+
+    What looks like a special token in a text is text. A long text is tokenised in pieces that end
+    with a line, so that memory does not grow with it.
+    """
+    found: list[np.ndarray] = []
+    end = np.array([words.eos_token_id], DTYPE)
+    for batch in _batches(texts):
+        for (_, is_last), ids in zip(batch, _encode(batch, words), strict=True):
+            found.append(ids)
+            if is_last:
+                yield np.concatenate([*found, end])
+                found = []
+
+
+def _encode(batch: list[tuple[str, bool]], words: PreTrainedTokenizerBase) -> list[np.ndarray]:
+    backend = words.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    pieces = [piece for piece, _ in batch]
+    found = backend.encode_batch_fast(pieces, add_special_tokens=False)
+    return [np.array(encoding.ids, DTYPE) for encoding in found]
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+    """(piece, whether it ends its text) of some `BATCH` characters together."""
+    batch: list[tuple[str, bool]] = []
+    size = 0
+    for text in texts:
+        start = 0
+        while start < len(text) or not text:
+            stop = _cut(text, start)
+            batch.append((text[start:stop], stop == len(text)))
+            size, start = size + stop - start, stop
+            if size >= BATCH:
+                yield batch
+                batch, size = [], 0
+            if not text:
+                break
+    if batch:
+        yield batch
+
+
+def _cut(text: str, start: int) -> int:
+    """Where a piece ends: after the last line that fits, or the last word, or where it must."""
+    stop = start + BATCH
+    if stop >= len(text):
+        return len(text)
+    for sign in ("\n", " "):
+        if (place := text.rfind(sign, start + 1, stop)) > start:
+            return place + (sign == "\n")
+    return stop
+
+
+class ShardWriter:
+    """Appends documents; `close` writes the manifest."""
+
+    def __init__(self, directory: Path, words: PreTrainedTokenizerBase) -> None:
+        directory.mkdir(parents=True)
+        self.directory, self.tokenizer = directory, fingerprint(words)
+        self.shards: list[dict[str, Any]] = []
+        self.lengths = (directory / LENGTHS).open("wb")
+        self.stream: BinaryIO | None = None
+
+    def add(self, ids: np.ndarray) -> None:
+        """Appends one document."""
+        if self.stream is None or self.shards[-1]["tokens"] + len(ids) > SHARD:
+            if self.stream:
+                self.stream.close()
+            name = f"tokens-{len(self.shards):05}.bin"
+            self.stream = (self.directory / name).open("wb")
+            self.shards.append({"file": name, "documents": 0, "tokens": 0})
+        self.stream.write(ids.astype(DTYPE).tobytes())
+        self.lengths.write(np.array([len(ids)], DTYPE).tobytes())
+        self.shards[-1]["documents"] += 1
+        self.shards[-1]["tokens"] += len(ids)
+
+    def close(self) -> None:
+        """Closes the files and writes the manifest."""
+        if self.stream:
+            self.stream.close()
+        self.lengths.close()
+        manifest = {"format": FORMAT, "dtype": "uint32", "tokenizer": self.tokenizer}
+        for name in ("documents", "tokens"):
+            manifest[name] = sum(shard[name] for shard in self.shards)
+        manifest["shards"] = self.shards
+        (self.directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+class Shards:
+    """The documents of a directory that a ShardWriter closed."""
+
+    def __init__(self, directory: Path, words: PreTrainedTokenizerBase) -> None:
+        """Raises ValueError where there are none, or another tokenizer made them."""
+        if not (directory / MANIFEST).exists():
+            raise ValueError(f"{directory}: no {MANIFEST}; the dataset has no tokenised documents")
+        manifest = json.loads((directory / MANIFEST).read_text())
+        if manifest["tokenizer"] != fingerprint(words):
+            raise ValueError(f"{directory}: tokenised with another tokenizer than the model's")
+        self.lengths = np.fromfile(directory / LENGTHS, DTYPE).astype(np.int64)
+        self.shards = [
+            np.memmap(directory / shard["file"], DTYPE, "r") for shard in manifest["shards"]
+        ]
+        self.first = np.cumsum([0, *(shard["documents"] for shard in manifest["shards"])])
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        shard_tokens = np.cumsum([0, *(shard["tokens"] for shard in manifest["shards"])])
+        self.bases = shard_tokens[:-1]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Token ids of a document, or a part of it."""
+        shard = int(np.searchsorted(self.first, document, "right")) - 1
+        offset = int(self.starts[document] - self.bases[shard])
+        length = int(self.lengths[document])
+        stop = length if stop is None else min(stop, length)
+        return self.shards[shard][offset + start : offset + stop]

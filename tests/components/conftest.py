@@ -1,0 +1,137 @@
+"""Two real S3 servers on free loopback ports, and a bucket on each, for the tests of storage."""
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+
+from components import storage
+
+ACCESS, SECRET = "test-access", "test-secret-of-some-length"
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running S3 server."""
+
+    name: str
+    endpoint: str
+
+    def client(self):
+        """A client of its own, apart from the code under test."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=ACCESS,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+        )
+
+
+def free_port():
+    """A loopback port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_nanio(root, port):
+    command = [str(BIN / "nanio"), "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--data-dir", str(root / "data"), "--no-access-log", "--log-level", "warning"]
+    keys = {"NANIO_ACCESS_KEY": ACCESS, "NANIO_SECRET_KEY": SECRET}
+    return command, keys
+
+
+def start_juicefs(root, port):
+    meta = f"sqlite3://{root}/meta.db"
+    juicefs = str(BIN / "juicefs")
+    subprocess.run(
+        [juicefs, "format", "--storage", "file", "--bucket", f"{root}/blocks/", meta, "volume"],
+        check=True,
+        capture_output=True,
+    )
+    command = [juicefs, "gateway", "--multi-buckets", "--no-usage-report", "--no-banner"]
+    command += ["--cache-dir", str(root / "cache"), "--log", str(root / "log")]
+    command += ["--metrics", f"127.0.0.1:{free_port()}", meta, f"127.0.0.1:{port}"]
+    return command, {"MINIO_ROOT_USER": ACCESS, "MINIO_ROOT_PASSWORD": SECRET}
+
+
+SERVERS = {"nanio": start_nanio, "juicefs": start_juicefs}
+
+
+@pytest.fixture(scope="session")
+def nanio(tmp_path_factory):
+    """A running nanio with the bucket `bucket`."""
+    yield from running("nanio", tmp_path_factory.mktemp("nanio"))
+
+
+@pytest.fixture(scope="session")
+def juicefs(tmp_path_factory):
+    """A running JuiceFS gateway with the bucket `bucket`."""
+    yield from running("juicefs", tmp_path_factory.mktemp("juicefs"))
+
+
+def running(name, root):
+    port = free_port()
+    command, keys = SERVERS[name](root, port)
+    with (root / "output").open("wb") as output:
+        process = subprocess.Popen(
+            command, env={**os.environ, **keys}, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_for(port, process, root / "output")
+        server = Server(name, f"http://127.0.0.1:{port}")
+        server.client().create_bucket(Bucket="bucket")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(port, process, output):
+    """Returns once the port answers; fails with the server's own words if it ends or is late."""
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, output.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"port {port} does not answer: {output.read_text()}")
+
+
+def point_at(server, monkeypatch):
+    """Sets the environment as a user of the server does.
+
+    nanio reads the body of a request that it refused as the next request, so no connection of an
+    earlier test is used again.
+    """
+    storage._connect.cache_clear()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(params=SERVERS)
+def s3(request, monkeypatch):
+    """The environment that points at a server; a test that asks for it runs on each."""
+    server = request.getfixturevalue(request.param)
+    point_at(server, monkeypatch)
+    return server
+
+
+@pytest.fixture(params=["local", *SERVERS])
+def place(request, monkeypatch, tmp_path):
+    """A new location for one test: here, and on each server."""
+    if request.param == "local":
+        return str(tmp_path / "place")
+    point_at(request.getfixturevalue(request.param), monkeypatch)
+    return f"s3://bucket/place-{random.getrandbits(32):x}"
