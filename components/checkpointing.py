@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from components import artifact, directories, storage
-from model.settings import Training
+from model.settings import Checkpointed
 from model.train import Snapshot
 
 FACTS = "facts.json"
@@ -53,7 +53,7 @@ PLACE = (
 class Checkpoints:
     """The checkpoints of one run; every process has one, the first writes."""
 
-    def __init__(self, stage: str, config: Training, inputs: Mapping[str, Path]) -> None:
+    def __init__(self, stage: str, config: Checkpointed, inputs: Mapping[str, Path]) -> None:
         assert config.checkpoint_uri is not None
         self.stage, self.config, self.processes = stage, config, PartialState()
         self.location = storage.join(config.checkpoint_uri, _run(stage, config, inputs))
@@ -167,7 +167,7 @@ class Tensors(Mapping[str, torch.Tensor]):
         return len(self.files)
 
 
-def _run(stage: str, config: Training, inputs: Mapping[str, Path]) -> str:
+def _run(stage: str, config: Checkpointed, inputs: Mapping[str, Path]) -> str:
     """The name of a run: the stage and a fingerprint of all that decides its result."""
     values = dataclasses.asdict(config)
     what = {

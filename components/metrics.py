@@ -86,19 +86,26 @@ class MetricsLog:
             print(line, flush=True)
 
     def summary(self, *, last: int = 20) -> dict[str, Any]:
-        """Steps, the mean loss of the last steps, and tokens per second over the whole run."""
-        tail = [record["loss"] for record in self.records[-last:] if "loss" in record]
+        """Steps, mean loss and reward of the last ones, tokens per second over the whole run."""
+        tail = self._tail("loss", last)
         speeds = [record["tokens_per_second"] for record in self.records]
         mean_speed = len(speeds) / sum(1 / speed for speed in speeds) if speeds else None
         found = {
             "steps": len(self.records),
-            "loss": sum(tail) / len(tail) if tail else None,
+            "loss": tail,
             "tokens_per_second": mean_speed,
         }
+        reward = self._tail("reward", last)
+        found |= {} if reward is None else {"reward": reward}
         for name in ("skipped_steps", "validation_loss"):
             known = [record[name] for record in self.records if name in record]
             found |= {name: known[-1]} if known else {}
         return found
+
+    def _tail(self, name: str, last: int) -> float | None:
+        """The mean of a figure over the last records that have it."""
+        values = [record[name] for record in self.records[-last:] if name in record]
+        return sum(values) / len(values) if values else None
 
     def __exit__(
         self,

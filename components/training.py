@@ -4,7 +4,7 @@ The loop is `model.train`, the losses are the model's; a stage says which data m
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from components.checkpointing import Checkpoints
 from components.metrics import MetricsLog
 from model import checkpoint, lora, optimisation, quantisation, tokenizer, train
 from model.llada import LLaDA
-from model.settings import Optimisation, Training
+from model.settings import Checkpointed, Optimisation
+
+Fit = Callable[..., None]
 
 
 def open_base(
@@ -58,17 +60,20 @@ def open_base(
 
 def train_and_record(
     stage: str,
-    config: Training,
+    config: Checkpointed,
     opened: tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase],
-    feed: train.Feed,
-    loss: train.Loss,
+    fit: Fit,
     *,
     inputs: Mapping[str, Path],
     adapter: Path,
     metrics: Path,
     summary: Mapping[str, Any],
 ) -> None:
-    """Trains, from the newest checkpoint where there is one, saves and records both outputs."""
+    """Trains, from the newest checkpoint where there is one, saves and records both outputs.
+
+    `fit` is a loop that lacks only its log, checkpoints and snapshot: `train.fit` with its model,
+    feed, loss and settings, or another.
+    """
     model, wrapped, words = opened
     checkpoints = snapshot = None
     if config.checkpoint_uri is not None:
@@ -84,7 +89,7 @@ def train_and_record(
     ) as log:
         if checkpoints:
             checkpoints.records, checkpoints.wandb = log.records, log.wandb_id
-        train.fit(model, feed, loss, config, log, checkpoints=checkpoints, snapshot=snapshot)
+        fit(log, checkpoints=checkpoints, snapshot=snapshot)
     save_trained(model, wrapped, words, adapter)
     if PartialState().is_main_process:
         artifact.record(

@@ -10,7 +10,7 @@ those that it gets by itself, and the tables need no gather. Packing itself is t
 Shapes: B batch, L length, T real tokens of the batch, H heads, K head size.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 
 import torch
@@ -37,11 +37,18 @@ def attention(
     """
     if isinstance(mask, Packing):
         return mask.attend(queries, keys, values)
-    slow_backward = torch.is_grad_enabled() and queries.device.type == "cpu"
-    with sdpa_kernel(SDPBackend.MATH) if slow_backward else nullcontext():
+    with training_kernels(queries.device) if torch.is_grad_enabled() else nullcontext():
         return F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, enable_gqa=grouped
         )
+
+
+def training_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """The kernels of a pass with gradient, for one without that must equal it bit for bit.
+
+    On a CPU the flash kernel's backward pass is the slow part of a step; the math kernel's is not.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 class Packing:

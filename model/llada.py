@@ -137,7 +137,7 @@ class LLaDA(PreTrainedModel):
         x_BLD = self.model["transformer"]["wte"](tokens_BL)
         for block in self.model["transformer"]["blocks"]:
             arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start)
-            if self.checkpoint_activations and self.training:
+            if self.checkpoint_activations and torch.is_grad_enabled():
                 x_BLD = checkpoint(block, *arguments, use_reentrant=False)
             else:
                 x_BLD = block(*arguments)

@@ -104,8 +104,8 @@ class Optimisation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Optimisation):
-    """What the stages of the shared loop have beside AdamW: checkpoints, validation, sharding."""
+class Checkpointed(Optimisation):
+    """A run that goes on after it was stopped: where its states are kept, and how often."""
 
     checkpoint_uri: str | None = None
     """Directory or s3://BUCKET/KEY of the checkpoints; null keeps none. Runs that differ in base,
@@ -116,12 +116,6 @@ class Training(Optimisation):
     """Longest time between checkpoints, in minutes."""
     checkpoint_keep: int = 2
     """How many of the newest checkpoints are kept."""
-    validation_examples: int = 0
-    """Examples held out, from the end of the data; 0 trains on all and validates nothing."""
-    validation_steps: int = 100
-    """Steps between validations, each with the same noise."""
-    parallel: Literal["replicate", "shard"] = "replicate"
-    """Over several processes: a copy of the model in each (DDP), or a share (FSDP2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,6 +125,21 @@ class Training(Optimisation):
         minutes = self.checkpoint_minutes
         check("checkpoint_minutes", minutes, minutes > 0, "above 0")
         check("checkpoint_keep", self.checkpoint_keep, self.checkpoint_keep >= 1, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Checkpointed):
+    """What the stages of the shared loop have beside that: validation, and several processes."""
+
+    validation_examples: int = 0
+    """Examples held out, from the end of the data; 0 trains on all and validates nothing."""
+    validation_steps: int = 100
+    """Steps between validations, each with the same noise."""
+    parallel: Literal["replicate", "shard"] = "replicate"
+    """Over several processes: a copy of the model in each (DDP), or a share (FSDP2)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         held = self.validation_examples
         check("validation_examples", held, held >= 0, "0 or more")
         check("validation_steps", self.validation_steps, self.validation_steps >= 1, "1 or more")

@@ -63,7 +63,8 @@ class Checkpoints(Protocol):
         """Saves a state; every process must exhaust `tensors`."""
 
 
-Loss = Callable[[dict[str, torch.Tensor], Draw], torch.Tensor]
+Figures = dict[str, torch.Tensor]
+Loss = Callable[[dict[str, torch.Tensor], Draw], torch.Tensor | Figures]
 Log = Callable[[dict[str, Any]], None]
 
 
@@ -79,6 +80,7 @@ def fit(
 ) -> None:
     """Trains to step `settings.steps`, from `snapshot` where there is one.
 
+    A loss is a scalar, or scalars by name of which "loss" is trained and the others are logged.
     `log` gets one record a step: step, loss (mean over the micro-batches of all processes),
     tokens_per_second, gradient_norm, learning_rate, skipped_steps, peak_memory_bytes, and where
     they are known validation_loss and mfu. A step whose loss or gradient is not finite changes no
@@ -100,9 +102,10 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, tensors: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
-        """The loss of a micro-batch."""
-        return self.loss(tensors, draw)
+    def forward(self, tensors: dict[str, torch.Tensor], draw: Draw) -> Figures:
+        """The loss of a micro-batch, and what else is logged of it."""
+        found = self.loss(tensors, draw)
+        return found if isinstance(found, dict) else {"loss": found}
 
 
 class Loop:
@@ -172,23 +175,24 @@ class Loop:
         """One optimiser step; returns its record."""
         started = time.perf_counter()
         examples = self.order.batch(self.step)
-        size, losses, tokens = self.settings.micro_batch_size, [], 0
+        size, parts, tokens = self.settings.micro_batch_size, [], 0
         for first in range(0, self.micro_batches, self.world):
             index = first + self.rank
             is_last = first + self.world == self.micro_batches
             picked = examples[index * size : (index + 1) * size]
-            value, count = self._backward(picked, index, is_last)
-            found, count = self._gather(value, count)
-            losses += found
+            found, count = self._gather(*self._backward(picked, index, is_last))
+            parts += found
             tokens += count
-        total = sum(losses) / len(losses)
-        figures = self._update(total)
+        losses = [part["loss"] for part in parts]
+        means = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+        figures = self._update(means["loss"])
         if "loss" in figures:
             self.bad = []
+            figures = {**means, **figures}
         else:
             self.skipped += 1
-            parts = [examples[n * size : (n + 1) * size] for n in _not_finite(losses)]
-            self.bad.append([number for part in parts for number in part] or examples)
+            bad = [examples[n * size : (n + 1) * size] for n in _not_finite(losses)]
+            self.bad.append([number for part in bad for number in part] or examples)
         return {
             "step": self.step + 1,
             **figures,
@@ -196,8 +200,8 @@ class Loop:
             "skipped_steps": self.skipped,
         }
 
-    def _backward(self, picked: list[int], index: int, is_last: bool) -> tuple[torch.Tensor, int]:
-        """Gradients of one micro-batch; its loss and tokens."""
+    def _backward(self, picked: list[int], index: int, is_last: bool) -> tuple[Figures, int]:
+        """Gradients of one micro-batch; its figures and tokens."""
         batch = self.feed.collate(picked)
         number = self.step * self.micro_batches + index
         draw = self._draw(draws.NOISE, number, self.step / self.settings.steps)
@@ -205,10 +209,10 @@ class Loop:
         is_local = self.keeps_gradients and not is_last
         with self.accelerator.no_sync(self.objective) if is_local else nullcontext():
             with self.accelerator.autocast():
-                value = self.objective(batch.tensors, draw)
+                found = self.objective(batch.tensors, draw)
             # Between processes gradients are averaged, within one they add up.
-            self.accelerator.backward(value * self.world / self.micro_batches)
-        return value.detach(), batch.tokens
+            self.accelerator.backward(found["loss"] * self.world / self.micro_batches)
+        return {name: value.detach() for name, value in found.items()}, batch.tokens
 
     def _draw(self, purpose: str, number: int, progress: float) -> Draw:
         self.generator.manual_seed(draws.key(purpose, self.settings.seed, number))
@@ -255,27 +259,29 @@ class Loop:
             index = (first + self.rank) % len(parts)  # one too many is computed and dropped
             batch = self.feed.collate(parts[index])
             with self.accelerator.autocast():
-                value = self.objective(batch.tensors, self._draw(draws.VALIDATION, index, 1.0))
-            losses += self._gather(value, batch.tokens)[0]
+                found = self.objective(batch.tensors, self._draw(draws.VALIDATION, index, 1.0))
+            losses += [part["loss"] for part in self._gather(found, batch.tokens)[0]]
         self.model.train()
         return sum(loss * len(part) for loss, part in zip(losses, parts, strict=False)) / len(held)
 
-    def _gather(self, value: torch.Tensor, tokens: int) -> tuple[list[float], int]:
-        """The losses of all processes in the micro-batches' order, and the sum of their tokens.
+    def _gather(self, found: Figures, tokens: int) -> tuple[list[dict[str, float]], int]:
+        """The figures of all processes in the micro-batches' order, and the sum of their tokens.
 
         Where one of the processes was asked to stop, all do.
         """
+        asked = self.interruption.asked
         if self.world == 1:
-            losses, asked = [value.item()], self.interruption.asked
+            parts = [{name: value.item() for name, value in found.items()}]
         else:
-            row = torch.zeros(self.world + 2, dtype=torch.float64, device=value.device)
-            row[self.rank] = value
-            row[-2], row[-1] = tokens, self.interruption.asked
-            *losses, total, anyone = self.accelerator.reduce(row).tolist()
-            tokens, asked = int(total), bool(anyone)
+            rows = torch.zeros(self.world + 1, max(len(found), 2), dtype=torch.float64)
+            rows[self.rank, : len(found)] = torch.stack([*found.values()]).double()
+            rows[-1, :2] = torch.tensor([tokens, asked])
+            *shares, last = self.accelerator.reduce(rows.to(self.device)).tolist()
+            parts = [dict(zip(found, share, strict=False)) for share in shares]
+            tokens, asked = int(last[0]), bool(last[1])
         if asked:
             self._stop()
-        return losses, tokens
+        return parts, tokens
 
     def _agree(self, wish: bool) -> bool:
         """The first process's wish: clocks differ."""

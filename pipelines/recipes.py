@@ -1,7 +1,7 @@
 """Every decision of a run, as functions that return it typed. Derive with `dataclasses.replace`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.download.config import DownloadConfig, Shape
 from components.dpo.config import DpoConfig
@@ -80,14 +80,16 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             seed=seed,
         ),
         grpo=GrpoConfig(
-            steps=60,
+            steps=45,
             batch_size=256,
-            micro_batch_size=32,
-            minibatch=32,
-            learning_rate=3e-4,
+            micro_batch_size=64,
+            minibatch=64,
+            learning_rate=7e-4,
+            warmup_steps=10,
             group=4,
             inner_updates=1,
             kl=0.0,
+            estimator="trajectory",
             equation_weight=1.0,
             gen_length=24,
             block_length=8,
@@ -106,6 +108,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
 def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
     """LLaDA-8B-Base on GPUs, with LoRA in every training stage."""
     adapter = Lora()
+    still = replace(adapter, dropout=0.0)
     return Recipe(
         preference=preference,
         download=DownloadConfig(seed=seed),
@@ -120,8 +123,8 @@ def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             lora=adapter,
             seed=seed,
         ),
-        dpo=DpoConfig(weight_decay=0.01, activation_checkpointing=True, lora=adapter, seed=seed),
-        grpo=GrpoConfig(threshold=0.9, activation_checkpointing=True, lora=adapter, seed=seed),
+        dpo=DpoConfig(weight_decay=0.01, activation_checkpointing=True, lora=still, seed=seed),
+        grpo=GrpoConfig(threshold=0.9, activation_checkpointing=True, lora=still, seed=seed),
         evaluate=EvaluateConfig(),
         report=ReportConfig(),
     )

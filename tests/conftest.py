@@ -53,3 +53,26 @@ def adapted(downloaded, tmp_path_factory):
         metrics=root / "metrics",
     )
     return root
+
+
+@pytest.fixture(scope="session")
+def taught(downloaded, tmp_path_factory):
+    """A full model that has had a few steps of SFT: enough to give groups of unlike answers."""
+    root = tmp_path_factory.mktemp("taught")
+    config = {"steps": 60, "batch_size": 16, "micro_batch_size": 16, "max_length": 64}
+    stage(
+        "sft",
+        {**config, "learning_rate": 5e-3},
+        base=downloaded / "model",
+        dataset=downloaded / "dataset",
+        adapter=root / "trained",
+        metrics=root / "metrics",
+    )
+    stage(
+        "merge",
+        base=downloaded / "model",
+        adapter=root / "trained",
+        model=root / "model",
+        metrics=root / "merged",
+    )
+    return root / "model"

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import Lora, Optimisation, check
+from model.settings import Checkpointed, Lora, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrpoConfig(Optimisation):
+class GrpoConfig(Checkpointed):
     """GRPO with verifiable rewards. The defaults are those of the 8B recipe.
 
     A step is one batch of rollouts; `batch_size` counts rollouts, so that batch_size / group
@@ -18,7 +18,7 @@ class GrpoConfig(Optimisation):
     batch_size: int = 64
     micro_batch_size: int = 4
     learning_rate: float = 3e-5
-    lora: Lora | None = Lora()
+    lora: Lora | None = Lora(dropout=0.0)
     group: int = 4
     """Answers per prompt, compared with each other; divides batch_size."""
     inner_updates: int = 12
@@ -80,3 +80,6 @@ class GrpoConfig(Optimisation):
         check("equation_weight", self.equation_weight, self.equation_weight >= 0, "0 or more")
         check("format_weight", self.format_weight, self.format_weight >= 0, "0 or more")
         check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")
+        assert self.lora is not None
+        dropout = self.lora.dropout
+        check("lora.dropout", dropout, dropout == 0, "0: rollouts and updates score one policy")

@@ -1,11 +1,14 @@
-"""The policy, its optimiser, and one step: rollouts, then inner updates on them.
+"""GRPO's loop: rollouts, then inner updates on them, step after step.
 
 The views of each inner update are drawn once and shared by the policy, the behaviour policy and the
-reference. Estimators and objective are `model.estimators` and `model.preference`; the data and what
-is saved are the stage's.
+reference. All that is random in a step is a function of its number, so that a run that was stopped
+goes on exactly. Estimators and objective are `model.estimators` and `model.preference`; rewards and
+rollouts are `rollouts.py`'s.
 """
 
+import itertools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,31 +17,68 @@ from transformers import PreTrainedTokenizerBase
 
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import Rollouts, roll_out
-from model import estimators, preference, train
+from model import draws, estimators, optimisation, preference, train
+from model.attention import training_kernels
+from model.draws import Order
 from model.estimators import View
+from model.interruption import Interruption, Preempted
 from model.llada import LLaDA
+
+# Minibatches, each an optimiser step, as micro-batches of row numbers.
+Plan = list[Sequence[torch.Tensor]]
 
 
 class Learner:
-    """Owns the noise of rollouts and views, so that a run repeats from its seed."""
+    """The policy, its optimiser, and the problems that it learns from."""
 
     def __init__(
         self,
         model: LLaDA,
         wrapped: PeftModel,
         words: PreTrainedTokenizerBase,
+        problems: list[dict[str, Any]],
         config: GrpoConfig,
     ) -> None:
         self.model, self.wrapped, self.words, self.config = model, wrapped, words, config
-        self.random = torch.Generator(model.device).manual_seed(config.seed)
+        self.problems = problems
+        self.order = Order(len(problems), config.batch_size // config.group, config.seed)
+        self.random = torch.Generator(model.device)
         self.accelerator = train.accelerate(config)
         self.minibatches = config.batch_size // (config.minibatch or config.batch_size)
         updates = config.steps * config.inner_updates * self.minibatches
         self.optimiser, self.schedule = train.optimiser_for(model, config, steps=updates)
+        self.updates = 0
 
-    def step(self, problems: list[dict]) -> dict[str, Any]:
-        """Rolls out, updates the adapter, and returns the step's figures."""
+    def fit(
+        self,
+        log: train.Log,
+        *,
+        checkpoints: train.Checkpoints | None,
+        snapshot: train.Snapshot | None,
+    ) -> None:
+        """Goes on to the last step, from `snapshot` where there is one.
+
+        SIGTERM saves the last whole step and raises Preempted.
+        """
+        first = 0
+        if snapshot is not None:
+            first, self.updates = snapshot.facts["step"], snapshot.facts["updates"]
+            optimisation.restore(
+                self.model, self.optimiser, self.schedule, snapshot.tensors, self.updates
+            )
+        with Interruption() as interruption:
+            for number in range(first, self.config.steps):
+                log({"step": number + 1, **self.step(number)})
+                if checkpoints and (interruption.asked or checkpoints.is_due(number + 1)):
+                    self._save(checkpoints, number + 1)
+                if interruption.asked:
+                    raise Preempted(f"stopped after step {number + 1}")
+
+    def step(self, number: int) -> dict[str, Any]:
+        """Rolls out, updates the adapter, and returns the figures of step `number`, from 0."""
         started = time.perf_counter()
+        self.random.manual_seed(draws.key("rollouts", self.config.seed, number))
+        problems = [self.problems[index] for index in self.order.batch(number)]
         rollouts, record = roll_out(self.model, self.words, problems, self.config, self.random)
         figures = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "gradient_norm": 0.0}
         useful = rollouts.advantage_B != 0
@@ -48,40 +88,48 @@ class Learner:
         speed = int(rollouts.attention_BL.sum()) / seconds
         return {**figures, **record, "tokens_per_second": speed}
 
+    def _save(self, checkpoints: train.Checkpoints, step: int) -> None:
+        state = optimisation.state(self.model, self.optimiser)
+        checkpoints.save(step, state, {"step": step, "updates": self.updates})
+
     def update(self, rollouts: Rollouts) -> dict[str, float]:
-        """Inner updates; the first one of a whole batch has every ratio exactly 1."""
-        rounds = [self._behaviour(rollouts) for _ in range(self.config.inner_updates)]
+        """Inner updates; before the first of them every ratio is exactly 1."""
+        rounds = [self._round(rollouts) for _ in range(self.config.inner_updates)]
         total = dict.fromkeys(("loss", "kl", "clipped"), 0.0)
         last: dict[str, float] = {}
         count = len(rollouts.tokens_BL)
-        self.model.train()
-        for views, old_BL, reference_BL in rounds:
-            order = torch.randperm(count, generator=self.random, device=self.random.device)
-            for minibatch in order.tensor_split(min(self.minibatches, count)):
-                for rows in minibatch.split(self.config.micro_batch_size):
+        for plan, views, old_BL, reference_BL in rounds:
+            for minibatch in plan:
+                size = sum(map(len, minibatch))
+                for rows in minibatch:
                     figures = self._backward(
                         rollouts.rows(rows),
                         [view.rows(rows) for view in views],
                         old_BL[rows],
                         reference_BL[rows],
-                        share=len(rows) / len(minibatch),
+                        share=len(rows) / size,
                     )
                     for name in total:
                         total[name] += figures[name] * len(rows) / count / len(rounds)
                 last = train.update(
                     self.accelerator, self.model, self.optimiser, self.schedule, self.config
                 )
-        self.model.eval()
+                self.updates += 1
         return {**total, **last}
 
-    def _behaviour(self, rollouts: Rollouts) -> tuple[list[View], torch.Tensor, torch.Tensor]:
-        """Fresh views, and their log-probabilities under the policy as it is and the reference."""
+    def _round(self, rollouts: Rollouts) -> tuple[Plan, list[View], torch.Tensor, torch.Tensor]:
+        """One inner update: its minibatches, its views, and what they score under the policy as it
+        is and under the reference, by the same micro-batches as the update."""
+        count, size = len(rollouts.tokens_BL), self.config.micro_batch_size
+        order = torch.randperm(count, generator=self.random, device=self.random.device)
+        minibatches = order.tensor_split(min(self.minibatches, count))
+        plan = [minibatch.split(size) for minibatch in minibatches]
         views = self._views(rollouts)
-        old_BL = reference_BL = self._scored(rollouts, views)
+        old_BL = reference_BL = self._scored(rollouts, views, plan)
         if self.config.kl:
             with self.wrapped.disable_adapter():
-                reference_BL = self._scored(rollouts, views)
-        return views, old_BL, reference_BL
+                reference_BL = self._scored(rollouts, views, plan)
+        return plan, views, old_BL, reference_BL
 
     def _views(self, rollouts: Rollouts) -> list[View]:
         config, answer_BL, random = self.config, rollouts.answer_BL, self.random
@@ -99,13 +147,14 @@ class Learner:
         )
 
     @torch.no_grad()
-    def _scored(self, rollouts: Rollouts, views: list[View]) -> torch.Tensor:
-        rows_in_turn = torch.arange(len(rollouts.tokens_BL)).split(self.config.micro_batch_size)
-        parts = [
-            self._log_probabilities(rollouts.rows(rows), [view.rows(rows) for view in views])
-            for rows in rows_in_turn
-        ]
-        return torch.cat(parts)
+    def _scored(self, rollouts: Rollouts, views: list[View], plan: Plan) -> torch.Tensor:
+        scored_BL = torch.empty(rollouts.tokens_BL.shape, device=self.model.device)
+        with training_kernels(self.model.device):
+            for rows in itertools.chain.from_iterable(plan):
+                scored_BL[rows] = self._log_probabilities(
+                    rollouts.rows(rows), [view.rows(rows) for view in views]
+                )
+        return scored_BL
 
     def _backward(
         self,

@@ -1,5 +1,7 @@
 """Continues masked-diffusion pretraining on plain text: load, feed, train, save, record."""
 
+import functools
+
 import torch
 
 from components.artifact import Input, Output
@@ -33,8 +35,9 @@ def run(
         "pretrain",
         config,
         opened,
-        train.Feed(len(windows), windows.collate),
-        loss,
+        functools.partial(
+            train.fit, model, train.Feed(len(windows), windows.collate), loss, config
+        ),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,

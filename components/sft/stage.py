@@ -1,5 +1,7 @@
 """Fine-tunes on dialogues with a thought and a solution: load, feed, train, save, record."""
 
+import functools
+
 import torch
 
 from components import dataset as data
@@ -37,8 +39,7 @@ def run(
         "sft",
         config,
         opened,
-        train.Feed(len(dialogues), collate),
-        loss,
+        functools.partial(train.fit, model, train.Feed(len(dialogues), collate), loss, config),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,
