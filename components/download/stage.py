@@ -57,8 +57,8 @@ def _write(
         texts = (row["text"] for row in rows(card))
         corpus.write(dataset / "pretrain", texts, words, sample, card)
     else:
-        limits = (config.max_tokens, config.examples) if has_sources else (None, None)
-        data.write(dataset, part, _limited(part, rows(card), words, *limits, card))
+        longest, count = (config.max_tokens, config.examples) if has_sources else (None, None)
+        data.write(dataset, part, _limited(part, rows(card), words, longest, count, card))
         if not card.documents:
             raise ValueError(f"{part}: no row is left; dropped: {dict(card.dropped)}")
     if card.dropped:
