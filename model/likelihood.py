@@ -1,7 +1,8 @@
 """Monte-Carlo likelihood of answers under a masked diffusion model (LLaDA, arXiv:2502.09992).
 
 Many requests are scored together: equal noisy rows once, passes of like lengths under a budget of
-tokens, the head at masked positions. What is asked, and of which benchmark, is the evaluation's.
+tokens, the last block and the head at masked positions. What is asked, and of which benchmark, is
+the evaluation's.
 Shapes: P prompt, A answer, S samples, U distinct masks, R rows of a pass, L length, N masked
 positions.
 """
@@ -32,8 +33,10 @@ class _Row:
 
     noisy_L: torch.Tensor
     prompt_length: int
-    readings: list[tuple[int, torch.Tensor, torch.Tensor, float]] = field(default_factory=list)
-    """(request, masked positions, their tokens, weight) of each request that has this row."""
+    places_N: torch.Tensor
+    """The masked positions."""
+    readings: list[tuple[int, torch.Tensor, float]] = field(default_factory=list)
+    """(request, tokens at the masked positions, weight) of each request that has this row."""
 
 
 @torch.inference_mode()
@@ -57,7 +60,7 @@ def log_likelihood(
     """
     _check(samples, min(batch_size, samples), answer_A)
     masks_SA = answer_masks(len(answer_A), samples, batch_size, draw=draw, generator=generator)
-    rows: dict[tuple[bytes, int], _Row] = {}
+    rows: dict[tuple[bytes, bytes], _Row] = {}
     _add_rows(rows, 0, (prompt_P, answer_A), masks_SA, model.config.mask_token_id)
     budget = batch_size * (len(prompt_P) + len(answer_A))
     return -_losses(model, list(rows.values()), 1, budget, cfg_scale).item()
@@ -92,7 +95,7 @@ def log_likelihoods(
     found = np.zeros(len(requests))
     for start in range(0, len(order), GROUP):
         picked = order[start : start + GROUP]
-        rows: dict[tuple[bytes, int], _Row] = {}
+        rows: dict[tuple[bytes, bytes], _Row] = {}
         for place, index in enumerate(picked):
             generator = request_generator(seed, index)
             length = len(requests[index][1])
@@ -169,57 +172,69 @@ def _add_rows(rows, index: int, request: Request, masks_SA: torch.Tensor, mask_i
     weights_U = times_U * len(answer_A) / masks_UA.sum(1) / len(masks_SA)
     for mask_A, weight in zip(masks_UA, weights_U.tolist(), strict=True):
         noisy_L = torch.cat((prompt_P, answer_A.masked_fill(mask_A, mask_id)))
-        key = (noisy_L.numpy().tobytes(), len(prompt_P))
-        row = rows.setdefault(key, _Row(noisy_L, len(prompt_P)))
-        places_N = mask_A.nonzero()[:, 0]
-        row.readings.append((index, places_N + len(prompt_P), answer_A[places_N], weight))
+        key = (noisy_L.numpy().tobytes(), mask_A.numpy().tobytes())
+        places_N = mask_A.nonzero()[:, 0] + len(prompt_P)
+        row = rows.setdefault(key, _Row(noisy_L, len(prompt_P), places_N))
+        row.readings.append((index, answer_A[mask_A], weight))
 
 
 def _losses(model, rows: list[_Row], requests: int, budget: int, cfg_scale: float) -> torch.Tensor:
     """Each request's weighted cross entropies, summed: fp64 [requests]."""
     total = torch.zeros(requests, dtype=torch.float64, device=model.device)
     for picked in _passes(rows, budget // (2 if cfg_scale else 1)):
-        readings = [(number, *r) for number, row in enumerate(picked) for r in row.readings]
-        sizes = torch.tensor([len(places_N) for _, _, places_N, _, _ in readings])
-        number_N, request_N, weight_N = (
-            torch.tensor(column).repeat_interleave(sizes).to(model.device)
-            for column in zip(*((r[0], r[1], r[4]) for r in readings), strict=True)
+        states = _states(model, picked, cfg_scale)
+        found = [
+            (states_ND, targets_N, torch.full_like(targets_N, index), weight)
+            for states_ND, row in zip(states, picked, strict=True)
+            for index, targets_N, weight in row.readings
+        ]
+        weight_N = torch.cat([torch.full(t.shape, weight) for _, t, _, weight in found])
+        hidden_ND = torch.cat([reading[0] for reading in found])
+        target_N, request_N = (
+            torch.cat(column).to(model.device) for column in list(zip(*found, strict=True))[1:3]
         )
-        place_N = torch.cat([reading[2] for reading in readings]).to(model.device)
-        target_N = torch.cat([reading[3] for reading in readings]).to(model.device)
-        hidden_ND = _hidden(model, picked, number_N, place_N, cfg_scale)
         loss_N = cross_entropy(hidden_ND, model.head_weight, target_N)
-        total.index_add_(0, request_N, (loss_N * weight_N).double())
+        total.index_add_(0, request_N, (loss_N * weight_N.to(model.device)).double())
     return total
 
 
 def _passes(rows: list[_Row], budget: int) -> Iterator[list[_Row]]:
-    """Rows of like lengths, the longest first: as many as fit in `budget` tokens, one at least."""
-    rows = sorted(rows, key=lambda row: -len(row.noisy_L))
-    start = 0
-    while start < len(rows):
-        count = max(budget // len(rows[start].noisy_L), 1)
-        yield rows[start : start + count]
-        start += count
+    """Rows of like lengths, the longest first: as many as fit in `budget` tokens, one at least.
+
+    A pass of a quarter of the budget ends early where the next row would be a twentieth padding.
+    """
+    picked: list[_Row] = []
+    for row in sorted(rows, key=lambda row: -len(row.noisy_L)):
+        longest = len(picked[0].noisy_L) if picked else 0
+        is_padded = len(row.noisy_L) < 0.95 * longest and len(picked) * longest >= budget // 4
+        if picked and ((len(picked) + 1) * longest > budget or is_padded):
+            yield picked
+            picked = []
+        picked.append(row)
+    if picked:
+        yield picked
 
 
-def _hidden(model, rows: list[_Row], number_N, place_N, cfg_scale: float) -> torch.Tensor:
-    """Final states [N, D] of the masked positions, guided if asked.
+def _states(model, rows: list[_Row], cfg_scale: float) -> Sequence[torch.Tensor]:
+    """Final states [N, D] of each row's masked positions, guided if asked.
 
     Guidance, u + (s + 1)(c - u) of the logits with and without the prompt, is linear and so is the
     head: the states are combined, and the head sees one of them.
     """
     device = model.device
     noisy_RL = pad_sequence([row.noisy_L for row in rows], batch_first=True).to(device)
+    positions_RQ = pad_sequence([row.places_N for row in rows], batch_first=True).to(device)
     lengths_R = torch.tensor([len(row.noisy_L) for row in rows], device=device)
     places_L = torch.arange(noisy_RL.shape[1], device=device)
     ragged = len(rows[0].noisy_L) != len(rows[-1].noisy_L)
     real_RL = places_L < lengths_R[:, None] if ragged else None
-    if not cfg_scale:
-        return model.hidden(noisy_RL, real_RL)[number_N, place_N]
-    prompts_R = torch.tensor([row.prompt_length for row in rows], device=device)
-    blind_RL = noisy_RL.masked_fill(places_L < prompts_R[:, None], model.config.mask_token_id)
-    both_RL = None if real_RL is None else real_RL.repeat(2, 1)
-    hidden = model.hidden(torch.cat((noisy_RL, blind_RL)), both_RL)
-    seeing_ND, blind_ND = (half[number_N, place_N] for half in hidden.chunk(2))
-    return blind_ND + (cfg_scale + 1) * (seeing_ND - blind_ND)
+    if cfg_scale:
+        prompts_R = torch.tensor([row.prompt_length for row in rows], device=device)
+        blind_RL = noisy_RL.masked_fill(places_L < prompts_R[:, None], model.config.mask_token_id)
+        real_RL = None if real_RL is None else real_RL.repeat(2, 1)
+        noisy_RL, positions_RQ = torch.cat((noisy_RL, blind_RL)), positions_RQ.repeat(2, 1)
+    hidden_RQD = model.hidden(noisy_RL, real_RL, positions_BQ=positions_RQ)
+    if cfg_scale:
+        seeing_RQD, blind_RQD = hidden_RQD.chunk(2)
+        hidden_RQD = blind_RQD + (cfg_scale + 1) * (seeing_RQD - blind_RQD)
+    return [states_QD[: len(row.places_N)] for states_QD, row in zip(hidden_RQD, rows, strict=True)]

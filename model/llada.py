@@ -60,11 +60,15 @@ class Block(nn.Module):
         mask: torch.Tensor | Packing | None,
         cache: KeyValueCache | None,
         start: int,
+        positions_BQ: torch.Tensor | None = None,
     ) -> torch.Tensor:
         normed = self.attn_norm(x_BLD)
-        queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LK, sin_LK)
         keys = rope.rotate(self._heads(self.k_proj(normed)), cos_LK, sin_LK)
         values = self._heads(self.v_proj(normed))
+        if positions_BQ is not None:
+            x_BLD, normed = (s.take_along_dim(positions_BQ[..., None], 1) for s in (x_BLD, normed))
+            cos_LK, sin_LK = cos_LK[positions_BQ][:, None], sin_LK[positions_BQ][:, None]
+        queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LK, sin_LK)
         if cache is not None:
             keys, values = cache.update(self.layer, start, keys, values)
         attended = attention(queries, keys, values, mask, grouped=self.grouped)
@@ -120,23 +124,29 @@ class LLaDA(PreTrainedModel):
         cache: KeyValueCache | None = None,
         start: int = 0,
         documents_BL: torch.Tensor | None = None,
+        positions_BQ: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Final normalised states [B, L, D] of positions start..start+L.
 
         With a cache the pass also sees every other position of the cached window, and
         `attention_mask` covers that whole window. `documents_BL` (model.attention) says which
         positions belong to which packed document, in place of a mask and without a cache.
+        With `positions_BQ` the states are those positions' alone, [B, Q, D]: the last block makes
+        no others.
         """
         length = tokens_BL.shape[1]
         self._check_length(length, start)
         cos_LK, sin_LK = (table[start : start + length] for table in self._rope(tokens_BL.device))
         mask: torch.Tensor | Packing | None = _attention_bias(attention_mask)
         if documents_BL is not None:
+            assert positions_BQ is None, "packed rows are computed whole"
             _check_packed(tokens_BL, documents_BL, attention_mask, cache)
             mask = Packing(documents_BL)
         x_BLD = self.model["transformer"]["wte"](tokens_BL)
-        for block in self.model["transformer"]["blocks"]:
-            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start)
+        blocks = self.model["transformer"]["blocks"]
+        for block in blocks:
+            wanted = positions_BQ if block is blocks[-1] else None
+            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start, wanted)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x_BLD = checkpoint(block, *arguments, use_reentrant=False)
             else:
