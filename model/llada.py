@@ -61,13 +61,17 @@ class Block(nn.Module):
         mask: torch.Tensor | None,
         cache: KeyValueCache | None,
         start: int,
+        wanted_BM: torch.Tensor | None = None,
     ) -> torch.Tensor:
         normed = self.attn_norm(x_BLD)
-        queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LK, sin_LK)
         keys = rope.rotate(self._heads(self.k_proj(normed)), cos_LK, sin_LK)
         values = self._heads(self.v_proj(normed))
         if cache is not None:
             keys, values = cache.update(self.layer, start, keys, values)
+        if wanted_BM is not None:
+            x_BLD, normed = _pick(x_BLD, wanted_BM), _pick(normed, wanted_BM)
+            cos_LK, sin_LK = cos_LK[wanted_BM][:, None], sin_LK[wanted_BM][:, None]
+        queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LK, sin_LK)
         attended = attention(queries, keys, values, mask, grouped=self.grouped)
         x_BLD = x_BLD + self.attn_out(attended.transpose(1, 2).flatten(2))
         normed = self.ff_norm(x_BLD)
@@ -118,13 +122,15 @@ class LLaDA(PreTrainedModel):
         tokens_BL: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *,
+        wanted_BM: torch.Tensor | None = None,
         cache: KeyValueCache | None = None,
         start: int = 0,
     ) -> torch.Tensor:
         """Final normalised states [B, L, D] of positions start..start+L.
 
         With a cache the pass also sees every other position of the cached window, and
-        `attention_mask` covers that whole window.
+        `attention_mask` covers that whole window. `wanted_BM` (indices into the pass) returns those
+        positions alone, and the last layer computes nothing but keys and values for the others.
         """
         length = tokens_BL.shape[1]
         self._check_length(length, start)
@@ -132,7 +138,8 @@ class LLaDA(PreTrainedModel):
         mask = _attention_bias(attention_mask)
         x_BLD = self.model["transformer"]["wte"](tokens_BL)
         for block in self.model["transformer"]["blocks"]:
-            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start)
+            wanted = wanted_BM if block.layer == self.config.n_layers - 1 else None
+            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start, wanted)
             if self.checkpoint_activations and self.training:
                 x_BLD = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -157,7 +164,8 @@ class LLaDA(PreTrainedModel):
 
     def _rope(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         if not self._tables or self._tables[0].device != device:
-            self._tables = rope.tables(self.config, self.config.max_sequence_length, device)
+            with torch.inference_mode(False):  # the tables outlive this pass and meet autograd
+                self._tables = rope.tables(self.config, self.config.max_sequence_length, device)
         return self._tables
 
     def _check_length(self, length: int, start: int) -> None:
@@ -194,6 +202,11 @@ def attention(
         return F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, enable_gqa=grouped
         )
+
+
+def _pick(states_BLD: torch.Tensor, wanted_BM: torch.Tensor) -> torch.Tensor:
+    """The states [B, M, D] at the wanted positions of each row."""
+    return states_BLD.gather(1, wanted_BM[..., None].expand(-1, -1, states_BLD.shape[-1]))
 
 
 def _attention_bias(mask: torch.Tensor | None) -> torch.Tensor | None:
