@@ -9,10 +9,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import generation
 from benchmarks.measure import Row
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {}
+BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
+    "generation": generation.rows,
+}
 
 
 def main() -> None:

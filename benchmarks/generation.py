@@ -1,9 +1,9 @@
 """Tokens per second of our sampler: plain, prefix cache and dual cache, with the same passes.
 
-256 tokens after a prompt of 256, block 32, 256 steps, batch 1, random weights: a small shape in fp32
-on a CPU, the 8B shape in bf16 on a GPU. A round runs both cached ways over the whole answer and the
-plain way over one of its blocks: all plain passes do the same work, and eight blocks of them would
-take most of an hour over all rounds. Speed against other implementations is measured elsewhere.
+256 tokens after a prompt of 256, block 32, 256 steps, batch 1, random weights: a small shape in
+fp32 on a CPU, the 8B shape in bf16 on a GPU. A round runs both cached ways over the whole answer
+and the plain way over one of its eight blocks, which all cost the same: whole answers would take
+ten minutes. Speed against other implementations is measured elsewhere.
 """
 
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ SMALL = {
 }
 
 
-def measure(device: str) -> list[Row]:
+def rows(device: str) -> list[Row]:
     """One row a cache: its tokens/s against the plain sampler's."""
     model = _model(device)
-    prompt_BP = torch.randint(
-        2, 30000, (1, PROMPT), generator=torch.Generator().manual_seed(0)
-    ).to(device)
+    prompt_BP = torch.randint(2, 30000, (1, PROMPT), generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     plain = _passes(model, prompt_BP, "none")
     plain_seconds, *cached = seconds(
         lambda: [next(plain) for _ in range(BLOCK)],

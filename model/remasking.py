@@ -32,20 +32,18 @@ def propose(
 
     The mask is never proposed; the confidence is the softmax over the whole vocabulary, at
     temperature 1. Tokens in `deferred` get a confidence below 0, in the same order among
-    themselves. Overwrites the logits. Raises ValueError when they are not finite.
+    themselves. Raises ValueError when they are not finite.
     """
-    best_BM1 = logits_BMV.amax(-1, keepdim=True)
-    normaliser_BM = (logits_BMV - best_BM1).exp_().sum(-1).log_() + best_BM1[..., 0]
-    if not normaliser_BM.isfinite().all():
-        raise ValueError("the logits are not finite: the model's weights hold NaN or infinity")
-    logits_BMV[..., mask_id] = -torch.inf
-    noisy = _add_noise(logits_BMV, temperature, generator) if temperature > 0 else logits_BMV
+    scores_BMV = logits_BMV.log_softmax(-1)
+    scores_BMV[..., mask_id] = -torch.inf
+    noisy = _add_noise(scores_BMV, temperature, generator) if temperature > 0 else scores_BMV
     token_BM = noisy.argmax(-1)
+    chosen_BM = scores_BMV.gather(-1, token_BM[..., None])[..., 0]
+    if not chosen_BM.isfinite().all():
+        raise ValueError("the logits are not finite: the model's weights hold NaN or infinity")
+    confidence_BM = chosen_BM.exp()
     if remasking == "random":
         confidence_BM = torch.rand(token_BM.shape, device=token_BM.device, generator=generator)
-    else:
-        chosen_BM = logits_BMV.gather(-1, token_BM[..., None])[..., 0]
-        confidence_BM = (chosen_BM - normaliser_BM).exp()
     if deferred:
         late = torch.isin(token_BM, torch.as_tensor(deferred, device=token_BM.device))
         confidence_BM = torch.where(late, confidence_BM - 2, confidence_BM)
@@ -84,8 +82,8 @@ def choose(
 
 
 def _add_noise(
-    logits: torch.Tensor, temperature: float, generator: torch.Generator | None
+    scores: torch.Tensor, temperature: float, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """logits / T + Gumbel noise, times T; minus the log of an exponential draw is Gumbel."""
-    draw = torch.empty(logits.shape, dtype=torch.float64, device=logits.device)
-    return draw.exponential_(generator=generator).log_().mul_(-temperature).add_(logits)
+    """scores / T + Gumbel noise, times T; minus the log of an exponential draw is Gumbel."""
+    draw = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
+    return draw.exponential_(generator=generator).log_().mul_(-temperature).add_(scores)

@@ -100,7 +100,8 @@ def stream(
             passes += 1
             if repetition_penalty != 1.0:
                 logits_BMV = penalise(logits_BMV, window.seen(), repetition_penalty)
-            logits_BMV[..., list(forbidden_tokens)] = -torch.inf
+            if forbidden_tokens:
+                logits_BMV[..., list(forbidden_tokens)] = -torch.inf
             token_BM, confidence_BM = propose(
                 logits_BMV,
                 window.mask_id,
