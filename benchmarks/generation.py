@@ -7,6 +7,7 @@ ten minutes. Speed against other implementations is measured elsewhere.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from model.llada import LLaDA
 
 PROMPT, TOKENS, BLOCK = 256, 256, 32
 BARS = {"prefix": 3.0, "dual": 8.0}
-SMALL = {
+SMALL: dict[str, Any] = {
     "d_model": 512,
     "n_layers": 8,
     "n_heads": 8,
