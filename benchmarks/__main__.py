@@ -9,11 +9,21 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import likelihood, loading, margins, merging, packing, training, training_step
+from benchmarks import (
+    generation,
+    likelihood,
+    loading,
+    margins,
+    merging,
+    packing,
+    training,
+    training_step,
+)
 from benchmarks.measure import Row
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
+    "generation": generation.rows,
     "likelihood": likelihood.rows,
     "loading": loading.rows,
     "margins": margins.rows,

@@ -34,3 +34,7 @@ class KeyValueCache:
         self.keys[layer, :, :, start:end] = keys
         self.values[layer, :, :, start:end] = values
         return self.keys[layer], self.values[layer]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drops all rows of the batch but these."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]

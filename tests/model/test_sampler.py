@@ -1,17 +1,48 @@
 """Generation: what must hold of every pass, batches, stops, guidance, and refused options."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import checkpoint, sampler
+from model.config import LLaDAConfig
+from model.llada import LLaDA
+from model.remasking import choose
+from model.window import Window
 from tests.model.test_golden import GOLDEN
 
 MODEL = checkpoint.load(GOLDEN, dtype=torch.float32)
-MASK = MODEL.config.mask_token_id
+MASK, PAD = MODEL.config.mask_token_id, MODEL.config.pad_token_id
 PROMPT = torch.randint(2, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+PROMPTS = [
+    row for row in torch.randint(2, 300, (3, 12), generator=torch.Generator().manual_seed(3))
+]
 CACHES = ("none", "prefix", "dual")
+SHORT = dict(gen_length=16, block_length=8)
+
+
+def answers(prompt_BP, **options):
+    """The answers [B, G] and the number of passes."""
+    made = sampler.generate(MODEL, prompt_BP, **{**SHORT, **options})
+    return made.tokens_BL[:, prompt_BP.shape[1] :], made.forward_passes
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def padded(rows, side):
+    """A batch of rows of different lengths, padded on one side, and its attention mask."""
+    width = max(map(len, rows))
+    batch = torch.full((len(rows), width), PAD)
+    mask = torch.zeros_like(batch)
+    for index, row in enumerate(rows):
+        real = slice(width - len(row), None) if side == "left" else slice(len(row))
+        batch[index, real], mask[index, real] = row, 1
+    return batch, mask
 
 
 @settings(max_examples=40, deadline=None)
@@ -20,11 +51,12 @@ CACHES = ("none", "prefix", "dual")
     block_length=st.integers(1, 12),
     extra=st.integers(0, 30),
     cache=st.sampled_from(CACHES),
-    rule=st.sampled_from([{}, {"threshold": 0.2}, {"factor": 1.5}]),
+    rule=st.sampled_from([{}, {"threshold": 0.2}, {"threshold": 0.9}, {"factor": 1.5}]),
     remasking=st.sampled_from(["low_confidence", "random"]),
     temperature=st.sampled_from([0.0, 1.0]),
+    deferred=st.booleans(),
 )
-def test_every_pass(gen_length, block_length, extra, cache, rule, remasking, temperature):
+def test_every_pass(gen_length, block_length, extra, cache, rule, remasking, temperature, deferred):
     steps = -(-gen_length // block_length) + extra
     before = torch.cat((PROMPT, torch.full((2, gen_length), MASK)), 1)
     passes = 0
@@ -37,94 +69,339 @@ def test_every_pass(gen_length, block_length, extra, cache, rule, remasking, tem
         cache=cache,
         remasking=remasking,
         temperature=temperature,
-        generator=torch.Generator().manual_seed(1),
+        deferred_tokens=range(150) if deferred else (),
+        generator=seeded(1),
         **rule,
     ):
         after = generation.tokens_BL
         known = before != MASK
         assert torch.equal(after[known], before[known])  # committed tokens never change
-        assert (after != MASK).sum() > known.sum()  # every pass commits
+        start = (
+            12 + int((before[:, 12:] == MASK).any(0).int().argmax()) // block_length * block_length
+        )
+        block = before[:, start : start + block_length] == MASK
+        gained = (after != MASK).sum(1) - known.sum(1)
+        assert (gained[block.any(1)] > 0).all()  # every row of the block commits
         passes += 1
         before = after
-    assert generation.forward_passes == passes <= steps
+    assert generation.forward_passes == passes <= min(steps, 2 * gen_length)
     assert not (before == MASK).any()  # the mask is never emitted
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_padded_batch_gives_each_row_what_it_gets_alone(cache):
-    options = dict(gen_length=16, block_length=8, cache=cache)
-    short, long = PROMPT[:1, :7], PROMPT[1:]
-    batch = torch.cat((torch.cat((torch.full((1, 5), 1), short), 1), long))
-    mask = torch.ones_like(batch)
-    mask[0, :5] = 0
-    together = sampler.generate(MODEL, batch, attention_mask_BP=mask, **options).tokens_BL
-    assert torch.equal(together[0, 12:], sampler.generate(MODEL, short, **options).tokens_BL[0, 7:])
-    assert torch.equal(together[1], sampler.generate(MODEL, long, **options).tokens_BL[0])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("options", [{}, {"cfg_scale": 1.5}, {"repetition_penalty": 1.3}])
+def test_padded_batch_gives_each_row_what_it_gets_alone(cache, side, options):
+    rows = [PROMPTS[0][:7], PROMPTS[1], PROMPTS[2][:4]]
+    batch, mask = padded(rows, side)
+    together, _ = answers(batch, attention_mask_BP=mask, cache=cache, **options)
+    for row, answer in zip(rows, together, strict=True):
+        assert torch.equal(answer, answers(row[None], cache=cache, **options)[0][0])
+    ignored, _ = answers(batch, cache=cache, **options)
+    assert not torch.equal(ignored, together)  # the mask masks
+
+
+def test_the_prompt_is_returned_as_it_was_given():
+    batch, mask = padded([PROMPTS[0][:7], PROMPTS[1][:9]], "right")
+    made = sampler.generate(MODEL, batch, attention_mask_BP=mask, **SHORT)
+    assert torch.equal(made.tokens_BL[:, :9], batch)
+
+
+def test_padding_may_be_the_mask_token():
+    batch, mask = padded([PROMPTS[0][:7], PROMPTS[1]], "left")
+    hidden = batch.masked_fill(mask == 0, MASK)
+    one, other = (answers(prompt, attention_mask_BP=mask)[0] for prompt in (batch, hidden))
+    assert torch.equal(one, other)
 
 
 def test_stop_token_ends_the_row_with_padding():
     options = dict(gen_length=16, block_length=4)
-    free = sampler.generate(MODEL, PROMPT[:1], **options)
-    stop = free.tokens_BL[0, 12].item()
-    ended = sampler.generate(MODEL, PROMPT[:1], stop_tokens=[stop], **options)
-    assert ended.tokens_BL[0, 12].item() == stop
-    assert (ended.tokens_BL[0, 13:] == MODEL.config.pad_token_id).all()
-    assert ended.forward_passes < free.forward_passes
+    free, passes = answers(PROMPT[:1], **options)
+    stop = free[0, 0].item()
+    ended, fewer = answers(PROMPT[:1], stop_tokens=[stop], **options)
+    assert ended[0, 0].item() == stop
+    assert (ended[0, 1:] == PAD).all()
+    assert fewer < passes
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("options", [{}, {"cfg_scale": 1.0}, {"threshold": 0.05}])
+def test_rows_that_end_leave_the_batch_and_change_nothing(cache, options, monkeypatch):
+    options = dict(options, gen_length=16, block_length=4, cache=cache)
+    batch, mask = padded([PROMPTS[0][:7], PROMPTS[1], PROMPTS[2][:9]], "left")
+    free, _ = answers(batch, attention_mask_BP=mask, **options)
+    stops = [free[0, 3].item(), free[2, 8].item()]
+    alone = [
+        answers(row[shown.bool()][None], stop_tokens=stops, **options)
+        for row, shown in zip(batch, mask, strict=True)
+    ]
+    sizes = []
+    hidden = MODEL.hidden
+
+    def observed(tokens_BL, *arguments, **named):
+        sizes.append(len(tokens_BL))
+        return hidden(tokens_BL, *arguments, **named)
+
+    monkeypatch.setattr(MODEL, "hidden", observed)
+    together, passes = answers(batch, attention_mask_BP=mask, stop_tokens=stops, **options)
+    for (answer, _), row in zip(alone, together, strict=True):
+        assert torch.equal(answer[0], row)
+    assert len(sizes) == passes
+    if "threshold" not in options:  # with it a row may wait for the others' blocks
+        copies = 2 if "cfg_scale" in options else 1
+        running = [sum(count > turn for _, count in alone) for turn in range(passes)]
+        assert sizes == [copies * rows for rows in running]
+        assert running[-1] < running[0]
+
+
+def test_the_rest_of_the_window_is_skipped_once_all_rows_ended():
+    free, _ = answers(PROMPT, gen_length=32, block_length=4)
+    stops = free[:, 0].tolist()
+    ended, passes = answers(PROMPT, gen_length=32, block_length=4, stop_tokens=stops)
+    assert passes <= 4
+    assert (ended[:, 4:] == PAD).all()
 
 
 def test_generator_makes_temperature_reproducible():
     def draw(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return sampler.generate(
-            MODEL, PROMPT, gen_length=16, block_length=8, temperature=1.0, generator=generator
-        ).tokens_BL
+        return answers(PROMPT, temperature=1.0, generator=seeded(seed))[0]
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
 
 
+def test_temperature_samples_the_softmax():
+    """One masked position, 4000 draws: frequencies follow softmax(logits / T) without the mask."""
+    temperature = 0.7
+    logits = MODEL(torch.cat((PROMPT[:1], torch.tensor([[MASK]])), 1))[0, -1].detach()
+    logits[MASK] = -torch.inf
+    expected = (logits / temperature).softmax(-1)
+    drawn, _ = answers(
+        PROMPT[:1].repeat(4000, 1),
+        gen_length=1,
+        block_length=1,
+        temperature=temperature,
+        generator=seeded(0),
+    )
+    found = torch.bincount(drawn[:, 0], minlength=len(logits)) / 4000
+    error = (expected * (1 - expected) / 4000).sqrt()
+    assert ((found - expected).abs() < 5 * error + 1e-3).all()
+
+
 @pytest.mark.parametrize("cache", CACHES)
 def test_guidance_changes_the_answer_and_zero_does_not(cache):
-    options = dict(gen_length=16, block_length=8, cache=cache)
-    plain = sampler.generate(MODEL, PROMPT, **options).tokens_BL
-    assert torch.equal(plain, sampler.generate(MODEL, PROMPT, cfg_scale=0.0, **options).tokens_BL)
-    guided = sampler.generate(MODEL, PROMPT, cfg_scale=2.0, **options).tokens_BL
-    assert not torch.equal(plain, guided)
+    plain, _ = answers(PROMPT, cache=cache)
+    assert torch.equal(plain, answers(PROMPT, cache=cache, cfg_scale=0.0)[0])
+    assert not torch.equal(plain, answers(PROMPT, cache=cache, cfg_scale=2.0)[0])
 
 
-def test_repetition_penalty_lowers_negative_and_positive_logits():
-    window = sampler._Window(MODEL, torch.tensor([[0, 1]]), 1, None, 0.0, "none")
-    logits = torch.tensor([[[2.0, -2.0, 1.0]]])
-    window.tokens_BL = torch.tensor([[0, 1]])
-    assert sampler._penalise(logits, window, 2.0).tolist() == [[[1.0, -4.0, 1.0]]]
+def test_guidance_is_the_published_formula():
+    """One position: argmax of u + (cfg + 1)(c - u), u with the prompt masked."""
+    window = torch.cat((PROMPT, torch.full((2, 1), MASK)), 1)
+    with torch.no_grad():
+        blind, seeing = MODEL(torch.full_like(window, MASK))[:, -1], MODEL(window)[:, -1]
+    guided = blind + 3.5 * (seeing - blind)
+    guided[:, MASK] = -torch.inf
+    made, _ = answers(PROMPT, gen_length=1, block_length=1, cfg_scale=2.5)
+    assert torch.equal(made[:, 0], guided.argmax(-1))
+
+
+def test_random_remasking_commits_in_another_order():
+    def order(remasking, seed):
+        windows = sampler.stream(
+            MODEL, PROMPT[:1], remasking=remasking, generator=seeded(seed), **SHORT
+        )
+        return [tuple((window.tokens_BL[0, 12:] == MASK).tolist()) for window in windows]
+
+    assert order("random", 1) == order("random", 1)
+    assert order("random", 1) != order("random", 2)
+    assert order("low_confidence", 1) == order("low_confidence", 2) != order("random", 1)
+
+
+def with_logits(prompt_BP, logits):
+    """A copy of the model whose head gives `logits` ({token: logit}, else -9) after the prompt."""
+    model = copy.deepcopy(MODEL)
+    window = torch.cat((prompt_BP, torch.full((len(prompt_BP), 1), MASK)), 1)
+    with torch.no_grad():
+        state = model.hidden(window)[0, -1]
+        wanted = torch.full((model.config.embedding_size,), -9.0)
+        wanted[list(logits)] = torch.tensor(list(logits.values()))
+        model.head_weight.copy_(torch.outer(wanted, state / state.square().sum()))
+    return model
+
+
+@pytest.mark.parametrize(("seen_logit", "other_logit"), [(2.0, 1.5), (-1.0, -1.5), (0.5, -0.1)])
+def test_repetition_penalty_lowers_seen_tokens_whatever_the_sign(seen_logit, other_logit):
+    seen, other = PROMPT[0, 3].item(), 301
+    model = with_logits(PROMPT[:1], {seen: seen_logit, other: other_logit})
+    options = dict(gen_length=1, block_length=1)
+    free = sampler.generate(model, PROMPT[:1], **options)
+    assert free.tokens_BL[0, -1] == seen
+    share = []
+    for penalty in (1.0, 2.0):
+        drawn = sampler.generate(
+            model,
+            PROMPT[:1].repeat(2000, 1),
+            temperature=1.0,
+            repetition_penalty=penalty,
+            generator=seeded(0),
+            **options,
+        )
+        tokens = drawn.tokens_BL[:, -1]
+        share.append((tokens == seen).sum().item() / (tokens == other).sum().item())
+    assert share[1] < 0.8 * share[0]
+
+
+def test_masks_and_padding_are_not_seen():
+    batch, mask = padded([PROMPTS[0][:7], PROMPTS[1]], "right")
+    window = Window(MODEL, batch, 4, mask, 0.0, "none")
+    seen_BV = window.seen()
+    assert not seen_BV[:, MASK].any() and not seen_BV[0, PAD]
+    assert set(seen_BV[0].nonzero()[:, 0].tolist()) == set(PROMPTS[0][:7].tolist())
+    window.open(0, 4)
+    window.commit(torch.full((2, 4), 302), torch.tensor([[True, False, False, False]] * 2), [])
+    assert window.seen()[:, 302].all() and not window.seen()[:, MASK].any()
+
+
+def test_the_mask_is_never_emitted_even_as_the_best_token():
+    model = with_logits(PROMPT[:1], {MASK: 20.0, 17: 3.0})
+    made = sampler.generate(model, PROMPT[:1], gen_length=1, block_length=1)
+    assert made.tokens_BL[0, -1] == 17
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("remasking", ["low_confidence", "random"])
+def test_forbidden_tokens_are_never_emitted(temperature, remasking):
+    options = dict(temperature=temperature, remasking=remasking)
+    free, _ = answers(PROMPT, generator=seeded(1), **options)
+    forbidden = free.unique().tolist()[:200]
+    made, _ = answers(PROMPT, forbidden_tokens=forbidden, generator=seeded(1), **options)
+    assert not torch.isin(made, torch.tensor(forbidden)).any()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("rule", [{}, {"threshold": 0.0}, {"factor": 100.0}])
+def test_deferred_tokens_are_committed_last(temperature, rule):
+    """The token that would come first waits for the others, and never shares a pass with them."""
+    options = dict(gen_length=16, block_length=16, temperature=temperature, **rule)
+
+    def order(deferred):
+        before, found = torch.full((16,), MASK), []
+        for generation in sampler.stream(
+            MODEL, PROMPT[:1], deferred_tokens=deferred, generator=seeded(2), **options
+        ):
+            after = generation.tokens_BL[0, 12:]
+            found.append(after[(before == MASK) & (after != MASK)].tolist())
+            before = after
+        return found
+
+    first = order([])[0][0]
+    passes = order([first])
+    assert first not in passes[0]
+    assert all(set(new) == {first} or first not in new for new in passes)
 
 
 def test_factor_rule():
     """The largest n with (n + 1)(1 - c_n) < factor over confidences sorted down; at least one."""
     confidence = torch.tensor([[0.9, 0.8, 0.7, 0.1]])
+    masked = torch.ones_like(confidence).bool()
     for factor, count in ((0.1, 1), (0.21, 1), (0.61, 2), (1.21, 3), (5.0, 4)):
-        assert sampler._choose(confidence, 9, None, factor).sum() == count
+        assert choose(confidence, masked, 9, None, factor).sum() == count
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("rule", [{"threshold": 0.05}, {"factor": 1.9}])
+def test_parallel_decoding_takes_fewer_passes_and_the_limits_are_sequential(cache, rule):
+    one_by_one, passes = answers(PROMPT[:1], cache=cache)
+    assert answers(PROMPT[:1], cache=cache, **rule)[1] < passes
+    for strict in ({"threshold": 1.0}, {"factor": 1e-9}):
+        made, strict_passes = answers(PROMPT[:1], cache=cache, **strict)
+        assert torch.equal(made, one_by_one) and strict_passes == passes
+
+
+@pytest.mark.parametrize("steps", [5, 7, 11])
+def test_steps_that_blocks_do_not_divide(steps):
+    """18 tokens in blocks of 4 (the last has 2): each block has its share of the passes."""
+    options = dict(gen_length=18, block_length=4, steps=steps)
+    windows = [window.tokens_BL for window in sampler.stream(MODEL, PROMPT, **options)]
+    assert len(windows) <= steps and not (windows[-1] == MASK).any()
+    capped, passes = answers(PROMPT, threshold=1.0, **options)
+    assert passes <= steps and not (capped == MASK).any()
+
+
+def test_the_first_pass_is_the_same_with_and_without_a_cache():
+    first = [next(sampler.stream(MODEL, PROMPT, cache=cache, **SHORT)) for cache in CACHES]
+    assert all(torch.equal(first[0].tokens_BL, other.tokens_BL) for other in first[1:])
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_grouped_keys_and_tied_weights(cache):
+    torch.manual_seed(0)
+    shape = dict(d_model=32, n_heads=4, n_kv_heads=2, n_layers=2, mlp_hidden_size=48)
+    ids = dict(vocab_size=97, mask_token_id=5, eos_token_id=1, pad_token_id=1)
+    model = LLaDA(LLaDAConfig(**shape, **ids, weight_tying=True, max_sequence_length=64)).eval()
+    batch, mask = padded([PROMPTS[0][:7] % 90 + 6, PROMPTS[1] % 90 + 6], "left")
+    options = dict(cache=cache, **SHORT)
+    together = sampler.generate(model, batch, attention_mask_BP=mask, **options).tokens_BL
+    alone = sampler.generate(model, batch[:1, 5:], **options).tokens_BL
+    assert torch.equal(together[0, 12:], alone[0, 7:])
+
+
+def test_generated_tokens_can_be_trained_on():
+    made = sampler.generate(MODEL, PROMPT, cache="dual", **SHORT).tokens_BL
+    model = copy.deepcopy(MODEL).train()
+    model(made).square().mean().backward()
+    assert model.head_weight.grad is not None
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gen_length": 0}, "gen_length=0"),
-        ({"block_length": 0}, "block_length=0"),
+        ({"gen_length": 0}, "gen_length=0, allowed: 1 or more"),
+        ({"block_length": 0}, "block_length=0, allowed: 1 or more"),
         ({"threshold": 1.5}, "threshold=1.5, allowed: 0 to 1"),
-        ({"steps": 1}, "steps=1, allowed: at least one a block"),
-        ({"temperature": -1.0}, "temperature=-1.0"),
-        ({"cache": "triple"}, "cache=triple"),
-        ({"gen_length": 600}, "at most 512"),
+        ({"threshold": -0.1}, "threshold=-0.1, allowed: 0 to 1"),
+        ({"threshold": float("nan")}, "threshold=nan, allowed: 0 to 1"),
+        ({"factor": 0.0}, "factor=0.0, allowed: above 0"),
+        ({"threshold": 0.9, "factor": 1.0}, "threshold=0.9 and factor=1.0, allowed: one of them"),
+        ({"steps": 1}, r"steps=1, allowed: at least one a block \(2\)"),
+        ({"temperature": -1.0}, "temperature=-1.0, allowed: 0 or more"),
+        ({"cfg_scale": -1.0}, "cfg_scale=-1.0, allowed: 0 or more"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0, allowed: above 0"),
+        ({"cache": "triple"}, "cache=triple, allowed: none, prefix, dual"),
+        ({"remasking": "worst"}, "remasking=worst, allowed: low_confidence, random"),
+        ({"stop_tokens": [999]}, "token 999, allowed: 0 to 319"),
+        ({"gen_length": 600}, r"prompt of 12 tokens \+ gen_length=600, allowed: at most 512"),
+        ({"attention_mask_BP": torch.ones(2, 11)}, r"attention_mask_BP: shape \(2, 11\), allowed"),
+        ({"attention_mask_BP": torch.zeros(2, 12)}, "attention_mask_BP: a row hides its whole"),
     ],
 )
 def test_refused_options(changes, message):
     with pytest.raises(ValueError, match=message):
-        sampler.generate(MODEL, PROMPT, **{"gen_length": 16, "block_length": 8, **changes})
+        answers(PROMPT, **changes)
 
 
-def test_refused_prompts():
-    with pytest.raises(ValueError, match="prompt length=0"):
-        sampler.generate(MODEL, PROMPT[:, :0], gen_length=4, block_length=4)
-    with pytest.raises(ValueError, match="mask token 319"):
-        sampler.generate(MODEL, torch.tensor([[5, MASK]]), gen_length=4, block_length=4)
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (PROMPT[:, :0], "empty prompt"),
+        (PROMPT[:0], "empty prompt"),
+        (PROMPT[0], r"prompt of shape \(12,\)"),
+        (torch.full((1, 600), 5), "prompt of 600 tokens"),
+        (torch.tensor([[5, MASK]]), "mask token 319"),
+        (torch.tensor([[5, 320]]), "prompt tokens 5 to 320, allowed: 0 to 319"),
+    ],
+)
+def test_refused_prompts(prompt, message):
+    with pytest.raises(ValueError, match=message):
+        answers(prompt)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_are_named(cache, value):
+    model = copy.deepcopy(MODEL)
+    with torch.no_grad():
+        model.model["transformer"]["blocks"][0].q_proj.weight[0, 0] = value
+    with pytest.raises(ValueError, match="logits are not finite"):
+        sampler.generate(model, PROMPT, cache=cache, **SHORT)

@@ -1,0 +1,166 @@
+"""The window of tokens being denoised: layout, what may be seen, cached keys, finished rows.
+
+Padding of the prompt is moved to the left of its row, whatever side it came on, so that prompt and
+answer touch: the rotary embedding sees differences of positions, and a gap would change them. What
+is left of every row's first token is cut off. Which tokens to commit is `model.remasking`'s.
+Shapes: B rows still running, P prompt, G generated, L = P+G, S block, M masked positions of the
+block (of the row that has most), D model width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from model.cache import KeyValueCache
+from model.llada import LLaDA
+
+SLICE = 1024  # rows of the head multiplied at once on a CPU
+
+
+class Window:
+    """Tokens, attention and cache of the rows that still run, and the result of all rows."""
+
+    def __init__(
+        self,
+        model: LLaDA,
+        prompt_BP: torch.Tensor,
+        gen_length: int,
+        attention_mask_BP: torch.Tensor | None,
+        cfg_scale: float,
+        cache: str,
+    ) -> None:
+        self.model, self.cfg_scale, self.caching = model, cfg_scale, cache
+        self.mask_id = model.config.mask_token_id
+        batch, self.given = prompt_BP.shape
+        canvas_BG = prompt_BP.new_full((batch, gen_length), self.mask_id)
+        self.result_BL = torch.cat((prompt_BP, canvas_BG), dim=1)
+        self.rows_B = torch.arange(batch, device=prompt_BP.device)
+        prompt_BP, visible_BP = _align(prompt_BP, attention_mask_BP, self.mask_id)
+        self.prompt_length = prompt_BP.shape[1]
+        self.tokens_BL = torch.cat((prompt_BP, canvas_BG), dim=1)
+        self.attention_BL: torch.Tensor | None = None
+        if not visible_BP.all():
+            self.attention_BL = torch.cat((visible_BP, torch.ones_like(canvas_BG).bool()), dim=1)
+        self.cache: KeyValueCache | None = None
+
+    def open(self, start: int, end: int) -> None:
+        """Makes answer positions start..end the active block; its first pass fills the cache."""
+        self.start, self.end = self.prompt_length + start, self.prompt_length + end
+        self.is_stale = True
+        self._locate()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether a running row has masks in the block."""
+        return self.places_BM.numel() > 0
+
+    def logits(self) -> torch.Tensor:
+        """fp32 logits [B, M, V] of the block's masked positions, after guidance."""
+        tokens_BL, attention_BL, places_BM = self.tokens_BL, self.attention_BL, self.places_BM
+        if self.cfg_scale:
+            blind_BL = tokens_BL.clone()
+            blind_BL[:, : self.prompt_length] = self.mask_id
+            tokens_BL = torch.cat((tokens_BL, blind_BL))
+            places_BM = places_BM.repeat(2, 1)
+            attention_BL = None if attention_BL is None else attention_BL.repeat(2, 1)
+        low, high = self._span(tokens_BL)
+        hidden_BMD = self.model.hidden(
+            tokens_BL[:, low:high],
+            attention_BL,
+            positions_BQ=places_BM + (self.start - low),
+            cache=self.cache,
+            start=low,
+        )
+        logits_BMV = _head(hidden_BMD, self.model.head_weight).float()
+        if self.cfg_scale:
+            conditional, blind = logits_BMV.chunk(2)
+            logits_BMV = blind + (self.cfg_scale + 1) * (conditional - blind)
+        return logits_BMV
+
+    def seen(self) -> torch.Tensor:
+        """Which tokens a row shows [B, V]: prompt and committed; no mask, no padding."""
+        seen_BV = self.tokens_BL.new_zeros(
+            (len(self.tokens_BL), self.model.config.embedding_size), dtype=torch.bool
+        )
+        seen_BV.scatter_(1, self.tokens_BL, True)
+        seen_BV[:, self.mask_id] = False
+        return seen_BV
+
+    def commit(
+        self, token_BM: torch.Tensor, commit_BM: torch.Tensor, stop_tokens: Sequence[int]
+    ) -> None:
+        """Writes the chosen tokens, then takes out the rows that ended.
+
+        A row ends at a stop token that has no mask before it; what follows becomes padding.
+        """
+        block_BS = self.tokens_BL[:, self.start : self.end]
+        kept_BM = block_BS.gather(1, self.places_BM)
+        block_BS.scatter_(1, self.places_BM, torch.where(commit_BM, token_BM, kept_BM))
+        answer_BG = self.tokens_BL[:, self.prompt_length :]
+        ended_B = self._end(answer_BG, stop_tokens) if stop_tokens else None
+        self.result_BL[self.rows_B, self.given :] = answer_BG
+        if ended_B is not None and ended_B.any():
+            self._keep((~ended_B).nonzero()[:, 0])
+        self._locate()
+
+    def _span(self, tokens_BL: torch.Tensor) -> tuple[int, int]:
+        """The positions that this pass runs over; the whole window when the cache is stale."""
+        whole = 0, tokens_BL.shape[1]
+        if self.caching == "none":
+            return whole
+        if self.cache is None:
+            weight = self.model.head_weight
+            self.cache = KeyValueCache(
+                self.model.config, *tokens_BL.shape, dtype=weight.dtype, device=weight.device
+            )
+        if self.is_stale:
+            self.is_stale = False
+            return whole
+        return self.start, (self.end if self.caching == "dual" else whole[1])
+
+    def _locate(self) -> None:
+        """Finds the block's masks; rows that have fewer are filled up with other positions."""
+        masked_BS = self.tokens_BL[:, self.start : self.end] == self.mask_id
+        most = int(masked_BS.sum(1).max()) if len(masked_BS) else 0
+        self.places_BM = masked_BS.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        self.masked_BM = masked_BS.gather(1, self.places_BM)
+
+    def _end(self, answer_BG: torch.Tensor, stop_tokens: Sequence[int]) -> torch.Tensor:
+        stops = torch.as_tensor(stop_tokens, device=answer_BG.device)
+        unknown_BG = (answer_BG == self.mask_id).cumsum(1) > 0
+        stopped_BG = (torch.isin(answer_BG, stops) & ~unknown_BG).cumsum(1) > 0
+        answer_BG[:, 1:].masked_fill_(stopped_BG[:, :-1], self.model.config.pad_token_id)
+        return stopped_BG[:, -1]
+
+    def _keep(self, kept: torch.Tensor) -> None:
+        batch = len(self.tokens_BL)
+        self.tokens_BL, self.rows_B = self.tokens_BL[kept], self.rows_B[kept]
+        if self.attention_BL is not None:
+            self.attention_BL = self.attention_BL[kept]
+        if self.cache is not None:
+            self.cache.keep(torch.cat((kept, kept + batch)) if self.cfg_scale else kept)
+
+
+def _align(
+    prompt_BP: torch.Tensor, attention_mask_BP: torch.Tensor | None, mask_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts at the right edge, masks in place of their padding, and what may be seen."""
+    if attention_mask_BP is None:
+        return prompt_BP, torch.ones_like(prompt_BP).bool()
+    visible_BP = attention_mask_BP.bool()
+    order_BP = visible_BP.int().argsort(dim=1, stable=True)
+    visible_BP, prompt_BP = visible_BP.gather(1, order_BP), prompt_BP.gather(1, order_BP)
+    unused = int((~visible_BP).sum(1).min())
+    return prompt_BP.masked_fill(~visible_BP, mask_id)[:, unused:], visible_BP[:, unused:]
+
+
+def _head(hidden_BMD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
+    """Logits [B, M, V]. On a CPU in slices of the vocabulary: few rows by one tall matrix is slow
+    there (DECISIONS.md)."""
+    if hidden_BMD.device.type != "cpu":
+        return torch.nn.functional.linear(hidden_BMD, weight_VD)
+    hidden = hidden_BMD.flatten(0, 1)
+    logits = hidden.new_empty(len(hidden), len(weight_VD))
+    for columns, rows in zip(logits.split(SLICE, 1), weight_VD.split(SLICE), strict=True):
+        torch.mm(hidden, rows.T, out=columns)
+    return logits.unflatten(0, hidden_BMD.shape[:2])
