@@ -125,7 +125,7 @@ NAMED: dict[str, Callable[[str, Problem], float]] = {
     "overlong": _overlong,
 }
 """Every reward that a configuration can weigh. `overlong` also needs `tokens` and `max_tokens` in
-the problem, the answer's length and the longest allowed; it starts at four fifths of that (DAPO)."""
+the problem, the answer's length and the longest allowed; it starts at four fifths (DAPO)."""
 
 assert tuple(NAMED) == REWARDS, "model.settings names the rewards for configurations"
 
