@@ -104,16 +104,16 @@ class Judge:
         """Scores in the order shown, or None after a failure, which is counted."""
         if not order:
             return []
-        attempts = self.config.retries + 1
+        retries, timeout = self.config.retries, self.config.timeout
         async with gate:
             self.calls += 1
             try:
                 # The client's own timeout is of a pause; a server that drips never pauses.
-                async with asyncio.timeout(attempts * (self.config.timeout + LONGEST_BACKOFF)):
+                async with asyncio.timeout((retries + 1) * timeout + retries * LONGEST_BACKOFF):
                     reply = await client.chat.completions.create(
                         **_request(self.config, group.prompt, [group.answers[n] for n in order])
                     )
-                return _scores(reply.choices, len(order))
+                return _scores(_content(reply), len(order))
             except (openai.OpenAIError, TimeoutError, ValueError) as error:
                 self.failed += 1
                 self.last_failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -167,12 +167,20 @@ def _schema(names: list[str]) -> dict[str, Any]:
     }
 
 
-def _scores(choices: Any, count: int) -> list[float]:
-    """The numbers of a reply, scaled to 0 to 1. Raises ValueError for anything but all of them."""
-    text = choices[0].message.content if choices else None
+def _content(reply: Any) -> str:
+    """The text of a chat completion. The client passes on whatever an endpoint sends in its place."""
     try:
-        given = json.loads(text or "")
-    except json.JSONDecodeError:
+        text = reply.choices[0].message.content
+    except (AttributeError, IndexError, TypeError):
+        raise ValueError(f"no chat completion in the reply {reply!r:.100}") from None
+    return text if isinstance(text, str) else ""
+
+
+def _scores(text: str, count: int) -> list[float]:
+    """The numbers of a reply, scaled to 0 to 1. Raises ValueError for anything but all of them."""
+    try:
+        given = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
         raise ValueError(f"no JSON in the reply {text!r:.100}") from None
     names = [f"answer_{number}" for number in range(1, count + 1)]
     if not isinstance(given, dict) or sorted(given) != sorted(names):

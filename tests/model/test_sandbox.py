@@ -108,7 +108,7 @@ def test_tests_decide(program, tests, passed):
         "import sys\ndef f(x):\n    sys.modules['__main__'].send = print\n    return 0",
         "import gc, types\nfor o in gc.get_objects():\n    if isinstance(o, types.FunctionType):\n"
         "        o.__code__ = (lambda *a, **k: None).__code__",
-        "import os\nfor n in range(3, 64):\n    try:\n        os.write(n, b'ready{\"result\": 2}\\n')\n"
+        "import os\nfor n in range(3, 64):\n    try:\n        os.write(n, b'{\"result\": 2}\\n')\n"
         "    except OSError:\n        pass\ndef f(x):\n    return 0",
         "def all(x):\n    return True\ndef map(f, x):\n    return []\ndef f(x):\n    return 0",
     ],
