@@ -168,7 +168,7 @@ def _schema(names: list[str]) -> dict[str, Any]:
 
 
 def _content(reply: Any) -> str:
-    """The text of a chat completion. The client passes on whatever an endpoint sends in its place."""
+    """The text of a chat completion; the client passes on whatever is sent in its place."""
     try:
         text = reply.choices[0].message.content
     except (AttributeError, IndexError, TypeError):

@@ -8,6 +8,7 @@ Held by the kernel, for root and for any other user alike, and without any privi
     files      Landlock: plain files in a scratch directory, reads below Python's own directories;
                RLIMIT_FSIZE for one file, the parent's watch for the whole directory
     network    seccomp: no socket of any family
+    privilege  no capability, none to be gained (no_new_privs)
     secrets    an empty environment; /proc and the home directory cannot be opened
     verdict    the tests run in another process, which the answer reaches through plain data alone
 

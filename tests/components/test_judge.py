@@ -44,7 +44,7 @@ class Endpoint(ThreadingHTTPServer):
         self.answer, self.bodies, self.keys = answer, [], []
         self.lock, self.closing = threading.Lock(), threading.Event()
         self.busy = self.busiest = 0
-        self.kind = "application/json"
+        self.kind, self.drips = "application/json", False
 
     @property
     def url(self):
@@ -78,6 +78,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", endpoint.kind)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
+        while endpoint.drips and not endpoint.closing.wait(0.1):
+            self.wfile.write(b" ")
+            self.wfile.flush()
         self.wfile.write(text)
 
     def log_message(self, *_):
@@ -201,6 +204,14 @@ def test_a_slow_server_is_no_score():
         asked = Judge(config(endpoint.url, timeout=0.3))
         assert asked.score_groups([SUM]) == [None]
     assert "Timeout" in asked.last_failure or "timed out" in asked.last_failure
+
+
+def test_a_server_that_drips_is_no_score():
+    with Endpoint(by_the_number) as endpoint:
+        endpoint.drips = True
+        asked = Judge(config(endpoint.url, timeout=1.0))
+        assert asked.score_groups([SUM]) == [None]
+    assert asked.last_failure.startswith("TimeoutError")
 
 
 def test_a_refused_connection_is_no_score():

@@ -1,10 +1,13 @@
 """Hostile programs in the sandbox, each doing for real what it must not be able to do."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,18 +46,31 @@ def facts(path):
     return state.st_ino, state.st_nlink, state.st_mode, state.st_size, state.st_mtime_ns
 
 
-def running():
-    """Sandboxed processes on this machine that this test process started."""
+def wait_for(condition):
+    """What the condition returns once that is true; fails when it never is."""
+    for _ in range(6000):
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("never happened")
+
+
+def running(*parents):
+    """Sandboxed processes on this machine started by this test process or the one given."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_text()
-            parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if "sandboxed.py" in words and int(parent) in (os.getpid(), 1):
-            found.append(folder.name)
+        if is_sandboxed(folder):
+            parent = re.search(r"PPid:\t(\d+)", (folder / "status").read_text()).group(1)
+            if int(parent) in (parents or (os.getpid(), 1)):
+                found.append(folder.name)
     return found
+
+
+def is_sandboxed(folder):
+    try:
+        return "sandboxed.py" in (folder / "cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture(autouse=True)
@@ -234,6 +250,32 @@ def test_secrets_of_the_parent_stay_there(monkeypatch):
                 raise AssertionError(name)
     """
     assert ends_with(action, "done")
+
+
+def test_the_kernel_confirms():
+    """Of both processes, while they run."""
+    with ThreadPoolExecutor(1) as pool:
+        sleeping = "import time\ntime.sleep(10**6)"
+        pool.submit(sandbox.passes, sleeping, "f(1)", sandbox.Limits(seconds=20))
+        folders = wait_for(lambda: len(running()) == 2 and [Path("/proc") / n for n in running()])
+        wanted = ("NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "Threads:\t1")
+        for folder in folders:
+            wait_for(
+                lambda folder=folder: all(w in (folder / "status").read_text() for w in wanted)
+            )
+            limits = (folder / "limits").read_text()
+            assert re.search(r"Max address space +1073741824 +1073741824", limits)
+            assert re.search(r"Max cpu time +5 +5", limits)
+
+
+def test_nothing_outlives_the_parent():
+    """Not even one that was killed and could not clean up."""
+    script = "from model import sandbox\n"
+    script += "sandbox.passes('import time\\ntime.sleep(10**6)', 'f(1)', sandbox.Limits(10**6))"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as parent:
+        numbers = wait_for(lambda: len(running(parent.pid)) == 2 and running(parent.pid))
+        parent.kill()
+    wait_for(lambda: not any(is_sandboxed(Path("/proc", number)) for number in numbers))
 
 
 def start(prelude, *prefix):
