@@ -274,6 +274,8 @@ def test_nothing_outlives_the_parent():
     script += "sandbox.passes('import time\\ntime.sleep(10**6)', 'f(1)', sandbox.Limits(10**6))"
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as parent:
         numbers = wait_for(lambda: len(running(parent.pid)) == 2 and running(parent.pid))
+        for number in numbers:
+            wait_for(lambda file=Path("/proc", number, "status"): "Seccomp:\t2" in file.read_text())
         parent.kill()
     wait_for(lambda: not any(is_sandboxed(Path("/proc", number)) for number in numbers))
 
