@@ -25,7 +25,7 @@ def real_judge():
     """Base URL of a llama.cpp server with SmolLM2-135M-Instruct, up as long as the tests run."""
     command = [sys.executable, "-m", "tests.components.judge_server"]
     with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:
         try:
             yield server.stdout.readline().decode().strip() + "/v1"
