@@ -8,6 +8,7 @@ long; the next comparison starts another.
 import atexit
 import functools
 import json
+import os
 import select
 import subprocess
 import sys
@@ -68,6 +69,8 @@ class Equivalence:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Each thread of OpenBLAS reserves address space, which is limited here.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         if _line(worker, START_SECONDS) != "ready":
             worker.kill()
@@ -87,9 +90,11 @@ def shared() -> Equivalence:
 def _line(worker: subprocess.Popen[bytes], seconds: float) -> str | None:
     """The next line of JSON, or None when the process ends or the time is over."""
     assert worker.stdout
+    poll = select.poll()
+    poll.register(worker.stdout, select.POLLIN)
     deadline, text = time.monotonic() + seconds, b""
     while not text.endswith(b"\n"):
-        ready, _, _ = select.select([worker.stdout], [], [], max(deadline - time.monotonic(), 0))
+        ready = poll.poll(max(deadline - time.monotonic(), 0) * 1000)
         part = worker.stdout.read1(4096) if ready else b""  # type: ignore[attr-defined]
         if not part:
             return None

@@ -27,7 +27,8 @@ FORMAT = re.compile(
     + re.escape(END_SOLUTION),
     re.DOTALL,
 )
-EQUATION = re.compile(r"(?<![\d+])(\d+(?:\+\d+)+)=(\d+)(?!\d)")
+# No number of more than 99 digits: Python refuses to read those of thousands.
+EQUATION = re.compile(r"(?<![\d+])(\d{1,99}(?:\+\d{1,99})+)=(\d{1,99})(?!\d)")
 SOLUTION = re.compile(
     re.escape(BEGIN_SOLUTION) + r"((?:(?!<\|).)*)" + re.escape(END_SOLUTION), re.DOTALL
 )
@@ -169,14 +170,17 @@ def require(problems: Sequence[Problem], weights: Weights) -> None:
     """
     check_rewards("rewards", tuple(weights))
     names = {name for name, _ in weights}
-    runs_code = False
+    runs_code = uses_math = False
     for number, problem in enumerate(problems):
         verifier = problem["verifier"]
         where = f"problems[{number}]"
         check(f"{where}.verifier", verifier, verifier in VERIFIERS, ", ".join(VERIFIERS))
+        uses_math |= "math" in names or ("verified" in names and verifier == "math")
         if "code" in names or ("verified" in names and verifier == "code"):
             tests = problem["answer"]
             check(f"{where}.answer", tests, bool(tests.strip()), "tests of the code")
             runs_code = True
     if runs_code:
         sandbox.check()
+    if uses_math:
+        assert equivalence.shared()("1/2", "0.5"), "math-verify answers"

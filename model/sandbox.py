@@ -13,8 +13,8 @@ Held by the kernel, for root and for any other user alike, and without any privi
     verdict    the tests run in another process, which the answer reaches through plain data alone
 
 Not guarded: names, sizes and dates of files anywhere can be seen (stat), Python's packages can be
-read, two cores can be busy until the time is over, and side channels stay. A machine that lacks one
-of the protections runs nothing: `SandboxError`.
+read, two cores can be busy until the time is over, and side channels stay. Linux 5.13 with Landlock
+and libseccomp are needed; a machine that lacks a protection runs nothing: `SandboxError`.
 """
 
 import base64
@@ -167,7 +167,9 @@ def _start(
 
 def _expect_ready(started: _Started) -> None:
     """Waits until the process is confined; what it says before that is not the program's doing."""
-    heard, _, _ = select.select([started.status], [], [], START_SECONDS)
+    poll = select.poll()
+    poll.register(started.status, select.POLLIN)
+    heard = poll.poll(START_SECONDS * 1000)
     said = os.read(started.status.fileno(), 1000).decode() if heard else ""
     if said != "ready":
         reason = said or "no process started"

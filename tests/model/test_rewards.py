@@ -37,6 +37,8 @@ def test_well_formed():
         ("1+1=23", 0.0),
         ("1+=2", 0.0),
         ("no sums at all", 0.0),
+        (f"{'9' * 5000}+1=1", 0.0),
+        (f"1+1={'9' * 5000} 1+1=2", 1.0),
         ("", 0.0),
     ],
 )
@@ -191,6 +193,10 @@ def test_weights_fit_a_configuration():
 def test_require_names_the_problem(row, message):
     with pytest.raises(ValueError, match=message):
         rewards.require([PROBLEM, PROBLEM | row], (("verified", 1.0),))
+
+
+def test_require_starts_what_math_needs():
+    rewards.require([PROBLEM | {"verifier": "math"}], (("verified", 1.0),))
 
 
 def test_require_tries_the_sandbox_when_code_would_run():
