@@ -3,14 +3,66 @@
 Standard library only, so that a bad value is refused before anything heavy is imported.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+REWARDS = ("verified", "exact", "math", "code", "format", "equations", "overlong")
+"""Names of the rewards in `model.rewards`."""
 
 
 def check(name: str, value: object, good: bool, allowed: str) -> None:
     """Raises ValueError naming the field, its value and what is allowed, unless it is good."""
     if not good:
         raise ValueError(f"{name}={value!r}, allowed: {allowed}")
+
+
+def check_rewards(name: str, weights: Sequence[tuple[str, float]]) -> None:
+    """Raises ValueError unless `weights` are (reward, weight) pairs: known, finite, each once."""
+    names = [reward for reward, _ in weights]
+    check(name, weights, bool(names), f"weights of some of {', '.join(REWARDS)}")
+    for number, (reward, weight) in enumerate(weights):
+        check(f"{name}[{number}][0]", reward, reward in REWARDS, ", ".join(REWARDS))
+        check(f"{name}[{number}][0]", reward, names.count(reward) == 1, "each reward once")
+        check(f"{name}[{number}][1]", weight, math.isfinite(weight), "a finite number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """A language model behind an OpenAI-compatible endpoint that scores the answers of a group."""
+
+    url: str
+    """Base URL of the endpoint, as in http://localhost:11434/v1; its key is JUDGE_API_KEY in the
+    environment and nowhere else."""
+    model: str
+    """Name of the model at the endpoint."""
+    rubric: str = "A better answer reaches a correct result by true and needed steps."
+    """What makes an answer better than another, for the judge to go by."""
+    weight: float = 1.0
+    """Weight of the judge's score, 0 to 1, beside the other rewards."""
+    timeout: float = 60.0
+    """Seconds that one attempt may take."""
+    retries: int = 3
+    """Further attempts when the endpoint is down, busy or failing, at growing intervals."""
+    concurrency: int = 8
+    """Groups that are judged at the same time."""
+    max_failed_share: float = 0.1
+    """Share of failed calls, of all calls so far or of 20 if they are fewer, that ends the run."""
+
+    def __post_init__(self) -> None:
+        is_web = self.url.startswith(("http://", "https://"))
+        check("judge.url", self.url, is_web, "a URL starting with http:// or https://")
+        address = self.url.split("//", 1)[1].split("/", 1)[0]
+        check("judge.url", "...", "@" not in address, "a URL without user or password")
+        check("judge.model", self.model, bool(self.model.strip()), "a name")
+        check("judge.rubric", self.rubric, bool(self.rubric.strip()), "a text")
+        check("judge.weight", self.weight, math.isfinite(self.weight), "a finite number")
+        check("judge.timeout", self.timeout, 0 < self.timeout < math.inf, "above 0")
+        check("judge.retries", self.retries, 0 <= self.retries <= 20, "0 to 20")
+        check("judge.concurrency", self.concurrency, self.concurrency >= 1, "1 or more")
+        share = self.max_failed_share
+        check("judge.max_failed_share", share, 0 <= share <= 1, "0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,13 @@
 """Rewards of single answers, each by hand."""
 
-import pytest
+import math
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components import coerce
 from model import rewards, tokenizer
 
 GOOD = tokenizer.reasoned("1+1=2", " 2 ")
@@ -31,6 +37,8 @@ def test_well_formed():
         ("1+1=23", 0.0),
         ("1+=2", 0.0),
         ("no sums at all", 0.0),
+        (f"{'9' * 5000}+1=1", 0.0),
+        (f"1+1={'9' * 5000} 1+1=2", 1.0),
         ("", 0.0),
     ],
 )
@@ -40,3 +48,162 @@ def test_equations(thought, share):
 
 def test_equations_of_the_solution_do_not_count():
     assert rewards.equations(tokenizer.reasoned("1+1=3", "1+1=2")) == 0.0
+
+
+def test_solution_is_needed_by_every_verifier():
+    """An empty answer, or one without delimiters, is worth nothing, by definition."""
+    for response in ("", " ", "2", tokenizer.reasoned("1+1=2", ""), tokenizer.reasoned("", " ")):
+        for verifier, answer in (("exact", "2"), ("math", "2"), ("code", "assert f() == 2")):
+            assert rewards.VERIFIERS[verifier](response, answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "equal"),
+    [
+        ("42", "42", True),
+        ("42", r"\boxed{42}", True),
+        ("42", "$x = 42$", True),
+        ("42", "43", False),
+        ("1/2", "0.5", True),
+        (r"\frac{1}{2}", "2/4", True),
+        ("x^2 + 2x + 1", "(x + 1)^2", True),
+        ("x^2 + 2x + 1", "(x + 1)^3", False),
+        ("1,000", "1000", True),
+        ("3", "1, 2, 3", False),
+        ("42", "words only", False),
+    ],
+)
+def test_equivalent(answer, given, equal):
+    assert rewards.equivalent(tokenizer.reasoned("", given), answer) == float(equal)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "9**9**9**9",
+        "9^{9^{9^{9}}}",
+        "10^{10^{10}}",
+        "1000000!",
+        r"\frac{" * 90 + "1" + "}{2}" * 90,
+        "(" * 400 + "1" + ")" * 400,
+        r"\sqrt{" * 10_000 + "x" + "}" * 10_000,
+        "\\",
+        "$" * 50,
+        "\x00\ud800",
+    ],
+)
+def test_hostile_formulas_return(given):
+    assert rewards.equivalent(tokenizer.reasoned("", given), "42") == 0.0
+    assert rewards.equivalent(tokenizer.reasoned("", "42"), "42") == 1.0, "the next one is judged"
+
+
+def test_equivalent_in_threads():
+    """math-verify by itself refuses to work outside the main thread."""
+    with ThreadPoolExecutor(4) as pool:
+        given = [tokenizer.reasoned("", f"{number}/2") for number in range(8)]
+        found = list(pool.map(rewards.equivalent, given, ["1.5"] * 8))
+    assert found == [0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_unreadable_reference_is_refused():
+    with pytest.raises(ValueError, match="allowed: a mathematical expression"):
+        rewards.equivalent(tokenizer.reasoned("", "1"), "")
+
+
+def test_code():
+    program = "Here it is.\n```python\ndef f(x):\n    return x + 1\n```\nDone."
+    assert rewards.code(tokenizer.reasoned("", program), "assert f(1) == 2") == 1.0
+    assert rewards.code(tokenizer.reasoned("", program), "assert f(1) == 3") == 0.0
+    assert rewards.code(tokenizer.reasoned("", "f = abs"), "assert f(-1) == 1") == 1.0
+    assert rewards.code(program, "assert f(1) == 2") == 0.0, "not delimited"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(0, 0), (80, 0), (90, -0.5), (95, -0.75), (100, -1), (1000, -1)]
+)
+def test_overlong(tokens, expected):
+    assert rewards.overlong(tokens, limit=100, buffer=20) == expected
+
+
+PROBLEM = {"prompt": "1 + 1?", "answer": "2", "verifier": "exact", "tokens": 90, "max_tokens": 100}
+
+
+def test_score_weighs_every_named_reward():
+    weights = (("verified", 1.0), ("math", 2.0), ("format", 0.5), ("equations", 4), ("overlong", 8))
+    total, parts = rewards.score(GOOD, PROBLEM, weights)
+    assert parts == {"verified": 1, "math": 1, "format": 1, "equations": 1, "overlong": -0.5}
+    assert total == 1 + 2 + 0.5 + 4 - 4
+
+
+@given(st.text(), st.integers(0, 200))
+@settings(deadline=None)
+def test_score_is_finite_and_bounded_for_any_text(response, tokens):
+    weights = (("verified", 1.0), ("format", 1.0), ("equations", 1.0), ("overlong", 1.0))
+    total, parts = rewards.score(response, PROBLEM | {"tokens": tokens}, weights)
+    assert -1 <= total <= 3
+    assert all(-1 <= part <= 1 for part in parts.values())
+
+
+def test_score_all_keeps_the_order():
+    answers = [tokenizer.reasoned("", str(number)) for number in range(4)]
+    found = rewards.score_all(answers, [PROBLEM] * 4, (("verified", 1.0),), workers=3)
+    assert [scored.total for scored in found] == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_rewards_that_are_no_number_name_reward_and_problem(value, monkeypatch):
+    monkeypatch.setitem(rewards.VERIFIERS, "exact", lambda response, answer: value)
+    with pytest.raises(ValueError, match=rf"reward verified={value} of problem '1 \+ 1\?'"):
+        rewards.score(GOOD, PROBLEM, (("verified", 1.0),))
+
+
+def test_a_total_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="reward total=inf of problem"):
+        rewards.score(GOOD, PROBLEM, (("exact", 1.7e308), ("format", 1.7e308)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((), "weights of some of verified, exact, math, code, format, equations, overlong"),
+        ((("exakt", 1.0),), r"rewards\[0\]\[0\]='exakt', allowed: verified, exact, math"),
+        ((("exact", 1.0), ("exact", 2.0)), r"rewards\[0\]\[0\]='exact', allowed: each reward once"),
+        ((("exact", math.nan),), r"rewards\[0\]\[1\]=nan, allowed: a finite number"),
+    ],
+)
+def test_weights_are_checked(weights, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.score(GOOD, PROBLEM, weights)
+
+
+def test_weights_fit_a_configuration():
+    """A list of pairs in JSON becomes what `score` takes, by the same check as every field."""
+    hint = tuple[tuple[str, float], ...]
+    weights = coerce.value(hint, [["verified", 1], ["format", 0.5]], "rewards")
+    assert rewards.score(GOOD, PROBLEM, weights).total == 1.5
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"verifier": "oracle"}, r"problems\[1\].verifier='oracle', allowed: exact, math, code"),
+        ({"verifier": "code", "answer": " "}, r"problems\[1\].answer=' ', allowed: tests"),
+    ],
+)
+def test_require_names_the_problem(row, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.require([PROBLEM, PROBLEM | row], (("verified", 1.0),))
+
+
+def test_require_starts_what_math_needs():
+    rewards.require([PROBLEM | {"verifier": "math"}], (("verified", 1.0),))
+
+
+def test_require_tries_the_sandbox_when_code_would_run():
+    rewards.require([PROBLEM | {"verifier": "code", "answer": "f()"}], (("verified", 1.0),))
+
+
+def test_lengths_must_be_given():
+    problem = {"prompt": "", "answer": "2", "verifier": "exact"}
+    with pytest.raises(ValueError, match="tokens=None"):
+        rewards.score(GOOD, problem, (("overlong", 1.0),))
