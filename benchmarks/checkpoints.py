@@ -18,7 +18,7 @@ def write(path: Path, *, layers: int) -> int:
     """Writes an 8B-wide bf16 checkpoint of `layers` layers; returns the bytes of its weights."""
     path.mkdir()
     with torch.device("meta"):
-        model = LLaDA(LLaDAConfig(n_layers=layers)).to(torch.bfloat16)
+        model = LLaDA(LLaDAConfig(n_layers=layers)).bfloat16()
     model.config.dtype = torch.bfloat16
     model.config.save_pretrained(path)
     state = model.state_dict()
