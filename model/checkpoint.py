@@ -42,9 +42,7 @@ def load(
     finite, the file that is damaged, or the configuration key that is not allowed, and
     FileNotFoundError naming the file that is not there.
     """
-    config, spans = inspect(Path(path))
-    with torch.device("meta"):
-        model = LLaDA(config)
+    model, spans = _open(Path(path))
     found: dict[str, torch.Tensor] = {}
     for file, names in groupby(spans, key=lambda name: spans[name].file):
         with safe_open(file, framework="pt", device=str(device)) as tensors:
@@ -54,7 +52,7 @@ def load(
                 is_mapped = found[name] is tensor and torch.device(device).type == "cpu"
                 if check_finite or not is_mapped:
                     refuse_nan(found[name], f"{file}: tensor {name}")
-    if config.weight_tying and HEAD in found:
+    if model.config.weight_tying and HEAD in found:
         _drop_tied_head(Path(path), found)
     model.load_state_dict(found, assign=True)
     return model.eval()
@@ -65,22 +63,8 @@ def inspect(path: Path) -> tuple[LLaDAConfig, dict[str, Span]]:
 
     Raises what `load` raises, save for what only the data can show.
     """
-    config = read_config(path)
-    spans = shards.find(path)
-    with torch.device("meta"):
-        expected = LLaDA(config).state_dict()
-    allowed = {**expected, HEAD: expected[EMBEDDING]} if config.weight_tying else expected
-    if unknown := sorted(spans.keys() - allowed.keys()):
-        raise ValueError(f"{path}: unknown tensor {unknown[0]}")
-    if missing := sorted(expected.keys() - spans.keys()):
-        raise ValueError(f"{path}: missing tensors: {', '.join(missing)}")
-    for name, span in spans.items():
-        if span.shape != tuple(allowed[name].shape):
-            raise ValueError(
-                f"{path}: tensor {name} has shape {span.shape}, "
-                f"expected {tuple(allowed[name].shape)}"
-            )
-    return config, spans
+    model, spans = _open(path)
+    return model.config, spans
 
 
 def save(model: LLaDA, path: Path | str, *, shard_size: int | str = "4GB") -> None:
@@ -120,6 +104,27 @@ def refuse_nan(tensor: torch.Tensor, name: str) -> None:
     for part in tensor.flatten().split(1 << 24):
         if not torch.isfinite(part).all():
             raise ValueError(f"{name} holds NaN or infinity, allowed: finite numbers")
+
+
+def _open(path: Path) -> tuple[LLaDA, dict[str, Span]]:
+    """The model without its weights, and where they are."""
+    config = read_config(path)
+    spans = shards.find(path)
+    with torch.device("meta"):
+        model = LLaDA(config)
+    expected = model.state_dict()
+    allowed = {**expected, HEAD: expected[EMBEDDING]} if config.weight_tying else expected
+    if unknown := sorted(spans.keys() - allowed.keys()):
+        raise ValueError(f"{path}: unknown tensor {unknown[0]}")
+    if missing := sorted(expected.keys() - spans.keys()):
+        raise ValueError(f"{path}: missing tensors: {', '.join(missing)}")
+    for name, span in spans.items():
+        if span.shape != tuple(allowed[name].shape):
+            raise ValueError(
+                f"{path}: tensor {name} has shape {span.shape}, "
+                f"expected {tuple(allowed[name].shape)}"
+            )
+    return model, spans
 
 
 def _drop_tied_head(path: Path, found: dict[str, torch.Tensor]) -> None:

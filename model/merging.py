@@ -135,8 +135,8 @@ class Adapter:
 
     def _expected(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         layer = name.removesuffix(".weight")
-        ranks = self.settings.get("rank_pattern") or {}
-        rank = int(ranks.get(get_pattern_key(list(ranks), layer), self.settings["r"]))
+        ranks: dict[str, int] = self.settings.get("rank_pattern") or {}
+        rank: int = ranks.get(get_pattern_key(list(ranks), layer), self.settings["r"])
         count = len(self._indices(name, shape[0]))
         return {
             A: (rank, shape[-1]),
@@ -148,7 +148,7 @@ class Adapter:
 
     def _scale(self, name: str, rank: int) -> float:
         """alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        alphas = self.settings.get("alpha_pattern") or {}
+        alphas: dict[str, float] = self.settings.get("alpha_pattern") or {}
         key = get_pattern_key(list(alphas), name.removesuffix(".weight"))
         alpha = alphas.get(key, self.settings["lora_alpha"])
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)

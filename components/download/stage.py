@@ -124,7 +124,8 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> int:
     """Copies a checkpoint and its tokenizer, without the code that upstream ships beside them."""
     source = fetch(name, revision, kind="model", patterns=["*.json", "*.safetensors", "*.jinja"])
     for file in source.iterdir():
-        if file.suffix in (".json", ".safetensors", ".jinja"):
+        is_record = file.name == artifact.RECORD  # the source's, where a stage made it
+        if file.suffix in (".json", ".safetensors", ".jinja") and not is_record:
             shutil.copyfile(file, path / file.name)
     stored = next(iter(checkpoint.inspect(path)[1].values())).dtype
     network = checkpoint.load(path, dtype=stored, check_finite=True)

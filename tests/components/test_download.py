@@ -2,10 +2,16 @@
 
 import json
 import re
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
 
 from components import dataset as data
-from components.download import arithmetic
-from model import checkpoint, rewards, tokenizer
+from components.artifact import RECORD
+from components.cli import main
+from components.download import arithmetic, stage
+from model import checkpoint, rewards, shards, tokenizer
 
 
 def rows(downloaded, part):
@@ -64,3 +70,19 @@ def test_record_names_every_file(downloaded):
     record = json.loads((downloaded / "dataset" / ".artifact.json").read_text())
     assert sorted(record["files"]) == sorted(f"{part}.jsonl" for part in data.COLUMNS)
     assert [entry["output"] for entry in record["lineage"]] == ["dataset"]
+
+
+def test_fetched_model_with_nan_is_refused(tmp_path, downloaded, capsys):
+    shutil.copytree(downloaded / "model", tmp_path / "source")
+    file = tmp_path / "source" / shards.SINGLE
+    weights = load_file(file)
+    weights[checkpoint.EMBEDDING][7, 3] = float("nan")
+    save_file(weights, file)
+    config = ["--config", json.dumps({"model": str(tmp_path / "source")})]
+    outputs = ("model", "dataset", "metrics")
+    paths = [word for name in outputs for word in (f"--{name}", str(tmp_path / name))]
+    with pytest.raises(SystemExit) as end:
+        main(stage.run, [*config, *paths])
+    assert end.value.code == 2
+    assert f"tensor {checkpoint.EMBEDDING} holds NaN" in capsys.readouterr().err
+    assert not (tmp_path / "model" / RECORD).exists()
