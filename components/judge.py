@@ -56,12 +56,12 @@ class Judge:
     """Asks the endpoint, and counts how often that failed."""
 
     def __init__(self, config: JudgeConfig, *, seed: int = 0) -> None:
-        """`seed` is of the order in which answers are shown. The key comes from JUDGE_API_KEY."""
-        self.config = config
+        """`seed` and the calls so far decide in which order answers are shown, so that a run that
+        goes on shows what an uninterrupted one does. The key comes from JUDGE_API_KEY."""
+        self.config, self.seed = config, seed
         self.calls = 0
         self.failed = 0
         self.last_failure = ""
-        self._random = random.Random(seed)
 
     def score_groups(self, groups: Sequence[Group]) -> list[list[float] | None]:
         """Scores of each group's answers, 0 to 1; None for a group whose call failed.
@@ -69,19 +69,14 @@ class Judge:
         A blank answer is 0 and is not shown to the judge. Raises JudgeError once more calls have
         failed than `max_failed_share` allows.
         """
-        shown = [self._shuffled(group) for group in groups]
+        order = random.Random(f"{self.seed} {self.calls}")
+        shown = [_shuffled(group, order) for group in groups]
         replies = asyncio.run(self._ask_all(groups, shown))
         self._stop_when_failing()
         return [
             None if reply is None else _in_order(len(group.answers), order, reply)
             for group, order, reply in zip(groups, shown, replies, strict=True)
         ]
-
-    def _shuffled(self, group: Group) -> list[int]:
-        """Which answers are shown, in which order: judges favour positions."""
-        order = [number for number, answer in enumerate(group.answers) if answer.strip()]
-        self._random.shuffle(order)
-        return order
 
     async def _ask_all(
         self, groups: Sequence[Group], shown: list[list[int]]
@@ -127,6 +122,13 @@ class Judge:
                 f"calls failed, more than judge.max_failed_share={share} allows; the last: "
                 f"{self.last_failure}"
             )
+
+
+def _shuffled(group: Group, random_order: random.Random) -> list[int]:
+    """Which answers are shown, in which order: judges favour positions."""
+    order = [number for number, answer in enumerate(group.answers) if answer.strip()]
+    random_order.shuffle(order)
+    return order
 
 
 def _request(config: JudgeConfig, prompt: str, answers: list[str]) -> dict[str, Any]:

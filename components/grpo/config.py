@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import Checkpointed, Lora, check
+from model.settings import Checkpointed, JudgeConfig, Lora, check, check_rewards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,13 @@ class GrpoConfig(Checkpointed):
     """Confidence from which a token is committed at once; null commits on a fixed schedule."""
     temperature: float = 0.9
     """Temperature of the rollouts."""
-    format_weight: float = 0.1
-    """Reward of a well-formed answer, beside 1 for a correct one."""
-    equation_weight: float = 0.0
-    """Reward of a thought whose sums all hold; without it, lucky solutions are reinforced too."""
+    rewards: tuple[tuple[str, float], ...] = (("verified", 1.0), ("format", 0.1))
+    """Names of rewards (model/rewards.py) and their weights: the verdict of each problem's own
+    verifier, exact, math, code, format, equations (of the thought), overlong."""
+    reward_workers: int = 8
+    """Answers that are scored at the same time, where scoring runs code or compares formulas."""
+    judge: JudgeConfig | None = None
+    """A language model that scores each group, beside the rewards; null asks none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,8 +80,8 @@ class GrpoConfig(Checkpointed):
         in_range = self.threshold is None or 0 <= self.threshold <= 1
         check("threshold", self.threshold, in_range, "0 to 1")
         check("temperature", self.temperature, self.temperature > 0, "above 0")
-        check("equation_weight", self.equation_weight, self.equation_weight >= 0, "0 or more")
-        check("format_weight", self.format_weight, self.format_weight >= 0, "0 or more")
+        check_rewards("rewards", self.rewards)
+        check("reward_workers", self.reward_workers, self.reward_workers >= 1, "1 or more")
         check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")
         assert self.lora is not None
         dropout = self.lora.dropout

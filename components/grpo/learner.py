@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import Rollouts, roll_out
+from components.judge import Judge
 from model import draws, estimators, optimisation, preference, train
 from model.attention import training_kernels
 from model.draws import Order
@@ -48,6 +49,7 @@ class Learner:
         updates = config.steps * config.inner_updates * self.minibatches
         self.optimiser, self.schedule = train.optimiser_for(model, config, steps=updates)
         self.updates = 0
+        self.judge = Judge(config.judge, seed=config.seed) if config.judge else None
 
     def fit(
         self,
@@ -62,7 +64,10 @@ class Learner:
         """
         first = 0
         if snapshot is not None:
-            first, self.updates = snapshot.facts["step"], snapshot.facts["updates"]
+            facts = snapshot.facts
+            first, self.updates = facts["step"], facts["updates"]
+            if self.judge is not None:
+                self.judge.calls, self.judge.failed = facts["judge_calls"], facts["judge_failed"]
             optimisation.restore(
                 self.model, self.optimiser, self.schedule, snapshot.tensors, self.updates
             )
@@ -79,7 +84,9 @@ class Learner:
         started = time.perf_counter()
         self.random.manual_seed(draws.key("rollouts", self.config.seed, number))
         problems = [self.problems[index] for index in self.order.batch(number)]
-        rollouts, record = roll_out(self.model, self.words, problems, self.config, self.random)
+        rollouts, record = roll_out(
+            self.model, self.words, problems, self.config, self.random, self.judge
+        )
         figures = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "gradient_norm": 0.0}
         useful = rollouts.advantage_B != 0
         if useful.any():
@@ -90,7 +97,10 @@ class Learner:
 
     def _save(self, checkpoints: train.Checkpoints, step: int) -> None:
         state = optimisation.state(self.model, self.optimiser)
-        checkpoints.save(step, state, {"step": step, "updates": self.updates})
+        facts = {"step": step, "updates": self.updates}
+        if self.judge is not None:
+            facts |= {"judge_calls": self.judge.calls, "judge_failed": self.judge.failed}
+        checkpoints.save(step, state, facts)
 
     def update(self, rollouts: Rollouts) -> dict[str, float]:
         """Inner updates; before the first of them every ratio is exactly 1."""

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from components.grpo.config import GrpoConfig
+from components.judge import Group, Judge
 from model import preference, rewards, sampler, tokenizer
 from model.llada import LLaDA
 
@@ -43,6 +44,7 @@ def roll_out(
     problems: list[dict[str, Any]],
     config: GrpoConfig,
     generator: torch.Generator,
+    judge: Judge | None = None,
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
     asked = [problem for problem in problems for _ in range(config.group)]
@@ -56,23 +58,43 @@ def roll_out(
     is_answer_L = torch.arange(tokens_BL.shape[1], device=model.device) >= prompt_BP.shape[1]
     answer_BL = is_answer_L.expand(tokens_BL.shape).clone()
     ended_BL = ((tokens_BL == words.eos_token_id) & answer_BL).cumsum(1).cumsum(1) > 1
-    texts = words.batch_decode(tokens_BL[:, prompt_BP.shape[1] :])
-    reward_B, figures = _rewards(texts, asked, config)
-    advantage_NG = preference.advantages(
-        reward_B.view(-1, config.group),
-        normalise=config.normalise,
-        leave_one_out=config.leave_one_out,
-    )
-    figures["groups_without_spread"] = int((advantage_NG == 0).all(1).sum())
+    scored_BL = answer_BL & ~ended_BL
+    answers = [row[scored].tolist() for row, scored in zip(tokens_BL, scored_BL, strict=True)]
+    advantage_NG, figures = _compare(answers, problems, words, config, judge)
     rollouts = Rollouts(
         tokens_BL=tokens_BL,
         attention_BL=torch.cat((seen_BP, torch.ones_like(answer_BL[:, prompt_BP.shape[1] :])), 1),
         answer_BL=answer_BL,
-        scored_BL=answer_BL & ~ended_BL,
+        scored_BL=scored_BL,
         order_BL=order_BL,
         advantage_B=advantage_NG.flatten().to(model.device),
     )
     return rollouts, figures
+
+
+def _compare(
+    answers: list[list[int]],
+    problems: list[dict[str, Any]],
+    words: PreTrainedTokenizerBase,
+    config: GrpoConfig,
+    judge: Judge | None,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Advantages [N, G], zero in a group that the judge failed to judge, and the figures."""
+    asked = [problem for problem in problems for _ in range(config.group)]
+    reward_B, figures = _rewards(answers, asked, words, config)
+    reward_NG = reward_B.view(-1, config.group)
+    unjudged_N = torch.zeros(len(problems), dtype=torch.bool)
+    if judge is not None:
+        texts = words.batch_decode(answers, skip_special_tokens=False)
+        score_NG, unjudged_N = _judged(judge, texts, problems, config.group)
+        reward_NG = reward_NG + judge.config.weight * score_NG
+        figures |= {"judged": float(score_NG[~unjudged_N].mean()), "judge_failed": judge.failed}
+    advantage_NG = preference.advantages(
+        reward_NG, normalise=config.normalise, leave_one_out=config.leave_one_out
+    )
+    advantage_NG[unjudged_N] = 0.0
+    is_flat_N = (advantage_NG == 0).all(1) & ~unjudged_N
+    return advantage_NG, {**figures, "groups_without_spread": int(is_flat_N.sum())}
 
 
 def _generate(model, words, prompt_BP, seen_BP, config: GrpoConfig, generator):
@@ -99,17 +121,34 @@ def _generate(model, words, prompt_BP, seen_BP, config: GrpoConfig, generator):
     return generation.tokens_BL, order_BL
 
 
-def _rewards(texts: list[str], asked: list[dict], config: GrpoConfig):
-    """The weighted reward of each answer [B], and the mean of every part."""
+def _rewards(
+    answers: list[list[int]], asked: list[dict[str, Any]], words, config: GrpoConfig
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The weighted reward of each answer [B], and the mean of every part by its name."""
+    rows = [
+        {**problem, "tokens": len(answer), "max_tokens": config.gen_length}
+        for problem, answer in zip(asked, answers, strict=True)
+    ]
+    texts = words.batch_decode(answers)
+    scored = rewards.score_all(texts, rows, config.rewards, workers=config.reward_workers)
+    totals = torch.tensor([score.total for score in scored])
     parts = {
-        "accuracy": [
-            rewards.VERIFIERS[problem["verifier"]](text, problem["answer"])
-            for problem, text in zip(asked, texts, strict=True)
-        ],
-        "format": [rewards.well_formed(text) for text in texts],
-        "equations": [rewards.equations(text) for text in texts],
+        "accuracy" if name == "verified" else name: _mean([s.parts[name] for s in scored])
+        for name, _ in config.rewards
     }
-    weights = torch.tensor([1.0, config.format_weight, config.equation_weight])
-    reward_B = weights @ torch.tensor(list(parts.values()))
-    means = {name: sum(values) / len(values) for name, values in parts.items()}
-    return reward_B, {"reward": float(reward_B.mean()), **means}
+    return totals, {"reward": float(totals.mean()), **parts}
+
+
+def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int):
+    """The judge's score of each answer [N, G], and which groups it failed to judge [N]."""
+    groups = [
+        Group(problem["prompt"], texts[number * group : (number + 1) * group])
+        for number, problem in enumerate(problems)
+    ]
+    found = judge.score_groups(groups)
+    scores = torch.tensor([[0.0] * group if row is None else row for row in found])
+    return scores, torch.tensor([row is None for row in found])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

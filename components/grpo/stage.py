@@ -8,6 +8,7 @@ from components.artifact import Input, Output
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
 from components.training import open_base, train_and_record
+from model import rewards
 
 
 def run(
@@ -17,6 +18,7 @@ def run(
     opened = model, wrapped, words = open_base(base, config)
     assert wrapped is not None, "GrpoConfig refuses a run without an adapter"
     problems = data.read(dataset, "problems")
+    rewards.require(problems, config.rewards)
     learner = Learner(model, wrapped, words, problems, config)
     train_and_record(
         "grpo",

@@ -30,8 +30,7 @@ CONFIG = {
     "block_length": 8,
     "threshold": 0.5,
     "temperature": 1.0,
-    "format_weight": 1.0,
-    "equation_weight": 1.0,
+    "rewards": [["verified", 1.0], ["format", 1.0], ["equations", 1.0]],
     "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
 }
 ESTIMATORS = ("one_pass", "complementary", "elbo", "trajectory")
@@ -86,7 +85,7 @@ def test_order_of_commits_is_the_samplers(taught, downloaded):
 
 def test_reward_without_spread_updates_nothing(downloaded):
     """A model that gets nothing right has no advantage, and its adapter stays as it was."""
-    config = {"format_weight": 0.0, "equation_weight": 0.0}
+    config = {"rewards": [["verified", 1.0]]}
     subject = learner(downloaded / "model", downloaded / "dataset", **config)
     before = {name: p.clone() for name, p in subject.model.named_parameters()}
     record = subject.step(0)
