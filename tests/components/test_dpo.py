@@ -1,0 +1,151 @@
+"""Preference pairs and the reference: drops by reason, the same in any batch, computed once."""
+
+import json
+
+import pytest
+import torch
+
+from components.dpo import pairs
+from components.dpo.reference import ReferenceMargins
+from model import checkpoint, estimators, preference, tokenizer
+from tests.conftest import stage
+
+GOOD = {"prompt": "1 + 1 =", "chosen": "two", "rejected": "three, I think"}
+CONFIG = {
+    "steps": 2,
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "max_length": 64,
+    "draws": 2,
+    "learning_rate": 1e-3,
+    "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def words(downloaded):
+    return tokenizer.load(downloaded / "model")
+
+
+def test_unusable_pairs_are_counted_by_reason(words):
+    rows = [
+        GOOD,
+        {**GOOD, "chosen": " "},
+        {**GOOD, "prompt": ""},
+        {**GOOD, "rejected": GOOD["chosen"]},
+        {**GOOD, "prompt": "1 + " * 50},
+    ]
+    usable, dropped = pairs.read(rows, words, 64)
+    assert len(usable) == 1
+    assert dropped == {"dropped_empty": 2, "dropped_identical": 1, "dropped_too_long": 1}
+
+
+def test_no_usable_pair_is_refused_with_the_reasons(words):
+    with pytest.raises(ValueError, match="no usable pair; dropped: 0 empty, 1 identical"):
+        pairs.read([{**GOOD, "rejected": GOOD["chosen"]}], words, 64)
+
+
+def test_an_elbo_does_not_depend_on_the_batch(downloaded, words, tmp_path):
+    """The draws of a pair are its own, and neither its padding nor its neighbours are seen."""
+    model = checkpoint.load(downloaded / "model", dtype=torch.float32)
+    other = {"prompt": "12 + 34 =", "chosen": "forty-six, of course", "rejected": "7"}
+    usable, _ = pairs.read([GOOD, other], words, 64)
+    known = ReferenceMargins(tmp_path / "cache", "base", 0)
+
+    def elbo(picked):
+        batch = pairs.pad(picked, words.eos_token_id).tensors
+        views = known.views(picked, batch["answer"], 3)
+        return preference.elbo(model, batch["tokens"], batch["attention"], views).chunk(2)
+
+    with torch.no_grad():
+        chosen, rejected = elbo(usable)
+        for number, pair in enumerate(usable):
+            alone = elbo([pair])
+            assert alone[0].item() == pytest.approx(chosen[number].item(), rel=1e-5)
+            assert alone[1].item() == pytest.approx(rejected[number].item(), rel=1e-5)
+
+
+def test_views_of_a_pair_are_masks_of_its_answers(words, tmp_path):
+    usable, _ = pairs.read([GOOD], words, 64)
+    batch = pairs.pad(usable, words.eos_token_id).tensors
+    views = ReferenceMargins(tmp_path / "cache").views(usable, batch["answer"], 8)
+    assert len(views) == 8
+    assert all(not (view.hidden_BL & ~batch["answer"]).any() for view in views)
+    ratios = torch.stack([1 / (8 * view.weight_B) for view in views]).sort(0).values
+    assert (ratios.diff(dim=0) - (1 - estimators.diffusion.EPS) / 8).abs().max() < 1e-3
+
+
+def test_margins_are_computed_once_and_kept(words, tmp_path):
+    usable, _ = pairs.read([GOOD, {**GOOD, "chosen": "2"}], words, 64)
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return torch.tensor([1.5, -2.5])
+
+    first = ReferenceMargins(tmp_path / "cache", "base")
+    assert first.margins(usable, compute).tolist() == [1.5, -2.5]
+    assert first.margins(usable[1:], compute).tolist() == [-2.5]
+    again = ReferenceMargins(tmp_path / "cache", "base")
+    assert again.margins(usable, compute).tolist() == [1.5, -2.5]
+    assert len(calls) == 1
+    ReferenceMargins(tmp_path / "cache", "another base").margins(usable, compute)
+    assert len(calls) == 2
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    (tmp_path / "margins-1.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"margins-1.jsonl:1: not a margin"):
+        ReferenceMargins(tmp_path)
+
+
+def run(downloaded, out, **changes):
+    return stage(
+        "dpo",
+        {**CONFIG, **changes},
+        check=False,
+        base=downloaded / "model",
+        dataset=downloaded / "dataset",
+        adapter=out / "adapter",
+        metrics=out / "metrics",
+    )
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics" / "metrics.jsonl").open()]
+
+
+def test_cached_reference_gives_the_same_training(downloaded, tmp_path):
+    """The second run reads every margin from the first one's directory, and learns the same."""
+    cache = str(tmp_path / "cache")
+    for name in ("one", "two"):
+        done = run(downloaded, tmp_path / name, reference_cache=cache)
+        assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "cache").glob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 8
+    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
+    for before, after in zip(one, two, strict=True):
+        for name in ("loss", "margin", "accuracy"):
+            assert after[name] == pytest.approx(before[name], abs=1e-5)
+    # before the first update policy and reference are one, so every margin is 0
+    assert one[0]["margin"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_every_loss_trains(downloaded, tmp_path):
+    """Each objective at work, through the command line, with figures of its own."""
+    for name, changes in {
+        "smoothed": {"label_smoothing": 0.1},
+        "ipo": {"loss": "ipo", "length_normalised": True},
+        "sft": {"sft_weight": 1.0},
+    }.items():
+        done = run(downloaded, tmp_path / name, **changes)
+        assert done.returncode == 0, done.stderr
+        assert [row["step"] for row in lines(tmp_path / name)] == [1, 2]
+    assert lines(tmp_path / "smoothed")[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert lines(tmp_path / "ipo")[0]["loss"] == pytest.approx(6.25, abs=1e-2)  # (1 / (2 beta))^2
+
+
+def test_smoothing_of_ipo_is_refused(downloaded, tmp_path):
+    done = run(downloaded, tmp_path, loss="ipo", label_smoothing=0.1)
+    assert done.returncode == 2
+    assert "label_smoothing=0.1, allowed: 0 with loss='ipo'" in done.stderr
