@@ -57,13 +57,14 @@ class MetricsLog:
             print(line, flush=True)
 
     def summary(self, *, last: int = 20) -> dict[str, Any]:
-        """Steps, the mean loss of the last steps, and tokens per second over the whole run."""
+        """Steps, the mean loss of the last steps, tokens, and tokens per second over the run."""
         tail = [record["loss"] for record in self.records[-last:] if "loss" in record]
         speeds = [record["tokens_per_second"] for record in self.records]
         mean_speed = len(speeds) / sum(1 / speed for speed in speeds) if speeds else None
         return {
             "steps": len(self.records),
             "loss": sum(tail) / len(tail) if tail else None,
+            "tokens": sum(record.get("tokens", 0) for record in self.records),
             "tokens_per_second": mean_speed,
         }
 

@@ -34,7 +34,7 @@ def fit(
 ) -> None:
     """Takes `settings.steps` optimiser steps; every step draws its micro-batches from `batches`.
 
-    `log` gets one record a step: step, loss (mean over its micro-batches), tokens_per_second,
+    `log` gets one record a step: step, loss (mean over its micro-batches), tokens, their speed,
     gradient_norm, learning_rate. Raises FloatingPointError when the loss is not finite.
     """
     accelerator = accelerate(settings)
@@ -54,6 +54,7 @@ def fit(
         if not math.isfinite(total):
             raise FloatingPointError(f"step {step}: the loss is {total}")
         record = update(accelerator, model, optimiser, schedule, settings)
+        record["tokens"] = tokens
         speed = tokens / (time.perf_counter() - started)
         log({"step": step, "loss": total, "tokens_per_second": speed, **record})
     model.eval()

@@ -91,7 +91,7 @@ def run(
         parts = [micro_step(next(picks)) for _ in range(accumulate)]
         figures = {name: sum(part[name] for part in parts) for name in parts[0]}
         figures |= train.update(accelerator, model, optimiser, schedule, config)
-        speed = figures.pop("tokens") / (time.perf_counter() - started)
+        speed = figures["tokens"] / (time.perf_counter() - started)
         return {**figures, "tokens_per_second": speed}
 
     model.train()

@@ -91,8 +91,9 @@ class Learner:
         if useful.any():
             figures |= self._update(_rows(rollouts, useful))
         seconds = time.perf_counter() - started
-        speed = int(rollouts.attention_BL.sum()) / seconds
-        return {**figures, **rollouts.record, "tokens_per_second": speed}
+        tokens = int(rollouts.attention_BL.sum())
+        speed = tokens / seconds
+        return {**figures, **rollouts.record, "tokens": tokens, "tokens_per_second": speed}
 
     @torch.no_grad()
     def roll_out(self, problems: list[dict]) -> Rollouts:
