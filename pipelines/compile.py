@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import yaml
 from kfp import compiler
 
 from pipelines import llada, placement
@@ -15,9 +16,14 @@ from pipelines.recipes import Recipe
 
 
 def write(recipe: Recipe, file: Path, *, profile: str) -> None:
-    """Compiles the recipe with the placement profile `profile` into `file`."""
+    """Compiles the recipe with the placement profile `profile` into `file`, always the same bytes.
+
+    KFP's own comments hold the defaults in an order that changes, so that they are left out.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(llada.build(recipe, profile=profile), str(file))
+    documents = list(yaml.safe_load_all(file.read_text()))
+    file.write_text(yaml.safe_dump_all(documents, sort_keys=True))
 
 
 def main() -> None:
