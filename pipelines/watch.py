@@ -34,7 +34,7 @@ def follow(client: Client, run_id: str, *, poll: float) -> str:
             if run.state in ENDED:
                 break
             time.sleep(poll)
-    for task in _tasks(run):
+    for task in _details(run):
         if task.state == "FAILED" and task.error and task.error.message:
             console.print(f"{task.display_name}: {task.error.message}", markup=False)
     return run.state
@@ -55,13 +55,17 @@ def _ask(client: Client, run_id: str, poll: float) -> Any:
     raise AssertionError("unreachable")
 
 
+def _details(run: Any) -> list[Any]:
+    return (run.run_details and run.run_details.task_details) or []
+
+
 def _tasks(run: Any) -> list[Any]:
-    """The run's tasks as people know them, in the order in which they began."""
-    details = (run.run_details and run.run_details.task_details) or []
+    """The run's stages in the order in which they began, without the pods that KFP adds to each."""
     named = [
         task
-        for task in details
-        if task.display_name != "root" and not task.display_name.endswith("-driver")
+        for task in _details(run)
+        if task.display_name not in ("root", "executor")
+        and not task.display_name.endswith("-driver")
     ]
     return sorted(named, key=lambda task: task.start_time or datetime.max.replace(tzinfo=UTC))
 
