@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from kfp import dsl, kubernetes
 
-USER = 1000  # of the image; also the group, which owns the shared volumes
+USER = 10001  # of images/Dockerfile; also the group, which owns the shared volumes
 SECRETS = {
     "hub": {"token": "HF_TOKEN"},
     "wandb": {"api-key": "WANDB_API_KEY"},
@@ -121,7 +121,7 @@ def place(task: dsl.PipelineTask, wanted: Placement) -> dsl.PipelineTask:
             task, "shm", "/dev/shm", medium="Memory", size_limit=wanted.shared_memory
         )
     if wanted.cache:
-        kubernetes.mount_pvc(task, wanted.cache, "/cache").set_env_variable("HF_HOME", "/cache")
+        kubernetes.mount_pvc(task, wanted.cache, "/cache/huggingface")  # HF_HOME of the image
     for secret in wanted.secrets:
         kubernetes.use_secret_as_env(task, secret, SECRETS[secret], optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)

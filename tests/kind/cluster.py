@@ -47,7 +47,7 @@ def up() -> None:
         if shutil.which(program) is None:
             _end(f"{program} is not on PATH; {way}", 2)
     if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:
-        _end(f"IMAGE={IMAGE} is not built here; make image", 2)
+        _end(f"IMAGE={IMAGE} is not built here; make image-build", 2)
     if NAME not in _run("kind", "get", "clusters", quiet=True).split():
         configuration = str(ROOT / "tests/kind/kind.yaml")
         _run("kind", "create", "cluster", "--name", NAME, "--image", NODE, "--wait", "180s",

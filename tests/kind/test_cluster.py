@@ -91,7 +91,7 @@ def test_up_twice_keeps_the_cluster(kind):
 
 def test_up_without_the_image(kind):
     done = kind("up", FAIL="image inspect")
-    assert done.returncode == 2 and "is not built here; make image" in done.stderr
+    assert done.returncode == 2 and "is not built here; make image-build" in done.stderr
     assert len(kind.calls()) == 1
 
 
