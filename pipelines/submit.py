@@ -36,6 +36,7 @@ NEW_TOKEN = (
     f"export {TOKEN}=$(kubectl -n NAMESPACE create token llada-submitter "
     "--audience pipelines.kubeflow.org)"
 )
+LOGIN = f"no Kubeflow Pipelines API there, but a page, to log in perhaps; try: {NEW_TOKEN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,11 @@ def _is_multi_user(host: str, secrets: dict[str, Any]) -> bool:
         configuration.api_key["authorization"] = "read from the file before every request"
     configuration.api_key_prefix["authorization"] = "Bearer"
     health = kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(configuration))
-    return bool(health.healthz_service_get_healthz(_request_timeout=10).multi_user)
+    answer = health.healthz_service_get_healthz(_request_timeout=10, _preload_content=False)
+    try:
+        return bool(json.loads(answer.data).get("multi_user"))
+    except (ValueError, AttributeError):
+        raise ValueError(f"--host {host}: {LOGIN}") from None
 
 
 def explain(error: Exception, host: str) -> str:
@@ -152,6 +157,8 @@ def explain(error: Exception, host: str) -> str:
     if error.status in (401, 403):
         given = "was refused" if _secrets() else "is missing"
         return f"--host {host}: the token {given} ({error.status}); try: {NEW_TOKEN}"
+    if 300 <= error.status < 400:
+        return f"--host {host}: {LOGIN}"
     if error.status == 404:
         return f"--host {host}: no Kubeflow Pipelines API v2 there (404); try the address of its UI"
     return f"--host {host}: {error.status} {error.reason}: {_said(error)}"

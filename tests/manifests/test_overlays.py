@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines import placement
+from pipelines import placement, submit
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -185,6 +185,16 @@ def test_placement_and_manifests_agree():
     assert set(pod["nodeSelector"]) == set(placement.GPU.nodes)
     owner = named(documents, "Job", "model-cache-owner")["spec"]["template"]["spec"]
     assert owner["securityContext"]["fsGroup"] == placement.USER
+
+
+def test_the_account_that_submit_names_may_submit(documents):
+    name = re.search(r"create token ([\w-]+)", submit.NEW_TOKEN)[1]
+    assert named(documents, "ServiceAccount", name)
+    binding = named(documents, "RoleBinding", name)
+    assert [subject["name"] for subject in binding["subjects"]] == [name]
+    (rule,) = named(documents, "Role", binding["roleRef"]["name"])["rules"]
+    assert set(rule["verbs"]) == {"create", "get", "list"}
+    assert {"pipelines", "pipelines/versions", "experiments", "runs"} == set(rule["resources"])
 
 
 def test_the_judge_takes_a_slice_of_a_gpu():

@@ -21,8 +21,11 @@ TASKS = ("download", "pretrain")
 class Server:
     """Serves on a free port of this machine; `with` starts and stops it."""
 
-    def __init__(self, *, token=None, multi_user=False, last="SUCCEEDED", faults=(), health=200):
-        self.token, self.multi_user, self.last, self.health = token, multi_user, last, health
+    def __init__(
+        self, *, token=None, multi_user=False, last="SUCCEEDED", faults=(), health=200, page=False
+    ):
+        self.token, self.multi_user, self.last = token, multi_user, last
+        self.health, self.page = health, page
         self.faults = list(faults)
         self.requests, self.tokens = [], []
         self.pipelines, self.versions, self.experiments, self.runs = {}, {}, {}, {}
@@ -63,7 +66,7 @@ class Server:
             arguments = dict(urllib.parse.parse_qsl(query))
             content = handler.headers.get("Content-Type", "")
             status, reply = self.reply(method, path, arguments, body, content)
-        text = json.dumps(reply).encode()
+        text = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
         handler.send_header("Content-Length", str(len(text)))
@@ -75,7 +78,7 @@ class Server:
         parts = path.removeprefix(API).strip("/").split("/")
         match (method, *parts):
             case "GET", "healthz":
-                return self.health, {"multi_user": self.multi_user}
+                return self.health, "<html>" if self.page else {"multi_user": self.multi_user}
             case "GET", "pipelines":
                 return 200, {"pipelines": find(self.pipelines, query)}
             case "POST", "pipelines", "upload":

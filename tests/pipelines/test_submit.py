@@ -164,9 +164,18 @@ def test_host_down():
     refused(submit(url), url, "no answer", "port-forward")
 
 
-@pytest.mark.parametrize(("health", "words"), [(404, "no Kubeflow"), (403, "token"), (500, "500")])
-def test_another_server(health, words):
-    with Server(health=health) as server:
+@pytest.mark.parametrize(
+    ("health", "page", "words"),
+    [
+        (404, False, "no Kubeflow Pipelines API v2"),
+        (403, False, "token is missing (403)"),
+        (500, False, "500"),
+        (200, True, "a page, to log in perhaps"),
+        (302, True, "a page, to log in perhaps"),
+    ],
+)
+def test_another_server(health, page, words):
+    with Server(health=health, page=page) as server:
         refused(submit(server), server.url, words)
 
 
