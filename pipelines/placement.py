@@ -95,7 +95,7 @@ PROFILES: dict[str, dict[str, Placement]] = {
 
 
 def profile(recipe: str, asked: str | None = None) -> str:
-    """The profile asked for, or what a recipe of this name needs. Raises ValueError for an unknown one."""
+    """The profile asked for, or what the recipe needs. Raises ValueError for an unknown one."""
     if asked is not None and asked not in PROFILES:
         raise ValueError(f"--placement {asked}, allowed: {', '.join(sorted(PROFILES))}")
     return asked or ("small" if recipe.startswith("tiny") else "gpu")

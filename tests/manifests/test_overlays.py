@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines import placement, submit
+from pipelines import placement, server
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -188,7 +188,7 @@ def test_placement_and_manifests_agree():
 
 
 def test_the_account_that_submit_names_may_submit(documents):
-    name = re.search(r"create token ([\w-]+)", submit.NEW_TOKEN)[1]
+    name = re.search(r"create token ([\w-]+)", server.NEW_TOKEN)[1]
     assert named(documents, "ServiceAccount", name)
     binding = named(documents, "RoleBinding", name)
     assert [subject["name"] for subject in binding["subjects"]] == [name]

@@ -1,6 +1,5 @@
 """The compiled pipeline: every recipe compiles, its edges, its defaults, its branches."""
 
-import dataclasses
 import json
 import os
 import re
@@ -8,69 +7,10 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from components import coerce
-from pipelines import placement
-from pipelines.compile import write
-from pipelines.recipes import RECIPES, Recipe
 from tests.conftest import ROOT
-
-IMAGE = {"IMAGE": "registry.example/llada@sha256:" + "0" * 64}
-
-STAGES = (
-    "download",
-    "pretrain",
-    "merge",
-    "sft",
-    "dpo",
-    "grpo",
-    "evaluate",
-    "report",
-    "release",
-)
-MEMORY = {"Mi": 2**20, "Gi": 2**30}
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """A recipe, its placement, and the two documents that a cluster gets."""
-
-    recipe: Recipe
-    placements: dict
-    pipeline: dict
-    platform: dict
-
-    def executors(self):
-        """Stage, container and Kubernetes settings of every kind of pod."""
-        settings = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        for name, executor in self.pipeline["deploymentSpec"]["executors"].items():
-            container = executor["container"]
-            stage = container["command"][2].removeprefix("components.")
-            yield stage, container, settings[name]
-
-    def tasks(self):
-        """Every task that starts a pod, and its stage."""
-        for tasks in [self.pipeline["root"]["dag"]["tasks"], *graphs(self.pipeline)]:
-            for task in tasks.values():
-                component = self.pipeline["components"][task["componentRef"]["name"]]
-                if label := component.get("executorLabel"):
-                    executor = self.pipeline["deploymentSpec"]["executors"][label]
-                    yield executor["container"]["command"][2].removeprefix("components."), task
-
-
-@pytest.fixture(scope="module", params=sorted(RECIPES))
-def compiled(request, tmp_path_factory):
-    """The recipe compiled by the command behind `make pipeline-compile`."""
-    folder = tmp_path_factory.mktemp("compiled")
-    command = [sys.executable, "-m", "pipelines.compile", request.param, "--output", str(folder)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | IMAGE
-    )
-    assert done.returncode == 0, done.stderr
-    pipeline, platform = yaml.safe_load_all((folder / f"{request.param}.yaml").read_text())
-    placements = placement.PROFILES[placement.profile(request.param)]
-    return Compiled(RECIPES[request.param](), placements, pipeline, platform)
+from tests.pipelines.conftest import IMAGE, STAGES, graphs
 
 
 def producers(task):
@@ -102,11 +42,6 @@ def test_edges(compiled):
     }
     assert producers(tasks["evaluate"])["model"] == ("merge", "model")
     assert producers(tasks["evaluate-2"])["model"] == ("merge-2", "model")
-
-
-def graphs(pipeline):
-    """The tasks of every graph within the pipeline."""
-    return [part["dag"]["tasks"] for part in pipeline["components"].values() if "dag" in part]
 
 
 def test_branches(compiled):
@@ -198,85 +133,6 @@ def test_run_form_says_what_every_parameter_is(compiled):
 def test_images(compiled):
     """One image for every stage, the one that was asked for."""
     assert {container["image"] for _, container, _ in compiled.executors()} == {IMAGE["IMAGE"]}
-
-
-def bytes_of(text):
-    return int(text[:-2]) * MEMORY[text[-2:]]
-
-
-def test_resources(compiled):
-    for stage, container, _ in compiled.executors():
-        wanted, resources = compiled.placements[stage], container["resources"]
-        for key in ("memoryLimit", "memoryRequest"):
-            assert resources[key] * 1e9 == pytest.approx(bytes_of(wanted.memory))
-        limit = float(wanted.cpu[1])
-        assert resources["cpuLimit"] == limit and 0 < resources["cpuRequest"] <= limit
-        accelerator = resources.get("accelerator", {})
-        assert int(accelerator.get("resourceCount", 0)) == wanted.gpus
-        assert accelerator.get("resourceType", wanted.gpu) == "nvidia.com/gpu"
-
-
-def test_gpus_are_where_the_weights_are():
-    found = {stage for stage, wanted in placement.PROFILES["gpu"].items() if wanted.gpus}
-    assert found == {"pretrain", "sft", "dpo", "grpo", "evaluate"}
-    assert not any(wanted.gpus for wanted in placement.PROFILES["small"].values())
-
-
-def test_pods(compiled):
-    """User, pools, tolerations, shared memory, volumes, deadlines: as Kubernetes will be told."""
-    for stage, _, settings in compiled.executors():
-        wanted = compiled.placements[stage]
-        context = settings["securityContext"]
-        assert context == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
-        assert int(settings["activeDeadlineSeconds"]) == 3600 * wanted.hours
-        assert settings.get("nodeSelector", {}).get("labels", {}) == wanted.nodes
-        keys = [toleration["key"] for toleration in settings.get("tolerations", [])]
-        assert keys == list(wanted.tolerations)
-        memory = {
-            mount["mountPath"]: mount["sizeLimit"] for mount in settings.get("emptyDirMounts", [])
-        }
-        assert memory == ({"/dev/shm": wanted.shared_memory} if wanted.shared_memory else {})
-        claims = [mount["constant"] for mount in settings.get("pvcMount", [])]
-        assert claims == ([wanted.cache] if wanted.cache else [])
-
-
-def test_secrets_are_optional_environment_variables(compiled):
-    """No value is in the document, only where the pod finds it."""
-    for stage, container, settings in compiled.executors():
-        found = {}
-        for secret in settings.get("secretAsEnv", []):
-            assert secret["optional"] is True
-            found[secret["secretName"]] = {
-                pair["secretKey"]: pair["envVar"] for pair in secret["keyToEnv"]
-            }
-        wanted = compiled.placements[stage]
-        assert found == {name: placement.SECRETS[name] for name in wanted.secrets}
-        assert "env" not in container
-
-
-def test_retries_and_caching(compiled):
-    for stage, task in compiled.tasks():
-        wanted = compiled.placements[stage]
-        assert task["cachingOptions"] == ({"enableCache": True} if wanted.reuse else {})
-        policy = task.get("retryPolicy", {})
-        assert policy.get("maxRetryCount", 0) == wanted.retries
-        if wanted.retries:
-            assert policy["backoffDuration"] == "30s" and policy["backoffFactor"] == 2.0
-            assert policy["backoffMaxDuration"] == "600s"
-    reused = {stage for stage, wanted in compiled.placements.items() if wanted.reuse}
-    assert reused == set(STAGES)
-
-
-def test_where_is_not_what(tmp_path):
-    """Another placement changes no input, command or default, so that KFP's cache key stays."""
-    documents = []
-    for profile in placement.PROFILES:
-        write(RECIPES["tiny"](), tmp_path / "out.yaml", profile=profile)
-        pipeline = next(iter(yaml.safe_load_all((tmp_path / "out.yaml").read_text())))
-        for executor in pipeline["deploymentSpec"]["executors"].values():
-            executor["container"].pop("resources")
-        documents.append(pipeline)
-    assert documents[0] == documents[1]
 
 
 def test_compiling_twice_gives_the_same_bytes(tmp_path):
