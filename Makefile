@@ -8,10 +8,10 @@ SET ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline-run test check bench format lock clean
+.PHONY: help setup pipeline-run pipeline-compile kind-up kind-test kind-down test check bench format lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## make the virtual environment in .venv from requirements.lock
 
@@ -23,6 +23,18 @@ setup: .venv/ready ## make the virtual environment in .venv from requirements.lo
 
 pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs
 	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) $(foreach setting,$(SET),--set $(setting))
+
+pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
+	@$(BIN)/python -m pipelines.compile $(RECIPE) $(foreach setting,$(SET),--set $(setting))
+
+kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docker, kind, the internet
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster up
+
+kind-test: .venv/ready ## run the tiny recipe on the kind cluster and read its figures back
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster test
+
+kind-down: .venv/ready ## delete the kind cluster
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster down
 
 test: .venv/ready ## run the tests
 	@$(BIN)/python -m pytest

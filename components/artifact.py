@@ -26,6 +26,10 @@ STARTED = time.monotonic()
 
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
+OutputFile = Annotated[Path, "output file"]
+"""A page for people, shown by the Kubeflow UI. No stage reads it, so it has no record."""
+Parameter = Annotated[Path, "output parameter"]
+"""A file with one JSON value, which the pipeline itself decides by."""
 
 
 class ArtifactError(ValueError):
@@ -74,6 +78,28 @@ def fresh(path: Path) -> Path:
     if any(path.iterdir()):
         raise ArtifactError(f"{path}: not empty; an output goes to a new or empty directory")
     return path
+
+
+def fresh_file(path: Path) -> Path:
+    """Makes the directory of an output file. Raises ArtifactError when the file is there."""
+    if path.exists() and path != Path(os.devnull):
+        raise ArtifactError(f"{path}: exists; an output goes to a new file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a catalogue shows of an artifact: base model, its parameters, tokens seen, commit."""
+    facts: dict[str, Any] = {"commit": record["git_commit"] or "unknown"}
+    executions = {json.dumps([e["stage"], e["summary"]], sort_keys=True) for e in record["lineage"]}
+    facts["tokens"] = sum(json.loads(text)[1].get("tokens") or 0 for text in executions)
+    for entry in record["lineage"]:
+        if entry["stage"] == "download":
+            revision = entry["config"].get("revision")
+            model = entry["config"]["model"]
+            facts["base_model"] = f"{model}@{revision}" if revision else model
+            facts["parameters"] = entry["summary"]["parameters"]
+    return facts
 
 
 def record(

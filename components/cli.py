@@ -1,6 +1,6 @@
 """The command line of every stage, built from the signature of its `run`.
 
-A parameter annotated with a dataclass is a JSON flag, one annotated Input or Output is a path.
+A parameter annotated with a dataclass is a JSON flag, every other one (see `artifact`) is a path.
 The inputs are verified and the outputs made before `run` starts. What a stage does is not here.
 """
 
@@ -23,6 +23,8 @@ from components import artifact, coerce
 from model.interruption import EXIT_CODE, Preempted
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+FILES = (artifact.OutputFile, artifact.Parameter)
+SHOWN = (artifact.Output, artifact.OutputFile)
 FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
 
 
@@ -50,9 +52,11 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
         for name, hint in roles.items():
             if hint == artifact.Output and is_first:
                 artifact.fresh(paths[name])
+            elif hint in FILES and is_first:
+                artifact.fresh_file(paths[name])
         run(**configs, **paths)
-        outputs = {name: paths[name] for name, hint in roles.items() if hint == artifact.Output}
         if given.executor_input and is_first:
+            outputs = {name: path for name, path in paths.items() if roles[name] in SHOWN}
             _report_outputs(json.loads(given.executor_input), outputs)
     except ValueError as error:
         _end(stage, str(error), 2)
@@ -80,9 +84,16 @@ def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.Argume
         flag = f"--{name.replace('_', '-')}"
         if _is_path(hint):
             role = typing.get_args(hint)[1]
-            text = f"{role} directory"
+            is_file = hint in FILES
+            text = f"{role}, not kept unless named" if is_file else f"{role} directory"
             parser.add_argument(
-                flag, dest=name, type=Path, required=True, metavar="PATH", help=text
+                flag,
+                dest=name,
+                type=Path,
+                required=not is_file,
+                default=Path(os.devnull) if is_file else None,
+                metavar="PATH",
+                help=text,
             )
         else:
             text = f"JSON object of {hint.__name__}'s fields, below"
@@ -100,7 +111,7 @@ def _config(kind: type, name: str, text: str) -> Any:
 
 
 def _is_path(hint: Any) -> bool:
-    return hint in (artifact.Input, artifact.Output)
+    return hint in (artifact.Input, artifact.Output, *FILES)
 
 
 def fields(kind: type) -> list[tuple[str, str, str, str]]:
@@ -141,16 +152,23 @@ def _report_outputs(executor_input: dict[str, Any], outputs: dict[str, Path]) ->
     artifacts = {}
     for name, path in outputs.items():
         (declared,) = target["artifacts"][name]["artifacts"]
-        record = artifact.read(path)
-        figures = {key: v for key, v in record["summary"].items() if isinstance(v, int | float)}
-        facts = {"stage": record["stage"], "fingerprint": record["fingerprint"]}
-        declared["metadata"] = {**declared.get("metadata", {}), **figures}
-        if declared.get("type", {}).get("schemaTitle") != "system.Metrics":
-            declared["metadata"] |= facts
+        if path.is_dir():
+            known = declared.get("metadata", {})
+            is_metrics = declared.get("type", {}).get("schemaTitle") == "system.Metrics"
+            declared["metadata"] = {**known, **_metadata(artifact.read(path), is_metrics)}
         artifacts[name] = {"artifacts": [declared]}
     file = Path(target["outputFile"])
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"artifacts": artifacts}))
+
+
+def _metadata(record: dict[str, Any], is_metrics: bool) -> dict[str, Any]:
+    """The figures alone for KFP's metrics, which it draws; for the rest, where they come from."""
+    figures = {key: v for key, v in record["summary"].items() if isinstance(v, int | float)}
+    if is_metrics:
+        return figures
+    facts = {"stage": record["stage"], "fingerprint": record["fingerprint"]}
+    return {**figures, **artifact.provenance(record), **facts}
 
 
 def _is_full(error: Exception) -> bool:
@@ -159,7 +177,7 @@ def _is_full(error: Exception) -> bool:
 
 
 def _places(paths: dict[str, Path], roles: dict[str, Any]) -> str:
-    return ", ".join(str(path) for name, path in paths.items() if roles[name] == artifact.Output)
+    return ", ".join(str(path) for name, path in paths.items() if roles[name] != artifact.Input)
 
 
 def _end(stage: str, message: str, code: int, *, kind: str = "error") -> NoReturn:

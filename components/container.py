@@ -15,8 +15,9 @@ def container(
     configs: Mapping[str, Any],
     inputs: Mapping[str, Any] | None = None,
     outputs: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> dsl.ContainerSpec:
-    """`python -m components.<stage>` with configurations as JSON and artifacts as local paths.
+    """`python -m components.<stage>`: configurations as JSON, artifacts and parameters as paths.
 
     The executor input lets the stage write KFP's output file, which carries metrics and metadata.
     """
@@ -25,6 +26,8 @@ def container(
         arguments += [_flag(name), config]
     for name, artifact in {**(inputs or {}), **(outputs or {})}.items():
         arguments += [_flag(name), artifact.path]
+    for name, file in (parameters or {}).items():
+        arguments += [_flag(name), file]
     arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
     return dsl.ContainerSpec(
         image=IMAGE, command=["python", "-m", f"components.{stage}"], args=arguments

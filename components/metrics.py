@@ -93,6 +93,7 @@ class MetricsLog:
         found = {
             "steps": len(self.records),
             "loss": tail,
+            "tokens": sum(record.get("tokens", 0) for record in self.records),
             "tokens_per_second": mean_speed,
         }
         reward = self._tail("reward", last)

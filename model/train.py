@@ -82,7 +82,7 @@ def fit(
 
     A loss is a scalar, or scalars by name of which "loss" is trained and the others are logged.
     `log` gets one record a step: step, loss (mean over the micro-batches of all processes),
-    tokens_per_second, gradient_norm, learning_rate, skipped_steps, peak_memory_bytes, and where
+    tokens, their speed, gradient_norm, learning_rate, skipped_steps, peak_memory_bytes, and where
     they are known validation_loss and mfu. A step whose loss or gradient is not finite changes no
     weight; three in a row raise FloatingPointError naming their examples. SIGTERM saves and raises
     Preempted. Raises ValueError when the batch cannot be shared out among the processes.
@@ -231,7 +231,7 @@ class Loop:
         return {"loss": loss, **figures}
 
     def _speed(self, tokens: int, seconds: float) -> dict[str, float]:
-        figures = {"tokens_per_second": tokens / seconds}
+        figures: dict[str, float] = {"tokens": tokens, "tokens_per_second": tokens / seconds}
         if self.peak_flops is not None:
             each = throughput.flops_per_token(self.model, tokens / self.settings.batch_size)
             figures["mfu"] = tokens * each / seconds / (self.peak_flops * self.world)

@@ -1,6 +1,6 @@
-"""The pipeline: a base model learns to reason, and every step is measured.
+"""The pipeline: a base model learns to reason, every step is measured, a good one is released.
 
-    download -> pretrain -> merge -> sft -> merge -> dpo | grpo -> merge
+    download -> pretrain -> merge -> sft -> merge -> dpo | grpo -> merge -> release
                              |               |                      |
                           evaluate        evaluate               evaluate -> report
 
@@ -20,18 +20,22 @@ from components.grpo.component import grpo as grpo_stage
 from components.merge.component import merge as merge_stage
 from components.preflight.component import preflight
 from components.pretrain.component import pretrain as pretrain_stage
+from components.release.component import release as release_stage
 from components.report.component import report as report_stage
 from components.sft.component import sft as sft_stage
-from pipelines.placement import place
+from pipelines.placement import placer
 from pipelines.recipes import Recipe
 
+NAME = "llada-reasoning"
 
-def build(recipe: Recipe) -> Any:
+
+def build(recipe: Recipe, *, profile: str = "small") -> Any:
     """The KFP pipeline with the recipe's values as the defaults of its parameters."""
-    return dsl.pipeline(name="llada-reasoning", description=__doc__)(_graph(**_defaults(recipe)))
+    graph = _graph(placer(profile), **arguments(recipe))
+    return dsl.pipeline(name=NAME, description=__doc__)(graph)
 
 
-def _graph(**given: Any) -> Callable[..., None]:
+def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
     def llada(
         preference: str = given["preference"],
         download: dict = given["download"],
@@ -42,7 +46,23 @@ def _graph(**given: Any) -> Callable[..., None]:
         grpo: dict = given["grpo"],
         evaluate: dict = given["evaluate"],
         report: dict = given["report"],
+        release: dict = given["release"],
     ) -> None:
+        """A base model learns to reason.
+
+        Args:
+            preference: How the model is aligned: dpo or grpo.
+            download: Base model and data, fetched or made. Fields: components/download/README.md.
+            pretrain: Masked-diffusion pretraining. Fields: components/pretrain/README.md.
+            merge: Nothing to choose.
+            sft: Supervised fine-tuning on worked answers. Fields: components/sft/README.md.
+            dpo: Preference optimisation, where preference is dpo. Fields: components/dpo/README.md.
+            grpo: Reinforced verified answers, where preference is grpo. Fields:
+                components/grpo/README.md.
+            evaluate: How answers are written and counted. Fields: components/evaluate/README.md.
+            report: The page about the run. Fields: components/report/README.md.
+            release: How accurate a model must be. Fields: components/release/README.md.
+        """
         checked = place(
             preflight(
                 download=download,
@@ -53,25 +73,33 @@ def _graph(**given: Any) -> Callable[..., None]:
                 grpo=grpo,
                 evaluate=evaluate,
                 report=report,
+                release=release,
             )
         )
-        # Control only: preflight has nothing to hand on, and everything else follows download.
+        # Control only: what preflight hands on is wanted last, and everything follows download.
         source = place(download_stage(config=download).after(checked)).outputs
         dataset = source["dataset"]
+
+        def merged(base: Any, adapter: Any) -> Any:
+            return place(merge_stage(config=merge, base=base, adapter=adapter)).outputs["model"]
+
+        def measured(model: Any) -> dict[str, Any]:
+            return place(evaluate_stage(config=evaluate, model=model, dataset=dataset)).outputs
 
         pretrained = place(
             pretrain_stage(config=pretrain, base=source["model"], dataset=dataset)
         ).outputs
-        base = _merged(merge, source["model"], pretrained["adapter"])
-        base_evaluation = _measured(evaluate, base, dataset)
+        base = merged(source["model"], pretrained["adapter"])
+        base_evaluation = measured(base)["evaluation"]
 
         tuned = place(sft_stage(config=sft, base=base, dataset=dataset)).outputs
-        reasoner = _merged(merge, base, tuned["adapter"])
-        sft_evaluation = _measured(evaluate, reasoner, dataset)
+        reasoner = merged(base, tuned["adapter"])
+        sft_evaluation = measured(reasoner)["evaluation"]
 
         # Each branch ends by itself: kfp.local neither joins branches nor nests pipelines there.
         def finish(aligned: dict[str, Any]) -> None:
-            model = _merged(merge, reasoner, aligned["adapter"])
+            model = merged(reasoner, aligned["adapter"])
+            found = measured(model)
             place(
                 report_stage(
                     config=report,
@@ -80,9 +108,11 @@ def _graph(**given: Any) -> Callable[..., None]:
                     preference_metrics=aligned["metrics"],
                     base_evaluation=base_evaluation,
                     sft_evaluation=sft_evaluation,
-                    aligned_evaluation=_measured(evaluate, model, dataset),
+                    aligned_evaluation=found["evaluation"],
                 )
             )
+            with dsl.If(found["accuracy"] >= checked.outputs["release_accuracy"], name="good"):
+                place(release_stage(config=release, model=model, evaluation=found["evaluation"]))
 
         with dsl.If(preference == "dpo", name="dpo"):
             finish(place(dpo_stage(config=dpo, base=reasoner, dataset=dataset)).outputs)
@@ -92,15 +122,8 @@ def _graph(**given: Any) -> Callable[..., None]:
     return llada
 
 
-def _merged(config: Any, base: Any, adapter: Any) -> Any:
-    return place(merge_stage(config=config, base=base, adapter=adapter)).outputs["model"]
-
-
-def _measured(config: Any, model: Any, dataset: Any) -> Any:
-    return place(evaluate_stage(config=config, model=model, dataset=dataset)).outputs["evaluation"]
-
-
-def _defaults(recipe: Recipe) -> dict[str, Any]:
+def arguments(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as the arguments of the pipeline: one JSON object a stage."""
     return {f.name: _as_json(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
 
 

@@ -5,7 +5,6 @@ and nowhere else. Containers and clusters are not the business of this file.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 import os
@@ -21,10 +20,10 @@ from typing import NoReturn
 from kfp import local
 from kfp.local import status, subprocess_task_handler
 
-from components import coerce
 from components.report.table import render
-from pipelines import llada
-from pipelines.recipes import RECIPES, Recipe
+from pipelines import conditions, llada
+from pipelines.overrides import choose
+from pipelines.recipes import Recipe
 
 
 class StageFailed(Exception):
@@ -62,6 +61,7 @@ class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
 def run(recipe: Recipe, directory: Path) -> dict:
     """Runs a recipe's pipeline below `directory` and returns its report. Raises StageFailed."""
     subprocess_task_handler.SubprocessTaskHandler = ProcessHandler
+    conditions.mend()
     local.init(
         runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(directory / "artifacts")
     )
@@ -76,32 +76,6 @@ def run(recipe: Recipe, directory: Path) -> dict:
     return json.loads((directory / "report.json").read_text())
 
 
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """The recipe with `stage.field=JSON` settings applied, each checked against its type."""
-    for setting in settings:
-        target, _, text = setting.partition("=")
-        stage, _, field = target.partition(".")
-        names = [f.name for f in dataclasses.fields(recipe) if f.name != "preference"]
-        if stage not in names or not field or not text:
-            raise ValueError(f"--set {setting}, allowed: STAGE.FIELD=VALUE, a stage of {names}")
-        try:
-            given = json.loads(text)
-        except json.JSONDecodeError:
-            given = text
-        config = getattr(recipe, stage)
-        as_json = json.loads(json.dumps(dataclasses.asdict(config)))
-        changed = coerce.build(type(config), _set(as_json, field.split("."), given), stage)
-        recipe = dataclasses.replace(recipe, **{stage: changed})
-    return recipe
-
-
-def _set(values: dict, path: list[str], given: object) -> dict:
-    head, *rest = path
-    if rest and isinstance(values.get(head), dict):
-        return {**values, head: _set(values[head], rest, given)}
-    return {**values, ".".join(path): given}
-
-
 def main() -> None:
     """The command line behind `make pipeline-run`."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.local", description=__doc__)
@@ -112,10 +86,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     given = parser.parse_args()
     try:
-        if given.recipe not in RECIPES:
-            raise ValueError(f"RECIPE={given.recipe}, allowed: {', '.join(sorted(RECIPES))}")
-        recipe = RECIPES[given.recipe](seed=given.seed, preference=given.preference)
-        recipe = override(recipe, given.set)
+        recipe = choose(
+            given.recipe, seed=given.seed, preference=given.preference, settings=given.set
+        )
     except ValueError as error:
         _end(str(error), 2)
     directory = _directory(given.runs, given.preference, given.seed)

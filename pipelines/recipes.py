@@ -9,6 +9,7 @@ from components.evaluate.config import EvaluateConfig
 from components.grpo.config import GrpoConfig
 from components.merge.config import MergeConfig
 from components.pretrain.config import PretrainConfig
+from components.release.config import ReleaseConfig
 from components.report.config import ReportConfig
 from components.sft.config import SftConfig
 from model.settings import Lora, check
@@ -29,6 +30,7 @@ class Recipe:
     grpo: GrpoConfig
     evaluate: EvaluateConfig
     report: ReportConfig
+    release: ReleaseConfig
 
     def __post_init__(self) -> None:
         known = self.preference in ("dpo", "grpo")
@@ -103,6 +105,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             gen_length=24, block_length=8, threshold=0.9, cache="dual", batch_size=250
         ),
         report=ReportConfig(title="A tiny LLaDA learns to add"),
+        release=ReleaseConfig(accuracy=0.5, name="llada-tiny-sums"),
     )
 
 
@@ -128,6 +131,7 @@ def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
         grpo=GrpoConfig(threshold=0.9, activation_checkpointing=True, lora=still, seed=seed),
         evaluate=EvaluateConfig(),
         report=ReportConfig(),
+        release=ReleaseConfig(),
     )
 
 

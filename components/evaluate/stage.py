@@ -11,7 +11,8 @@ from lm_eval.api.task import ConfigurableTask
 
 from components import artifact
 from components import dataset as data
-from components.artifact import Input, Output
+from components.artifact import Input, Output, OutputFile, Parameter
+from components.evaluate import display
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
 from model import checkpoint, sampler, tokenizer
@@ -20,7 +21,15 @@ TASK = Path(__file__).parent / "tasks" / "unseen_problems.yaml"
 
 
 def run(
-    config: EvaluateConfig, *, model: Input, dataset: Input, evaluation: Output, metrics: Output
+    config: EvaluateConfig,
+    *,
+    model: Input,
+    dataset: Input,
+    evaluation: Output,
+    metrics: Output,
+    page: OutputFile,
+    summary: OutputFile,
+    accuracy: Parameter,
 ) -> None:
     """Asks `model` the dataset's test problems and writes results, samples and traces."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,8 +53,12 @@ def run(
     (evaluation / "results.json").write_text(json.dumps(results, indent=1))
     _write_lines(evaluation / "samples.jsonl", samples)
     problems = data.read(dataset, "test")[: config.traces]
-    _write_lines(evaluation / "traces.jsonl", [_trace(asked, problem) for problem in problems])
+    traces = [_trace(asked, problem) for problem in problems]
+    _write_lines(evaluation / "traces.jsonl", traces)
     _write_lines(metrics / artifact.METRICS, [results])
+    page.write_text(display.page(results, traces))
+    summary.write_text(display.summary(results, samples))
+    accuracy.write_text(json.dumps(results["accuracy"]))
     print(f"evaluate: {results['correct']} of {results['problems']} exact", flush=True)
     artifact.record(
         {"evaluation": evaluation, "metrics": metrics},

@@ -91,9 +91,9 @@ class Learner:
         useful = rollouts.advantage_B != 0
         if useful.any():
             figures |= self.update(rollouts.rows(useful))
-        seconds = time.perf_counter() - started
-        speed = int(rollouts.attention_BL.sum()) / seconds
-        return {**figures, **record, "tokens_per_second": speed}
+        tokens = int(rollouts.attention_BL.sum())
+        speed = tokens / (time.perf_counter() - started)
+        return {**figures, **record, "tokens": tokens, "tokens_per_second": speed}
 
     def _save(self, checkpoints: train.Checkpoints, step: int) -> None:
         state = optimisation.state(self.model, self.optimiser)

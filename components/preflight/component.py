@@ -15,6 +15,8 @@ def preflight(
     grpo: dict,
     evaluate: dict,
     report: dict,
+    release: dict,
+    release_accuracy: dsl.OutputPath(float),  # type: ignore[valid-type]
 ):
     """Builds every configuration, so that a bad value fails before anything is trained."""
     return container(
@@ -28,5 +30,7 @@ def preflight(
             "grpo": grpo,
             "evaluate": evaluate,
             "report": report,
+            "release": release,
         },
+        parameters={"release_accuracy": release_accuracy},
     )

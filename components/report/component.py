@@ -1,7 +1,7 @@
 """The report stage as a pipeline component."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Input, Metrics, Output
+from kfp.dsl import HTML, Artifact, Input, Markdown, Metrics, Output
 
 from components.container import container
 
@@ -16,6 +16,9 @@ def report(
     sft_evaluation: Input[Artifact],
     aligned_evaluation: Input[Artifact],
     report: Output[Artifact],
+    metrics: Output[Metrics],
+    page: Output[HTML],
+    summary: Output[Markdown],
 ):
     """Draws the run: curves, accuracy by stage, answers as they denoise."""
     return container(
@@ -29,5 +32,5 @@ def report(
             "sft_evaluation": sft_evaluation,
             "aligned_evaluation": aligned_evaluation,
         },
-        outputs={"report": report},
+        outputs={"report": report, "metrics": metrics, "page": page, "summary": summary},
     )

@@ -25,7 +25,7 @@ def render(
         f"<p class='{tone}'>{escape(report['verdict'])}; {report['total_seconds']:.0f} s in all, "
         f"peak memory {report['peak_memory_bytes'] / 2**20:.0f} MB</p>",
         "<h2>Exact match on unseen problems</h2>",
-        _bars(report["evaluations"]),
+        bars(report["evaluations"]),
         "<h2>Training</h2>",
         *(_curve(f"{stage}: loss", records, "loss") for stage, records in curves.items()),
         *(
@@ -39,19 +39,24 @@ def render(
         "<h2>Answers as they denoise</h2>",
         "<p class='soft'>One row a forward pass, one cell a token; hatched is masked, coloured was "
         "committed in that pass.</p>",
-        *(_trace(trace) for trace in traces),
+        *(denoising(trace) for trace in traces),
         "<h2>Provenance</h2>",
         _provenance(record),
     ]
+    return document(report["title"], parts)
+
+
+def document(title: str, parts: list[str]) -> str:
+    """A whole page around the parts of its body."""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
-        f"<title>{escape(report['title'])}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
 
 
-def _bars(evaluations: dict[str, dict[str, Any]]) -> str:
+def bars(evaluations: dict[str, dict[str, Any]]) -> str:
     """Horizontal bars with a whisker of one standard error to either side."""
     rows = []
     for number, (name, result) in enumerate(evaluations.items()):
@@ -126,7 +131,8 @@ def _shown(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _trace(trace: dict[str, Any]) -> str:
+def denoising(trace: dict[str, Any]) -> str:
+    """One answer pass by pass: one row a forward pass, one cell a token."""
     rows = []
     for number, window in enumerate(trace["passes"]):
         before = trace["passes"][number - 1] if number else window

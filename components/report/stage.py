@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from components import artifact
-from components.artifact import Input, Output
-from components.report import page
+from components.artifact import Input, Output, OutputFile
+from components.report import page as drawing
+from components.report import table
 from components.report.config import ReportConfig
 
 FIGURES = ("steps", "loss", "accuracy", "tokens_per_second", "seconds", "peak_memory_bytes")
@@ -27,8 +28,11 @@ def run(
     sft_evaluation: Input,
     aligned_evaluation: Input,
     report: Output,
+    metrics: Output,
+    page: OutputFile,
+    summary: OutputFile,
 ) -> None:
-    """Writes report.json and report.html, one self-contained page."""
+    """Writes report.json and report.html, one self-contained page, and both for the Kubeflow UI."""
     curves = {
         artifact.read(path)["stage"]: _lines(path / artifact.METRICS)
         for path in (pretrain_metrics, sft_metrics, preference_metrics)
@@ -39,7 +43,12 @@ def run(
     (report / "report.json").write_text(json.dumps(found, indent=1))
     traces = _lines(aligned_evaluation / "traces.jsonl")[: config.traces]
     record = artifact.read(aligned_evaluation)
-    (report / "report.html").write_text(page.render(found, curves, traces, record))
+    drawn = drawing.render(found, curves, traces, record)
+    (report / "report.html").write_text(drawn)
+    page.write_text(drawn)
+    summary.write_text(table.markdown(found))
+    figures = {f"accuracy_{name}": r["accuracy"] for name, r in found["evaluations"].items()}
+    (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")
     inputs = {
         "pretrain_metrics": pretrain_metrics,
         "sft_metrics": sft_metrics,
@@ -48,7 +57,13 @@ def run(
         "sft_evaluation": sft_evaluation,
         "aligned_evaluation": aligned_evaluation,
     }
-    artifact.record({"report": report}, stage="report", config=config, inputs=inputs, summary={})
+    artifact.record(
+        {"report": report, "metrics": metrics},
+        stage="report",
+        config=config,
+        inputs=inputs,
+        summary=figures,
+    )
 
 
 def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The run's figures as one plain-text table for a terminal."""
+"""The run's figures as one table: plain text for a terminal, Markdown for a UI."""
 
 from typing import Any
 
@@ -23,6 +23,13 @@ def render(report: dict[str, Any]) -> str:
         f"{name} {100 * result['accuracy']:.1f}%" for name, result in report["evaluations"].items()
     )
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], "", f"exact match: {steps}"])
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The same table for the Kubeflow UI."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(row) for row in report["table"])]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"# {report['title']}\n\n{report['verdict']}\n\n{table}\n"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ def test_stages():
                 "evaluate",
                 "report",
                 "preflight",
+                "release",
             ]
         )
         == STAGES
@@ -65,7 +66,8 @@ def test_component_mirrors_run(stage):
     run = importlib.import_module(f"components.{stage}.stage").run
     hints = typing.get_type_hints(run, include_extras=True)
     names = set(inspect.signature(run).parameters)
-    outputs = {name for name in names if hints[name] == artifact.Output}
+    kinds = (artifact.Output, artifact.OutputFile, artifact.Parameter)
+    outputs = {name for name in names if hints[name] in kinds}
     specification = component.component_spec
     assert set(specification.outputs or {}) == outputs
     assert set(specification.inputs or {}) == names - outputs

@@ -1,25 +1,16 @@
 """The compiled pipeline: every recipe compiles, its edges, its defaults, its branches."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
-import yaml
-from kfp import compiler
 
 from components import coerce
-from pipelines import llada
-from pipelines.recipes import RECIPES
-
-STAGES = ("download", "pretrain", "merge", "sft", "dpo", "grpo", "evaluate", "report")
-
-
-@pytest.fixture(scope="module", params=sorted(RECIPES))
-def compiled(request, tmp_path_factory):
-    """The recipe and its pipeline as the YAML that a cluster gets."""
-    recipe = RECIPES[request.param]()
-    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.Compiler().compile(llada.build(recipe), str(file))
-    return recipe, next(iter(yaml.safe_load_all(file.read_text())))
+from tests.conftest import ROOT
+from tests.pipelines.conftest import IMAGE, STAGES, graphs
 
 
 def producers(task):
@@ -33,7 +24,7 @@ def producers(task):
 
 
 def test_edges(compiled):
-    _, pipeline = compiled
+    pipeline = compiled.pipeline
     tasks = pipeline["root"]["dag"]["tasks"]
     assert tasks["download"]["dependentTasks"] == ["preflight"]
     assert producers(tasks["pretrain"]) == {
@@ -55,22 +46,41 @@ def test_edges(compiled):
 
 def test_branches(compiled):
     """Each aligns the SFT model, merges, evaluates and reports; only one of them runs."""
-    _, pipeline = compiled
-    graphs = [
-        component["dag"]["tasks"]
-        for component in pipeline["components"].values()
-        if "dag" in component
-    ]
-    (choice,) = [tasks for tasks in graphs if any("triggerPolicy" in t for t in tasks.values())]
-    first, second = [task["triggerPolicy"]["condition"] for task in choice.values()]
+    pipeline = compiled.pipeline
+    (choice,) = [tasks for tasks in graphs(pipeline) if len(conditions(tasks)) == 2]
+    first, second = conditions(choice)
     assert "== 'dpo'" in first and second == f"!({first})"
     for method in ("dpo", "grpo"):
-        (branch,) = [tasks for tasks in graphs if method in tasks]
-        assert {name.split("-")[0] for name in branch} == {method, "merge", "evaluate", "report"}
+        (branch,) = [tasks for tasks in graphs(pipeline) if method in tasks]
+        stages = {name.split("-")[0] for name in branch}
+        assert stages == {method, "merge", "evaluate", "report", "condition"}
+
+
+def conditions(tasks):
+    return [t["triggerPolicy"]["condition"] for t in tasks.values() if "triggerPolicy" in t]
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_release_needs_accuracy(compiled, method):
+    """The aligned model's own exact match, against the bar that preflight hands on."""
+    (branch,) = [tasks for tasks in graphs(compiled.pipeline) if method in tasks]
+    (task,) = [task for task in branch.values() if "triggerPolicy" in task]
+    ours, bar = re.findall(r"\['([^']+)'\]", task["triggerPolicy"]["condition"])
+    assert ">=" in task["triggerPolicy"]["condition"]
+    source = task["inputs"]["parameters"][ours]["taskOutputParameter"]
+    assert branch[source["producerTask"]]["componentRef"]["name"].startswith("comp-evaluate")
+    assert source["outputParameterKey"] == "accuracy"
+    assert bar == "pipelinechannel--preflight-release_accuracy"
+    inner = compiled.pipeline["components"][task["componentRef"]["name"]]["dag"]["tasks"]
+    (name,) = inner
+    assert name.startswith("release")
+    measured = producers(branch[source["producerTask"]])["model"]
+    given = task["inputs"]["artifacts"]
+    assert measured in {(v["taskOutputArtifact"]["producerTask"], "model") for v in given.values()}
 
 
 def test_defaults_are_the_recipe(compiled):
-    recipe, pipeline = compiled
+    recipe, pipeline = compiled.recipe, compiled.pipeline
     given = pipeline["root"]["inputDefinitions"]["parameters"]
     assert given["preference"]["defaultValue"] == recipe.preference
     for stage in STAGES:
@@ -80,7 +90,75 @@ def test_defaults_are_the_recipe(compiled):
 
 
 def test_every_stage_runs_by_its_module(compiled):
-    _, pipeline = compiled
+    pipeline = compiled.pipeline
     for executor in pipeline["deploymentSpec"]["executors"].values():
         command = executor["container"]["command"] + executor["container"]["args"]
         assert command[:2] == ["python", "-m"] and command[2].startswith("components.")
+
+
+def test_types_of_outputs(compiled):
+    """What the UI draws: metrics everywhere, pages where there is something to see."""
+    found = {}
+    for name, component in compiled.pipeline["components"].items():
+        outputs = component.get("outputDefinitions", {})
+        if "executorLabel" in component:
+            found[re.sub(r"-\d+$", "", name.removeprefix("comp-"))] = {
+                **{
+                    k: v["artifactType"]["schemaTitle"]
+                    for k, v in outputs.get("artifacts", {}).items()
+                },
+                **{k: v["parameterType"] for k, v in outputs.get("parameters", {}).items()},
+            }
+    assert set(found) == {"preflight", *STAGES}
+    assert found["preflight"] == {"release_accuracy": "NUMBER_DOUBLE"}
+    for stage in STAGES:
+        assert found[stage]["metrics"] == "system.Metrics"
+    for stage in ("evaluate", "report"):
+        assert found[stage]["page"] == "system.HTML"
+        assert found[stage]["summary"] == "system.Markdown"
+    assert found["evaluate"]["accuracy"] == "NUMBER_DOUBLE"
+    assert found["release"]["release"] == found["merge"]["model"] == "system.Model"
+
+
+def test_run_form_says_what_every_parameter_is(compiled):
+    given = compiled.pipeline["root"]["inputDefinitions"]["parameters"]
+    assert set(given) == {"preference", *STAGES}
+    for name, parameter in given.items():
+        assert len(parameter["description"]) > 10, name
+        for page in re.findall(r"components/\w+/README.md", parameter["description"]):
+            assert (ROOT / page).is_file()
+    assert "release" in compiled.pipeline["pipelineInfo"]["description"]
+
+
+def test_images(compiled):
+    """One image for every stage, the one that was asked for."""
+    assert {container["image"] for _, container, _ in compiled.executors()} == {IMAGE["IMAGE"]}
+
+
+def test_compiling_twice_gives_the_same_bytes(tmp_path):
+    """The order of sets changes with the process; the file must not."""
+    found = set()
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "pipelines.compile", "tiny", "--output", str(tmp_path)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
+        found.add((tmp_path / "tiny.yaml").read_bytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["huge"], ["huge", "llada_8b, tiny"]),
+        (["tiny", "--placement", "moon"], ["moon", "gpu, small"]),
+        (["tiny", "--set", "sft.step=1"], ["sft.step", "did you mean steps?"]),
+    ],
+)
+def test_bad_arguments(tmp_path, arguments, words):
+    command = [sys.executable, "-m", "pipelines.compile", *arguments, "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    for word in words:
+        assert word in line
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,66 @@
+"""Copies a model that is accurate enough, with a card: check, copy, describe, record.
+
+The pipeline asks the same question before it starts this stage; asked again here, a release by hand
+is held to it too. Publishing to a hub is not done here.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components import artifact
+from components.artifact import Input, Output
+from components.release.config import ReleaseConfig
+from model.settings import check
+
+CARD = "README.md"
+
+
+def run(
+    config: ReleaseConfig, *, model: Input, evaluation: Input, release: Output, metrics: Output
+) -> None:
+    """Writes `model` with a card into `release`. Raises ValueError for a model below the bar."""
+    results = json.loads((evaluation / "results.json").read_text())
+    _check(config, model, evaluation, results["accuracy"])
+    for file in artifact.read(model)["files"]:
+        (release / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model / file, release / file)
+    (release / CARD).write_text(card(config, artifact.read(evaluation), results))
+    figures = {"accuracy": results["accuracy"], "least_accuracy": config.accuracy}
+    (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")
+    artifact.record(
+        {"release": release, "metrics": metrics},
+        stage="release",
+        config=config,
+        inputs={"model": model, "evaluation": evaluation},
+        summary=figures,
+    )
+
+
+def _check(config: ReleaseConfig, model: Path, evaluation: Path, accuracy: float) -> None:
+    measured = artifact.read(evaluation)["inputs"]["model"]["fingerprint"]
+    own = artifact.read(model)["fingerprint"]
+    check("evaluation", f"of model {measured[:12]}", measured == own, f"one of {own[:12]}")
+    check("accuracy", accuracy, accuracy >= config.accuracy, f"{config.accuracy} or more")
+
+
+def card(config: ReleaseConfig, record: dict[str, Any], results: dict[str, Any]) -> str:
+    """The model card: front matter that hubs read, the measurement, and the way to the model."""
+    facts = artifact.provenance(record)
+    head = {"base_model": facts["base_model"], "tags": ["masked-diffusion", "reasoning"]}
+    stages = list(dict.fromkeys(entry["stage"] for entry in record["lineage"]))
+    lines = [
+        f"---\n{yaml.safe_dump(head)}---",
+        f"# {config.name}",
+        f"Exact match on {results['problems']} unseen problems: {results['accuracy']:.3f} "
+        f"(standard error {results['standard_error']:.3f}).",
+        f"- Base model: {facts['base_model']}, {facts['parameters']:,} parameters\n"
+        f"- Tokens in training: {facts['tokens']:,}\n"
+        f"- Stages: {', '.join(stages)}\n"
+        f"- Commit: {facts['commit']}",
+        "Every configuration and checksum on the way is in `.artifact.json`.",
+    ]
+    return "\n\n".join(lines) + "\n"

@@ -1,0 +1,49 @@
+"""Writes a recipe's pipeline as the YAML that a cluster reads: `dist/<recipe>.yaml`.
+
+What the pipeline is stands in `llada.py`; sending it to a cluster is `submit.py`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+from kfp import compiler
+
+from pipelines import llada, placement
+from pipelines.overrides import choose
+from pipelines.recipes import Recipe
+
+
+def write(recipe: Recipe, file: Path, *, profile: str) -> None:
+    """Compiles the recipe with the placement profile `profile` into `file`, always the same bytes.
+
+    KFP's own comments hold the defaults in an order that changes, so that they are left out.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(llada.build(recipe, profile=profile), str(file))
+    documents = list(yaml.safe_load_all(file.read_text()))
+    file.write_text(yaml.safe_dump_all(documents, sort_keys=True))
+
+
+def main() -> None:
+    """The command line behind `make pipeline-compile`."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.compile", description=__doc__)
+    parser.add_argument("recipe", help="a recipe of pipelines/recipes.py")
+    parser.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR")
+    parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
+    given = parser.parse_args()
+    try:
+        recipe = choose(given.recipe, settings=given.set)
+        profile = placement.profile(given.recipe, given.placement)
+    except ValueError as error:
+        print(f"compile: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    file = given.output / f"{given.recipe}.yaml"
+    write(recipe, file, profile=profile)
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

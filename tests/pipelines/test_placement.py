@@ -1,0 +1,90 @@
+"""Where the compiled stages run: what each pod is told, and that it changes nothing of the run."""
+
+import pytest
+import yaml
+
+from pipelines import placement
+from pipelines.compile import write
+from pipelines.recipes import RECIPES
+from tests.pipelines.conftest import STAGES
+
+MEMORY = {"Mi": 2**20, "Gi": 2**30}
+
+
+def bytes_of(text):
+    return int(text[:-2]) * MEMORY[text[-2:]]
+
+
+def test_resources(compiled):
+    for stage, container, _ in compiled.executors():
+        wanted, resources = compiled.placements[stage], container["resources"]
+        for key in ("memoryLimit", "memoryRequest"):
+            assert resources[key] * 1e9 == pytest.approx(bytes_of(wanted.memory))
+        limit = float(wanted.cpu[1])
+        assert resources["cpuLimit"] == limit and 0 < resources["cpuRequest"] <= limit
+        accelerator = resources.get("accelerator", {})
+        assert int(accelerator.get("resourceCount", 0)) == wanted.gpus
+        assert accelerator.get("resourceType", wanted.gpu) == "nvidia.com/gpu"
+
+
+def test_gpus_are_where_the_weights_are():
+    found = {stage for stage, wanted in placement.PROFILES["gpu"].items() if wanted.gpus}
+    assert found == {"pretrain", "sft", "dpo", "grpo", "evaluate"}
+    assert not any(wanted.gpus for wanted in placement.PROFILES["small"].values())
+
+
+def test_pods(compiled):
+    """User, pools, tolerations, shared memory, volumes, deadlines: as Kubernetes will be told."""
+    for stage, _, settings in compiled.executors():
+        wanted = compiled.placements[stage]
+        context = settings["securityContext"]
+        assert context == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        assert int(settings["activeDeadlineSeconds"]) == 3600 * wanted.hours
+        assert settings.get("nodeSelector", {}).get("labels", {}) == wanted.nodes
+        keys = [toleration["key"] for toleration in settings.get("tolerations", [])]
+        assert keys == list(wanted.tolerations)
+        memory = {
+            mount["mountPath"]: mount["sizeLimit"] for mount in settings.get("emptyDirMounts", [])
+        }
+        assert memory == ({"/dev/shm": wanted.shared_memory} if wanted.shared_memory else {})
+        claims = [mount["constant"] for mount in settings.get("pvcMount", [])]
+        assert claims == ([wanted.cache] if wanted.cache else [])
+
+
+def test_secrets_are_optional_environment_variables(compiled):
+    """No value is in the document, only where the pod finds it."""
+    for stage, container, settings in compiled.executors():
+        found = {}
+        for secret in settings.get("secretAsEnv", []):
+            assert secret["optional"] is True
+            found[secret["secretName"]] = {
+                pair["secretKey"]: pair["envVar"] for pair in secret["keyToEnv"]
+            }
+        wanted = compiled.placements[stage]
+        assert found == {name: placement.SECRETS[name] for name in wanted.secrets}
+        assert "env" not in container
+
+
+def test_retries_and_caching(compiled):
+    for stage, task in compiled.tasks():
+        wanted = compiled.placements[stage]
+        assert task["cachingOptions"] == ({"enableCache": True} if wanted.reuse else {})
+        policy = task.get("retryPolicy", {})
+        assert policy.get("maxRetryCount", 0) == wanted.retries
+        if wanted.retries:
+            assert policy["backoffDuration"] == "30s" and policy["backoffFactor"] == 2.0
+            assert policy["backoffMaxDuration"] == "600s"
+    reused = {stage for stage, wanted in compiled.placements.items() if wanted.reuse}
+    assert reused == set(STAGES)
+
+
+def test_where_is_not_what(tmp_path):
+    """Another placement changes no input, command or default, so that KFP's cache key stays."""
+    documents = []
+    for profile in placement.PROFILES:
+        write(RECIPES["tiny"](), tmp_path / "out.yaml", profile=profile)
+        pipeline = next(iter(yaml.safe_load_all((tmp_path / "out.yaml").read_text())))
+        for executor in pipeline["deploymentSpec"]["executors"].values():
+            executor["container"].pop("resources")
+        documents.append(pipeline)
+    assert documents[0] == documents[1]
