@@ -41,8 +41,8 @@ def _explain(error: BaseException, host: str) -> str:
             )
         if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
             return (
-                f"no Docker engine answers at {host}; start it with `sudo systemctl start docker` or, "
-                "on Debian, install it with `sudo images/engine.sh`"
+                f"no Docker engine answers at {host}; start it with `sudo systemctl start docker` "
+                "or, on Debian, install it with `sudo images/engine.sh`"
             )
     return f"no Docker engine at DOCKER_HOST={host}: {error}; unset or mend DOCKER_HOST"
 
