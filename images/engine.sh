@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Gives this machine a Docker engine: installs Debian's docker.io, with what the images' tests use,
-# and starts dockerd where none answers. Does nothing where it may not, and says so with exit code 3.
-# The engine has no bridge: builds and downloads use --network=host, everything else --network=none.
+# and starts dockerd where none answers; its process id goes to the file $1, where one is given.
+# Does nothing where it may not, and says so with exit code 3. The engine that it starts has no
+# bridge: builds and downloads use --network=host, everything else --network=none.
 set -euo pipefail
 if [ "$(uname -s)" != Linux ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     if docker version >/dev/null 2>&1; then exit 0; fi
@@ -20,6 +21,7 @@ if docker version >/dev/null 2>&1; then exit 0; fi
 log=$(mktemp --suffix .dockerd.log)
 setsid dockerd --bridge=none --iptables=false --ip-masq=false >"$log" 2>&1 </dev/null &
 process=$!
+echo "$process" >"${1:-/dev/null}"
 for _ in $(seq 300); do
     if docker version >/dev/null 2>&1; then
         echo "engine: started dockerd, process $process"

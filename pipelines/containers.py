@@ -15,11 +15,12 @@ from typing import Any
 import docker
 from docker.errors import APIError
 from docker.models.containers import Container
+from docker.models.images import Image
 from docker.types import DeviceRequest, Mount
 from kfp import local
 from kfp.local import docker_task_handler, status
 
-from components import coerce
+from components import artifact, coerce
 from components.container import IMAGE
 from components.download.config import DownloadConfig
 from pipelines import engine
@@ -87,6 +88,7 @@ def runner(cache: Path) -> local.DockerRunner:
     client = engine.connect()
     image = engine.require(client, IMAGE)
     client.close()
+    _warn_of_another_commit(image)
     cache.mkdir(parents=True, exist_ok=True)
     docker_task_handler.DockerTaskHandler = ContainerHandler
     # Python ends at SIGTERM without unwinding; unwinding is what removes the container.
@@ -104,7 +106,15 @@ def runner(cache: Path) -> local.DockerRunner:
     )
 
 
-def _environment(image: Any) -> dict[str, str]:
+def _warn_of_another_commit(image: Image) -> None:
+    """Says so where the image holds other code than this checkout."""
+    built, here = image.labels.get(engine.REVISION), artifact.commit()
+    if built != here:
+        text = f"IMAGE={IMAGE} was built from {built}, this checkout is at {here}; make image-build"
+        print(f"pipeline: note: {text}", file=sys.stderr)
+
+
+def _environment(image: Image) -> dict[str, str]:
     """What the stage is told: its image by digest where it has one, and the variables passed on."""
     digests = image.attrs["RepoDigests"]
     name = digests[0] if digests else f"{IMAGE}@{image.id}"

@@ -96,7 +96,7 @@ def test_holds_nothing_else(content):
 
 
 def test_one_stage_with_mounted_volumes(image, tmp_path):
-    """The download stage by `make component-run`'s command; what it writes belongs to the caller."""
+    """The download stage as `make component-run` runs it; what it writes is the caller's."""
     shape = {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64}
     outputs = {name: tmp_path / "out" / name for name in ("model", "dataset", "metrics")}
     command = [sys.executable, "-m", "images.component", "--runs", str(tmp_path), "download"]

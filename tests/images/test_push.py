@@ -58,7 +58,7 @@ def small_image(engine):
     changes = [f"LABEL {REVISION}=0123abc"]
     engine.api.import_image_from_data(content.read(), *TAG.split(":"), changes=changes)
     yield TAG
-    engine.images.remove(TAG, force=True)
+    engine.images.remove(engine.images.get(TAG).id, force=True)
 
 
 def push(registry, pinned, tag=TAG):
