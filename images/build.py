@@ -40,19 +40,20 @@ def main() -> None:
             torch_wheel.provide(ROOT / "images" / "wheels", index=given.torch_index)
     except ValueError as error:
         end("image", str(error), 2)
+    commit = source_commit()
     with tempfile.TemporaryDirectory() as secrets:
         PipSettings.of_this_machine().write(Path(secrets))
-        command = [client, "build", *_arguments(given, Path(secrets)), str(ROOT)]
+        command = [client, "build", *_arguments(given, commit, Path(secrets)), str(ROOT)]
         done = subprocess.run(command, env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False)
     if done.returncode:
         end("image", f"the build failed with exit code {done.returncode}; its reason is above", 1)
-    print(f"image: {given.tag}, {given.flavour}, built from {source_commit()}")
+    print(f"image: {given.tag}, {given.flavour}, built from {commit}")
 
 
-def _arguments(given: argparse.Namespace, secrets: Path) -> list[str]:
+def _arguments(given: argparse.Namespace, commit: str, secrets: Path) -> list[str]:
     values = {
         "FLAVOUR": given.flavour,
-        "SOURCE_COMMIT": source_commit(),
+        "SOURCE_COMMIT": commit,
         "IMAGE": given.tag,
         **({"BASE_IMAGE": given.base_image} if given.base_image else {}),
         **{name: os.environ[name] for name in PROXIES if name in os.environ},

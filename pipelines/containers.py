@@ -66,8 +66,11 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
         return given
 
     def _follow(self, client: docker.DockerClient, given: dict[str, Any]) -> tuple[int, str]:
-        """The exit code, once the container has ended and all it wrote is written here."""
-        container = client.containers.create(self.image, self.full_command, **given)
+        """The exit code, once the container has ended and all it wrote is written here.
+
+        A component's command takes the place of the image's entrypoint, as on a cluster.
+        """
+        container = client.containers.create(self.image, entrypoint=self.full_command, **given)
         try:
             output = container.attach(stdout=True, stderr=True, stream=True, demux=True)
             container.start()
