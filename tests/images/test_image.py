@@ -95,8 +95,9 @@ def test_holds_nothing_else(content):
     assert content["secrets"] == []
 
 
-def test_one_stage_with_mounted_volumes(image, tmp_path):
+def test_one_stage_with_mounted_volumes(image, tmp_path, monkeypatch):
     """The download stage as `make component-run` runs it; what it writes is the caller's."""
+    monkeypatch.setenv("IMAGE", BUILT)
     shape = {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64}
     outputs = {name: tmp_path / "out" / name for name in ("model", "dataset", "metrics")}
     command = [sys.executable, "-m", "images.component", "--runs", str(tmp_path), "download"]

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from components.container import BUILT
 from pipelines.engine import REVISION, EngineError, connect
 from tests.conftest import ROOT
 from tests.end_to_end.test_pipeline import SHORT
@@ -19,7 +20,7 @@ def pipeline(runs, runner, *settings, **environment):
     command = [sys.executable, "-m", "pipelines.local", "--runs", str(runs), "--runner", runner]
     for setting in settings:
         command += ["--set", setting]
-    given = {**os.environ, **environment}
+    given = {**os.environ, "IMAGE": BUILT, **environment}
     return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
 
 

@@ -61,10 +61,11 @@ def hungry():
 
 
 @pytest.fixture
-def runner(image, tmp_path):
+def runner(image, tmp_path, monkeypatch):
     """KFP's local orchestrator with the handler in place, as `pipelines.local` sets it up."""
     shipped = docker_task_handler.DockerTaskHandler
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(containers, "IMAGE", BUILT)
     runner = containers.runner(tmp_path / "cache")
     local.init(runner=runner, pipeline_root=str(tmp_path))
     yield runner
@@ -127,7 +128,8 @@ def test_kfp_still_needs_mending(image, engine, monkeypatch):
     assert issubclass(containers.ContainerHandler, docker_task_handler.DockerTaskHandler)
 
 
-def test_ending_the_run_ends_its_container(image, engine, tmp_path):
+def test_ending_the_run_ends_its_container(image, engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGE", BUILT)
     command = [sys.executable, "-c", SLEEPER, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
         assert any(line.strip() == "ready" for line in run.stdout)
