@@ -13,6 +13,7 @@ from pipelines.engine import REVISION
 from tests.conftest import ROOT
 
 STRANGER = "54321:54321"
+SHAPE = {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64}
 INSPECT = """
 import importlib.metadata, importlib.util, json, os, shutil
 print(json.dumps({
@@ -98,10 +99,9 @@ def test_holds_nothing_else(content):
 def test_one_stage_with_mounted_volumes(image, tmp_path, monkeypatch):
     """The download stage as `make component-run` runs it; what it writes is the caller's."""
     monkeypatch.setenv("IMAGE", BUILT)
-    shape = {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64}
     outputs = {name: tmp_path / "out" / name for name in ("model", "dataset", "metrics")}
     command = [sys.executable, "-m", "images.component", "--runs", str(tmp_path), "download"]
-    command += ["--config", json.dumps({"model": "new", "shape": shape})]
+    command += ["--config", json.dumps({"model": "new", "shape": SHAPE})]
     for name, path in outputs.items():
         command += [f"--{name}", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -111,6 +111,20 @@ def test_one_stage_with_mounted_volumes(image, tmp_path, monkeypatch):
         record = path / ".artifact.json"
         assert record.stat().st_uid == os.getuid()
         assert json.loads(record.read_text())["git_commit"] == image.labels[REVISION]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_stranger_owns_what_it_writes(image, tmp_path):
+    """A numeric user that the image does not know, where the caller is another."""
+    os.chown(tmp_path, 54321, 54321)
+    command = ["components.download", "--config", json.dumps({"model": "new", "shape": SHAPE})]
+    for name in ("model", "dataset", "metrics"):
+        command += [f"--{name}", f"/out/{name}"]
+    done = run(*command, options=["--volume", f"{tmp_path}:/out"])
+    assert done.returncode == 0, done.stderr
+    written = [path.stat() for path in tmp_path.rglob("*")]
+    assert len(written) > 10
+    assert {(facts.st_uid, facts.st_gid) for facts in written} == {(54321, 54321)}
 
 
 def normal(name):
