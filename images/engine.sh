@@ -6,7 +6,7 @@
 set -euo pipefail
 if [ "$(uname -s)" != Linux ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     if docker version >/dev/null 2>&1; then exit 0; fi
-    echo "engine: no Docker engine answers, and only root on Debian can be given one here"
+    echo "engine: no Docker engine answers this user, and only root on Debian can be given one here"
     exit 3
 fi
 missing=()
