@@ -34,8 +34,10 @@ class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
         """Runs the command; raises StageFailed unless it ends with exit code 0."""
         stage = self.full_command[2].removeprefix("components.")
         command = [sys.executable, *self.full_command[1:]]
+        # A process is not in an image, whichever one IMAGE names for containers.
+        around = {name: value for name, value in os.environ.items() if name != "IMAGE"}
         started = announce(stage)
-        code = subprocess.run(command, env={**os.environ, **self.env_vars}, check=False).returncode
+        code = subprocess.run(command, env={**around, **self.env_vars}, check=False).returncode
         if code:
             raise StageFailed(stage, code)
         conclude(stage, started)

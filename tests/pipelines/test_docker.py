@@ -54,6 +54,8 @@ def test_records_of_containers(runs, image):
         assert record["git_commit"] == image.labels[REVISION]
         assert image.id in record["image"] or record["image"] in image.attrs["RepoDigests"]
         assert path.stat().st_uid == os.getuid()
+    for path in (runs / "process" / "latest").glob("artifacts/*/*/*/.artifact.json"):
+        assert json.loads(path.read_text())["image"] is None
 
 
 def test_failing_stage_fails_the_run(image, tmp_path):
