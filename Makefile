@@ -5,10 +5,20 @@ PREFERENCE ?= grpo
 SEED ?= 0
 RUNS ?= .runs
 SET ?=
+RUNNER ?= process
+FLAVOUR ?= cpu
+TAG ?= llada-reasoning:dev
+BASE_IMAGE ?=
+TORCH_INDEX ?=
+REGISTRY ?=
+STAGE ?= selftest
+ARGS ?=
+NETWORK ?= none
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline-run pipeline-compile kind-up kind-test kind-down test check bench format lock clean
+.PHONY: help setup pipeline-run pipeline-compile image-build image-push component-run \
+	kind-up kind-test kind-down test check bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +31,17 @@ setup: .venv/ready ## make the virtual environment in .venv from requirements.lo
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-alone.lock --editable .
 	@touch $@
 
-pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs
-	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) $(foreach setting,$(SET),--set $(setting))
+pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs RUNNER=process|docker
+	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) --runner $(RUNNER) $(foreach setting,$(SET),--set $(setting))
+
+image-build: .venv/ready ## build the image of every stage: FLAVOUR=cpu|cuda TAG=llada-reasoning:dev BASE_IMAGE= TORCH_INDEX=
+	@$(BIN)/python -m images.build --flavour '$(FLAVOUR)' --tag '$(TAG)' $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') $(if $(TORCH_INDEX),--torch-index '$(TORCH_INDEX)')
+
+image-push: .venv/ready ## push the image and pin its digest for the components: REGISTRY=HOST/PATH
+	@$(BIN)/python -m images.push --registry '$(REGISTRY)' --tag '$(TAG)'
+
+component-run: .venv/ready ## run one stage in its container: STAGE=sft ARGS="..." RUNS=.runs NETWORK=none|host
+	@$(BIN)/python -m images.component --runs '$(RUNS)' --network '$(NETWORK)' $(STAGE) $(ARGS)
 
 pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
 	@$(BIN)/python -m pipelines.compile $(RECIPE) $(foreach setting,$(SET),--set $(setting))
@@ -51,7 +70,7 @@ format: .venv/ready ## format and fix what ruff can
 lock: ## resolve pyproject.toml anew into requirements.lock; needs a C compiler
 	rm -rf .venv && $(PYTHON) bootstrap.py .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(nvidia-|cuda-|triton==|pycosat==|reasoning_gym==)' > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(pip==|nvidia-|cuda-|triton==|pycosat==|reasoning_gym==)' > requirements.lock
 	@touch .venv/ready
 
 clean: ## remove the virtual environment and the runs

@@ -128,9 +128,9 @@ def record(
             for name, parent in parents.items()
         },
         "summary": facts,
-        "packages": _versions(),
+        "packages": versions(),
         "python": platform.python_version(),
-        "git_commit": _commit(),
+        "git_commit": commit(),
         "image": os.environ.get("IMAGE"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -179,7 +179,8 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     draft.replace(file)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide a result, by name."""
     found = {}
     for package in PACKAGES:
         try:
@@ -189,10 +190,10 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code: from SOURCE_COMMIT in an image, from git in a checkout."""
-    if commit := os.environ.get("SOURCE_COMMIT"):
-        return commit
+    if given := os.environ.get("SOURCE_COMMIT"):
+        return given
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -2,11 +2,23 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kfp import dsl
 
-IMAGE = os.environ.get("IMAGE", "llada-reasoning:dev")
+BUILT = "llada-reasoning:dev"
+PINNED = Path(__file__).parents[1] / "images" / "pinned.txt"
+
+
+def image(environment: Mapping[str, str], pinned: Path) -> str:
+    """IMAGE of the environment, else the digest that `make image-push` pinned, else BUILT."""
+    if given := environment.get("IMAGE"):
+        return given
+    return pinned.read_text().strip() if pinned.exists() else BUILT
+
+
+IMAGE = image(os.environ, PINNED)
 
 
 def container(

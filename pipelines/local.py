@@ -1,7 +1,7 @@
-"""Runs the pipeline on this machine: KFP's own orchestrator, every stage a process.
+"""Runs the pipeline on this machine with KFP's own orchestrator: the command line and the report.
 
-`kfp.local` refuses container components in processes; the handler that refuses is replaced here,
-and nowhere else. Containers and clusters are not the business of this file.
+How a stage is started is in `processes.py` and `containers.py`; clusters are not the business of
+this file.
 """
 
 import argparse
@@ -9,62 +9,30 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
-import time
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from kfp import local
-from kfp.local import status, subprocess_task_handler
 
 from components.report.table import render
-from pipelines import conditions, llada
+from pipelines import conditions, containers, llada, processes
 from pipelines.overrides import choose
+from pipelines.processes import StageFailed
 from pipelines.recipes import Recipe
 
-
-class StageFailed(Exception):
-    """A stage that ended with another exit code than 0."""
-
-    def __init__(self, stage: str, code: int) -> None:
-        super().__init__(f"stage {stage} failed with exit code {code}")
-        self.code = 2 if code == 2 else 1
+RUNNERS = ("process", "docker")
+Runner: TypeAlias = local.SubprocessRunner | local.DockerRunner
 
 
-class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
-    """Runs a container's command in this environment, with the terminal as its own."""
-
-    def validate_image(self, image: str) -> None:
-        """Any image will do: none is started."""
-
-    def validate_not_container_component(self, full_command: list[str]) -> None:
-        """Container components are what this handler is for."""
-
-    def run(self) -> status.Status:
-        """Runs the command; raises StageFailed unless it ends with exit code 0."""
-        stage = self.full_command[2].removeprefix("components.")
-        command = [sys.executable, *self.full_command[1:]]
-        started = time.monotonic()
-        sys.stdout.write(f"\n=== {stage}\n")
-        sys.stdout.flush()
-        code = subprocess.run(command, env={**os.environ, **self.env_vars}, check=False).returncode
-        if code:
-            raise StageFailed(stage, code)
-        sys.stdout.write(f"=== {stage} finished in {time.monotonic() - started:.1f} s\n")
-        sys.stdout.flush()
-        return status.Status.SUCCESS
-
-
-def run(recipe: Recipe, directory: Path) -> dict:
+def run(recipe: Recipe, directory: Path, runner: Runner) -> dict:
     """Runs a recipe's pipeline below `directory` and returns its report. Raises StageFailed."""
-    subprocess_task_handler.SubprocessTaskHandler = ProcessHandler
     conditions.mend()
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(directory / "artifacts")
-    )
+    root = directory / "artifacts"
+    root.mkdir()
+    local.init(runner=runner, pipeline_root=str(root))
     logging.disable(logging.INFO)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
@@ -82,6 +50,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--preference", default="grpo")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runner", default="process")
     parser.add_argument("--runs", type=Path, default=Path(".runs"), metavar="DIR")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     given = parser.parse_args()
@@ -89,11 +58,12 @@ def main() -> None:
         recipe = choose(
             given.recipe, seed=given.seed, preference=given.preference, settings=given.set
         )
+        runner = _runner(given.runner, given.runs)
     except ValueError as error:
         _end(str(error), 2)
     directory = _directory(given.runs, given.preference, given.seed)
     try:
-        report = run(recipe, directory)
+        report = run(recipe, directory, runner)
     except StageFailed as error:
         _end(f"{error}; what it wrote is in {directory}", error.code)
     latest = given.runs / "latest"
@@ -101,6 +71,12 @@ def main() -> None:
     draft.symlink_to(directory.name)
     draft.replace(latest)
     print(f"\n{render(report)}\n\n{latest / 'report.html'}\n{latest / 'report.json'}")
+
+
+def _runner(name: str, runs: Path) -> Runner:
+    if name not in RUNNERS:
+        raise ValueError(f"RUNNER={name}, allowed: {', '.join(RUNNERS)}")
+    return processes.runner() if name == "process" else containers.runner(runs / ".cache")
 
 
 def _directory(runs: Path, preference: str, seed: int) -> Path:

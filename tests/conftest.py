@@ -1,11 +1,15 @@
 """A tiny model and dataset made once by the real download stage, and the stages' command line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from components.container import BUILT
+from pipelines.engine import EngineError, connect, require
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,3 +80,28 @@ def taught(downloaded, tmp_path_factory):
         metrics=root / "merged",
     )
     return root / "model"
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """A client of this machine's Docker engine."""
+    try:
+        client = connect()
+    except EngineError as error:
+        _unavailable(error)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def image(engine):
+    """The shared image as `make image-build` leaves it."""
+    try:
+        return require(engine, BUILT)
+    except EngineError as error:
+        _unavailable(error)
+
+
+def _unavailable(error):
+    """Skips, and says why; fails where DOCKER=required promises an engine and an image."""
+    (pytest.fail if os.environ.get("DOCKER") == "required" else pytest.skip)(f"Docker: {error}")

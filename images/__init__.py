@@ -1,0 +1,1 @@
+"""The shared model image: building, pushing and running it."""

@@ -1,0 +1,149 @@
+"""Every stage in its container on this machine's Docker engine, through KFP's local orchestrator.
+
+KFP 2.17.0 starts a container with auto_remove and then waits for it; when the removal wins the race
+it reports a container that failed as a success. The handler here follows a container to its end,
+reads its exit code and only then removes it. Reaching the engine is the business of `engine.py`.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError
+from docker.models.containers import Container
+from docker.models.images import Image
+from docker.types import DeviceRequest, Mount
+from kfp import local
+from kfp.local import docker_task_handler, status
+
+from components import artifact, coerce
+from components.container import IMAGE
+from components.download.config import DownloadConfig
+from pipelines import engine
+from pipelines.processes import StageFailed, announce, conclude
+
+CACHE = "/cache"
+PASSED = ("HF_TOKEN", "HF_ENDPOINT", "WANDB_API_KEY", "WANDB_BASE_URL", "OMP_NUM_THREADS")
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+
+class ContainerHandler(docker_task_handler.DockerTaskHandler):
+    """Runs a stage's command in its image, the run's directory mounted at its own path."""
+
+    def run(self) -> status.Status:
+        """Runs the container; raises StageFailed unless it ends with exit code 0."""
+        stage = self.full_command[2].removeprefix("components.")
+        started = announce(stage)
+        client = engine.connect()
+        try:
+            code, reason = self._follow(client, self._arguments(client))
+        except APIError as error:
+            raise StageFailed(stage, 125, str(error.explanation)) from error
+        finally:
+            client.close()
+        if code:
+            raise StageFailed(stage, code, reason)
+        conclude(stage, started)
+        return status.Status.SUCCESS
+
+    def _arguments(self, client: docker.DockerClient) -> dict[str, Any]:
+        """What `containers.create` takes: network, mounts and GPUs, beside the runner's own."""
+        given = dict(self.runner.container_run_args)
+        sources = _sources(self.full_command)
+        directories = [Path(source).absolute() for source in sources if Path(source).is_dir()]
+        online = len(directories) < len(sources) or "WANDB_API_KEY" in self.env_vars
+        if not online:
+            given["network_mode"] = "none"
+        given["environment"] = self.env_vars if online else {**self.env_vars, **OFFLINE}
+        given["volumes"] = self.get_volumes_to_mount(client)
+        given["mounts"] = [*given["mounts"], *(_read_only(path) for path in directories)]
+        if "nvidia" in client.info()["Runtimes"]:
+            given["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+        return given
+
+    def _follow(self, client: docker.DockerClient, given: dict[str, Any]) -> tuple[int, str]:
+        """The exit code, once the container has ended and all it wrote is written here.
+
+        A component's command takes the place of the image's entrypoint, as on a cluster.
+        """
+        container = client.containers.create(self.image, entrypoint=self.full_command, **given)
+        try:
+            output = container.attach(stdout=True, stderr=True, stream=True, demux=True)
+            container.start()
+            for out, err in output:
+                _write(sys.stdout, out)
+                _write(sys.stderr, err)
+            return container.wait()["StatusCode"], _reason(container)
+        finally:
+            container.remove(force=True)
+
+
+def runner(cache: Path) -> local.DockerRunner:
+    """Puts the handler in the place of KFP's and returns the runner that uses it.
+
+    Containers run as this process's user, without capabilities, on a read-only root; `cache` is a
+    directory that keeps what libraries download. Raises EngineError without an engine or image.
+    """
+    client = engine.connect()
+    image = engine.require(client, IMAGE)
+    client.close()
+    _warn_of_another_commit(image)
+    cache.mkdir(parents=True, exist_ok=True)
+    docker_task_handler.DockerTaskHandler = ContainerHandler
+    # Python ends at SIGTERM without unwinding; unwinding is what removes the container.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    return local.DockerRunner(
+        user=f"{os.getuid()}:{os.getgid()}",
+        read_only=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        tmpfs={"/tmp": "mode=1777"},
+        shm_size="1g",
+        mounts=[Mount(CACHE, str(cache.resolve()), type="bind")],
+        working_dir=str(Path.cwd()),
+        environment=_environment(image),
+    )
+
+
+def _warn_of_another_commit(image: Image) -> None:
+    """Says so where the image holds other code than this checkout."""
+    built, here = image.labels.get(engine.REVISION), artifact.commit()
+    if built != here:
+        text = f"IMAGE={IMAGE} was built from {built}, this checkout is at {here}; make image-build"
+        print(f"pipeline: note: {text}", file=sys.stderr)
+
+
+def _environment(image: Image) -> dict[str, str]:
+    """What the stage is told: its image by digest where it has one, and the variables passed on."""
+    digests = image.attrs["RepoDigests"]
+    name = digests[0] if digests else f"{IMAGE}@{image.id}"
+    return {"IMAGE": name, **{key: os.environ[key] for key in PASSED if key in os.environ}}
+
+
+def _sources(command: list[str]) -> list[str]:
+    """The model and the dataset that a download fetches: local directories or Hub repositories."""
+    if command[2] != "components.download":
+        return []
+    values = json.loads(command[command.index("--config") + 1])
+    config = coerce.build(DownloadConfig, values)
+    return [name for name in (config.model, config.dataset) if name not in (None, "new")]
+
+
+def _read_only(path: Path) -> Mount:
+    return Mount(str(path), str(path), type="bind", read_only=True)
+
+
+def _write(stream: Any, content: bytes | None) -> None:
+    if content:
+        stream.flush()
+        stream.buffer.write(content)
+        stream.buffer.flush()
+
+
+def _reason(container: Container) -> str:
+    container.reload()
+    return "out of memory" if container.attrs["State"]["OOMKilled"] else ""

@@ -1,0 +1,116 @@
+"""What the image is built from: linted, and only what the stages need. No engine is needed."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from components import container
+from images import torch_wheel
+from images.pip_settings import PipSettings
+from images.runtime import runtime
+from tests.conftest import ROOT
+
+BIN = Path(sys.executable).parent
+LOCK = (ROOT / "requirements.lock").read_text()
+PROJECT = (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["hadolint", "images/Dockerfile"],
+        ["shellcheck", "images/engine.sh", "images/local-base.sh", ".ci/run"],
+    ],
+)
+def test_linted(command):
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_runtime_leaves_out_development_only():
+    kept = set(runtime(PROJECT, LOCK))
+    pins = {line for line in LOCK.splitlines() if line and not line.startswith("#")}
+    dropped = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins - kept}
+    extra = tomllib.loads(PROJECT)["project"]["optional-dependencies"]["dev"]
+    assert dropped == {requirement.lower() for requirement in extra}
+    assert kept < pins
+
+
+def test_every_package_is_pinned():
+    locks = sorted(ROOT.glob("images/requirements-*.lock"))
+    assert len(locks) == 2
+    for lock in (LOCK, *(path.read_text() for path in locks)):
+        pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
+        assert pins and all(pin.count("==") == 1 for pin in pins)
+
+
+def test_pip_settings(tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("certificate")
+    settings = PipSettings.parse(
+        f":env:.cert='{bundle}'\n"
+        "global.cert='/elsewhere.pem'\n"
+        "global.index-url='https://user:secret@index.example/simple'\n"
+        "global.extra-index-url='file:///here https://more.example/simple'\n"
+        "global.find-links='/wheels'\n"
+    )
+    settings.write(tmp_path)
+    assert (tmp_path / "ca").read_text() == "certificate"
+    assert (tmp_path / "pip").read_text() == (
+        "[global]\n"
+        "index-url = https://user:secret@index.example/simple\n"
+        "extra-index-url = https://more.example/simple\n"
+        "cert = /run/secrets/ca\n"
+    )
+
+
+def test_pip_settings_where_there_are_none(tmp_path):
+    PipSettings.parse("").write(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["pip"]
+    assert (tmp_path / "pip").read_text() == "[global]\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (["filelock", "sympy>=1.13.3"], False),
+        (['nvidia-nccl-cu13==2.29.7; platform_system == "Linux"'], True),
+        (['cuda-toolkit[cublas]==13.0.3; platform_system == "Plan9"'], False),
+    ],
+)
+def test_cuda_build_is_told_apart(wanted, expected):
+    assert torch_wheel.is_cuda({"requires_dist": wanted}) == expected
+
+
+def test_image_of_the_components(tmp_path):
+    pinned = tmp_path / "pinned.txt"
+    assert container.image({}, pinned) == "llada-reasoning:dev"
+    pinned.write_text("registry.example/llada-reasoning@sha256:12\n")
+    assert container.image({}, pinned) == "registry.example/llada-reasoning@sha256:12"
+    assert container.image({"IMAGE": "mine:1"}, pinned) == "mine:1"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("build", ["--flavour", "gpu"], ["FLAVOUR=gpu", "cpu, cuda"]),
+        ("build", [], ["no Docker engine answers at unix:///nowhere.sock", "images/engine.sh"]),
+        ("push", ["--registry", ""], ["REGISTRY=,", "HOST[:PORT][/PATH]"]),
+        ("push", ["--registry", "https://a.example"], ["REGISTRY=https://a.example,"]),
+        ("component", ["train"], ["STAGE=train", "sft, "]),
+        ("component", ["sft"], ["no Docker engine answers at unix:///nowhere.sock"]),
+    ],
+)
+def test_bad_input(module, arguments, words, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    command = [sys.executable, "-m", f"images.{module}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    for word in words:
+        assert word in line
