@@ -75,7 +75,8 @@ def load(path: Path | str) -> PreTrainedTokenizerBase:
 
 def new_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the special tokens that the base's own tokenizer lacked: their rows are untrained."""
-    return [tokenizer.convert_tokens_to_ids(token) for token in tokenizer.init_kwargs[NEW]]
+    known = tokenizer.get_vocab()
+    return [known[token] for token in tokenizer.init_kwargs[NEW]]
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
