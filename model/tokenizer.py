@@ -75,8 +75,9 @@ def load(path: Path | str) -> PreTrainedTokenizerBase:
 
 def new_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the special tokens that the base's own tokenizer lacked: their rows are untrained."""
-    known = tokenizer.get_vocab()
-    return [known[token] for token in tokenizer.init_kwargs[NEW]]
+    found = tokenizer.convert_tokens_to_ids(list(tokenizer.init_kwargs[NEW]))
+    assert isinstance(found, list)
+    return found
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
