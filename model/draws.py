@@ -40,6 +40,13 @@ class Order:
         return torch.randperm(self.count, generator=generator).tolist()
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seeds the generators that dropout draws from; `torch.manual_seed` takes 0.3 ms for it."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def key(purpose: str, seed: int, number: int) -> int:
     """A 32-bit seed for the `number`-th draw of a purpose; no two numbers below 2^32 share one.
 

@@ -21,7 +21,7 @@ def accelerate(settings: Optimisation) -> Accelerator:
     Under torchrun it joins the others: NCCL between GPUs, gloo between CPUs.
     """
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16())
-    copies = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+    copies = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(
         mixed_precision="bf16" if bf16 else "no",
         cpu=not torch.cuda.is_available(),

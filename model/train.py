@@ -205,7 +205,7 @@ class Loop:
         batch = self.feed.collate(picked)
         number = self.step * self.micro_batches + index
         draw = self._draw(draws.NOISE, number, self.step / self.settings.steps)
-        torch.manual_seed(draws.key(draws.DROPOUT, self.settings.seed, number))
+        draws.seed_dropout(draws.key(draws.DROPOUT, self.settings.seed, number), self.device)
         is_local = self.keeps_gradients and not is_last
         with self.accelerator.no_sync(self.objective) if is_local else nullcontext():
             with self.accelerator.autocast():

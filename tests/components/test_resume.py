@@ -22,7 +22,7 @@ class Runs:
     def __init__(self, root, downloaded):
         self.root, self.downloaded, self.count = root, downloaded, 0
 
-    def start(self, config, processes=1, **options):
+    def start(self, config, processes=1, environment=None, **options):
         """A new attempt, by one process or as torchrun would start several; the first of them."""
         self.count += 1
         self.place = self.root / f"attempt-{self.count}"
@@ -33,7 +33,7 @@ class Runs:
                 "sft",
                 config,
                 output=self.place / f"output-{rank}",
-                environment=rank_environment(rank, processes, port) if processes > 1 else {},
+                environment={**(environment or {}), **rank_environment(rank, processes, port)},
                 base=self.downloaded / "model",
                 dataset=self.downloaded / "dataset",
                 adapter=self.place / "adapter",
@@ -76,6 +76,8 @@ def free_port():
 
 def rank_environment(rank, processes, port):
     """What torchrun tells each process of one machine."""
+    if processes == 1:
+        return {}
     return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
