@@ -16,20 +16,55 @@ from transformers import PreTrainedTokenizerBase
 from components import artifact
 from components.checkpointing import Checkpoints
 from components.metrics import MetricsLog
-from model import checkpoint, lora, optimisation, quantisation, tokenizer, train
+from model import checkpoint, lora, noising, optimisation, quantisation, tokenizer, train
 from model.llada import LLaDA
 from model.settings import Checkpointed, Optimisation
 
+BUCKETS = 10
 Fit = Callable[..., None]
 
 
+class LossByRatio:
+    """The loss by mask ratio since the last step's record, which its mean hides.
+
+    Of several processes the first one's share, a fair sample, is what is logged.
+    """
+
+    def __init__(self) -> None:
+        self.sums: torch.Tensor | None = None
+        self.counts: torch.Tensor | None = None
+
+    def observe(self, loss_BL: torch.Tensor, noised: noising.Noised) -> None:
+        """Adds a micro-batch that is trained on; validation is not."""
+        if not torch.is_grad_enabled():
+            return
+        sums, counts = noising.loss_by_ratio(
+            loss_BL, noised.masked_BL, noised.ratio, buckets=BUCKETS
+        )
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def take(self) -> dict[str, dict[str, float]]:
+        """The mean loss of a masked token by the lower end of its bucket, and starts anew."""
+        assert self.sums is not None and self.counts is not None
+        pairs = zip(self.sums.tolist(), self.counts.tolist(), strict=True)
+        means = {
+            f"{number / BUCKETS:.1f}": total / count
+            for number, (total, count) in enumerate(pairs)
+            if count
+        }
+        self.sums = self.counts = None
+        return {"loss_by_ratio": means}
+
+
 def open_base(
-    base: Path, config: Optimisation
+    base: Path, config: Optimisation, *, context: int | None = None
 ) -> tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase]:
     """The model with what will be trained on it, its adapter if there is one, and its tokenizer.
 
     Full training keeps fp32 weights, and so does fp32 arithmetic; in bf16 arithmetic the frozen
-    base under an adapter keeps the precision in which it is stored.
+    base under an adapter keeps the precision in which it is stored. `context` is the longest
+    sequence of the trained model, the base's own if it is None.
     """
     accelerator = train.accelerate(config)
     torch.manual_seed(config.seed)
@@ -38,6 +73,8 @@ def open_base(
         stored = checkpoint.read_config(base).dtype
         dtype = stored if isinstance(stored, torch.dtype) else dtype
     model = checkpoint.load(base, dtype=dtype, device=optimisation.device_of(accelerator))
+    if context is not None:
+        model.config.extend(context)
     model.checkpoint_activations = config.activation_checkpointing
     words = tokenizer.load(base)
     if config.lora is None:
@@ -64,6 +101,7 @@ def train_and_record(
     opened: tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase],
     fit: Fit,
     *,
+    watch: Callable[[], dict[str, Any]] = dict,
     inputs: Mapping[str, Path],
     adapter: Path,
     metrics: Path,
@@ -72,7 +110,7 @@ def train_and_record(
     """Trains, from the newest checkpoint where there is one, saves and records both outputs.
 
     `fit` is a loop that lacks only its log, checkpoints and snapshot: `train.fit` with its model,
-    feed, loss and settings, or another.
+    feed, loss and settings, or another. `watch` adds to each step's record.
     """
     model, wrapped, words = opened
     checkpoints = snapshot = None
@@ -89,7 +127,7 @@ def train_and_record(
     ) as log:
         if checkpoints:
             checkpoints.records, checkpoints.wandb = log.records, log.wandb_id
-        fit(log, checkpoints=checkpoints, snapshot=snapshot)
+        fit(lambda record: log({**record, **watch()}), checkpoints=checkpoints, snapshot=snapshot)
     save_trained(model, wrapped, words, adapter)
     if PartialState().is_main_process:
         artifact.record(
@@ -123,6 +161,7 @@ def save_trained(
     else:
         adapter.save_pretrained(str(path), state_dict=state)
         (path / "README.md").unlink(missing_ok=True)
+        model.config.save_pretrained(path)
     words.save_pretrained(path)
 
 

@@ -66,6 +66,8 @@ class LLaDAConfig(PretrainedConfig):
     yarn_beta_slow: float
     yarn_attn_factor: float
     yarn_extrapolation_factor: float
+    yarn: bool
+    rope: bool
 
     def __init__(
         self,
@@ -110,6 +112,22 @@ class LLaDAConfig(PretrainedConfig):
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.d_model // self.n_heads
+
+    def extend(self, context: int) -> None:
+        """Makes `context` the longest sequence: beyond the original window by YaRN.
+
+        Raises ValueError when the window is longer already.
+        """
+        longest = self.max_sequence_length
+        if context < longest:
+            raise ValueError(f"context={context}, allowed: {longest} (the base's own) or more")
+        if context == longest:
+            return
+        if not self.yarn:
+            self.yarn_original_max_position_embeddings = longest
+        self.yarn_scale = context / self.yarn_original_max_position_embeddings
+        self.max_sequence_length = context
+        self.yarn, self.rope = True, False
 
     def to_dict(self) -> dict[str, Any]:
         """Every key of config.json; those of YaRN only where it is in use."""

@@ -96,6 +96,59 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Masks positions beyond the original window more often, early in training.
+
+    Inside the window a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s), which is p
+    at s = 0. The loss of a masked token is weighed by (dq/dp) / q in place of 1 / p. Any schedule
+    per position that rises from 0 to 1 gives a bound of the likelihood with that weight (Shi et
+    al., arXiv:2406.04329, on schedules that differ between tokens), so for every s the
+    loss bounds -log p(text): what differs is the order in which tokens are revealed, far ones
+    later. s falls linearly from `strength` to 0; from `until` on the loss is the plain one.
+    """
+
+    window: int
+    """Positions of the original context; later ones are masked more often."""
+    strength: float = 2.0
+    """s at the start: q = 1 - (1 - p)^3 at 2, which is 0.875 at p = 0.5."""
+    until: float = 0.5
+    """Fraction of training from which the objective is uniform."""
+
+    def __post_init__(self) -> None:
+        check("curriculum.window", self.window, self.window >= 1, "1 or more")
+        check("curriculum.strength", self.strength, self.strength >= 0, "0 or more")
+        check("curriculum.until", self.until, 0 < self.until < 1, "above 0, below 1")
+
+    def strength_at(self, progress: float) -> float:
+        """s after the fraction `progress` of training."""
+        check("progress", progress, 0 <= progress <= 1, "0 to 1")
+        return self.strength * max(1 - progress / self.until, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Departures from the plain training loss; the defaults are the plain loss, bit for bit."""
+
+    band: tuple[float, float] = (0.0, 1.0)
+    """t is clipped into this range (LLaDA2.0, arXiv:2512.15745). What is optimised is then no bound
+    of the likelihood: the ratios beyond the band are replaced by its ends."""
+    complementary: bool = False
+    """Each sequence comes twice, with a mask and with its inverse, so that every token is predicted
+    once (LLaDA2.0). The inverse has the ratio 1 - p: use a band that is symmetric about 0.5."""
+    curriculum: Curriculum | None = None
+    """Masks the positions of an extended context more often, early on."""
+    z_loss: float = 0.0
+    """Weight of log(sum exp(logits))^2 of each masked token (PaLM, arXiv:2204.02311)."""
+
+    def __post_init__(self) -> None:
+        low, high = self.band
+        check("band", self.band, 0 <= low < high <= 1, "0 <= low < high <= 1")
+        check("z_loss", self.z_loss, self.z_loss >= 0, "0 or more")
+        both = self.complementary and self.curriculum is not None
+        check("complementary", self.complementary, not both, "false beside a curriculum")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optimisation:
     """AdamW with warmup and decay; the base of every training stage's configuration."""
 

@@ -117,7 +117,11 @@ def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
         preference=preference,
         download=DownloadConfig(seed=seed),
         pretrain=PretrainConfig(
-            warmup_steps=20, activation_checkpointing=True, lora=adapter, seed=seed
+            warmup_steps=20,
+            context=8192,
+            activation_checkpointing=True,
+            lora=adapter,
+            seed=seed,
         ),
         merge=MergeConfig(),
         sft=SftConfig(

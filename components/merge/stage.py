@@ -51,7 +51,10 @@ def merge(base: Path, adapter: Path, model: Path) -> int:
             }
             for count in _rewrite(file, model / file.name, places, updates):
                 bar.update(count)
-    for file in (base / shards.INDEX, base / checkpoint.CONFIG):  # the configuration comes last
+    # The configuration comes last; training with an adapter may have extended the context.
+    trained = adapter / checkpoint.CONFIG
+    config = trained if trained.exists() else base / checkpoint.CONFIG
+    for file in (base / shards.INDEX, config):
         if file.exists():
             shutil.copyfile(file, model / file.name)
     return len(updates.names)

@@ -13,5 +13,6 @@ def check_context(download: DownloadConfig, pretrain: PretrainConfig, sft: SftCo
     """Refuses training sequences that a new model's context cannot hold."""
     if download.model == "new":
         context = download.shape.context
+        context = pretrain.context or context
         check("pretrain.window", pretrain.window, pretrain.window <= context, f"up to {context}")
         check("sft.max_length", sft.max_length, sft.max_length <= context, f"up to {context}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model.settings import Training, check
+from model.settings import LossOptions, Training, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,14 @@ class PretrainConfig(Training):
     learning_rate: float = 1e-5
     window: int = 8192
     """Tokens in a training sequence; longer documents are cut, shorter ones packed together."""
+    context: int | None = None
+    """Longest sequence of the trained model; beyond the base's own, positions are stretched by YaRN
+    (arXiv:2309.00071). Null keeps the base's."""
+    objective: LossOptions = LossOptions()
+    """Departures from the plain loss, each off by default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check("window", self.window, self.window >= 1, "1 or more")
+        longest = self.context
+        check("context", longest, longest is None or longest >= self.window, "the window or more")

@@ -8,7 +8,7 @@ from components.artifact import Input, Output
 from components.packing import Windows
 from components.pretrain.config import PretrainConfig
 from components.shards import Shards
-from components.training import open_base, to_device, train_and_record
+from components.training import LossByRatio, open_base, to_device, train_and_record
 from model import diffusion, train
 from model.draws import Draw
 
@@ -17,9 +17,10 @@ def run(
     config: PretrainConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
 ) -> None:
     """Trains `base` on the dataset's plain text with the masked-diffusion loss."""
-    opened = model, _, words = open_base(base, config)
+    opened = model, _, words = open_base(base, config, context=config.context)
     shards = Shards(dataset / "pretrain", words)
     windows = Windows(shards, config.window, pad=words.pad_token_id, seed=config.seed)
+    losses = LossByRatio()
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
         batch = to_device(batch, model)
@@ -28,6 +29,9 @@ def run(
             batch["tokens"],
             batch["real"],
             documents_BL=batch["documents"],
+            options=config.objective,
+            progress=draw.progress,
+            observe=losses.observe,
             generator=draw.generator,
         )
 
@@ -41,5 +45,6 @@ def run(
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,
+        watch=losses.take,
         summary={"windows": len(windows), "useful_positions": windows.useful},
     )

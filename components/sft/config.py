@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model.settings import Training, check
+from model.settings import LossOptions, Training, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,12 @@ class SftConfig(Training):
     """Longest dialogue in tokens, its end included; longer ones are dropped and counted."""
     examples: int | None = None
     """How many of the dialogues are used, from the first; null uses all."""
+    objective: LossOptions = LossOptions()
+    """Departures from the plain loss, each off by default; the curriculum is pretraining's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check("max_length", self.max_length, self.max_length >= 2, "2 or more")
         check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")
+        curriculum = self.objective.curriculum
+        check("objective.curriculum", curriculum, curriculum is None, "null: it is pretraining's")

@@ -7,7 +7,7 @@ import torch
 from components import dataset as data
 from components.artifact import Input, Output
 from components.sft.config import SftConfig
-from components.training import open_base, to_device, train_and_record
+from components.training import LossByRatio, open_base, to_device, train_and_record
 from model import diffusion, train
 from model.draws import Draw
 
@@ -19,6 +19,7 @@ def run(
     opened = model, _, words = open_base(base, config)
     rows = data.read(dataset, "sft")[: config.examples]
     dialogues = data.dialogues(rows, words, config.max_length)
+    losses = LossByRatio()
 
     def collate(picked: list[int]) -> train.Batch:
         chosen = [dialogues[index] for index in picked]
@@ -32,6 +33,8 @@ def run(
             batch["tokens"],
             batch["answer"],
             attention_mask_BL=batch["attention"],
+            options=config.objective,
+            observe=losses.observe,
             generator=draw.generator,
         )
 
@@ -43,5 +46,6 @@ def run(
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,
+        watch=losses.take,
         summary={"examples": len(dialogues), "too_long": data.answers(rows) - len(dialogues)},
     )
