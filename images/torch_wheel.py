@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def provide(directory: Path, *, index: str | None) -> None:
         return
     source = ["--index-url", index] if index else []
     asked = ["install", "--dry-run", "--ignore-installed", "--report", "-", *TARGET, *source, pin]
-    offered = json.loads(_pip(asked))["install"][0]
+    with tempfile.TemporaryDirectory() as nowhere:  # older pips want a target even for a dry run
+        offered = json.loads(_pip([*asked, "--target", nowhere]))["install"][0]
     if is_cuda(offered["metadata"]):
         raise ValueError(
             f"pip offers torch's CUDA build for {pin}; give TORCH_INDEX=the index of torch's CPU "
