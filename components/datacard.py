@@ -70,7 +70,7 @@ def summary(cards: dict[str, Card]) -> dict[str, Any]:
     """The counts for the artifact's record."""
     return {
         **{part: card.documents for part, card in cards.items()},
-        "tokens": {part: card.tokens for part, card in cards.items()},
+        "dataset_tokens": {part: card.tokens for part, card in cards.items()},
         "dropped": {part: dict(card.dropped) for part, card in cards.items() if card.dropped},
     }
 

@@ -54,13 +54,13 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
         """What `containers.create` takes: network, mounts and GPUs, beside the runner's own."""
         given = dict(self.runner.container_run_args)
         sources = _sources(self.full_command)
-        directories = [Path(source).absolute() for source in sources if Path(source).is_dir()]
-        online = len(directories) < len(sources) or "WANDB_API_KEY" in self.env_vars
+        here = [Path(source).absolute() for source in sources if Path(source).exists()]
+        online = len(here) < len(sources) or "WANDB_API_KEY" in self.env_vars
         if not online:
             given["network_mode"] = "none"
         given["environment"] = self.env_vars if online else {**self.env_vars, **OFFLINE}
         given["volumes"] = self.get_volumes_to_mount(client)
-        given["mounts"] = [*given["mounts"], *(_read_only(path) for path in directories)]
+        given["mounts"] = [*given["mounts"], *map(_read_only, here)]
         if "nvidia" in client.info()["Runtimes"]:
             given["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
         return given
@@ -125,12 +125,13 @@ def _environment(image: Image) -> dict[str, str]:
 
 
 def _sources(command: list[str]) -> list[str]:
-    """The model and the dataset that a download fetches: local directories or Hub repositories."""
+    """What a download reads: paths of this machine, and addresses of what is fetched."""
     if command[2] != "components.download":
         return []
     values = json.loads(command[command.index("--config") + 1])
     config = coerce.build(DownloadConfig, values)
-    return [name for name in (config.model, config.dataset) if name not in (None, "new")]
+    rows = [source.location for source in config.sources]
+    return [name for name in (config.model, config.dataset, *rows) if name not in (None, "new")]
 
 
 def _read_only(path: Path) -> Mount:

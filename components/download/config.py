@@ -123,3 +123,8 @@ class DownloadConfig:
         check("max_tokens", self.max_tokens, self.max_tokens >= 8, "8 or more")
         check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")
         check("seed", self.seed, 0 <= self.seed < 2**31, "0 to 2^31 - 1")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources of every part."""
+        return (*self.pretrain, *self.sft, *self.preferences, *self.problems, *self.test)
