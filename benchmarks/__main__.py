@@ -60,10 +60,12 @@ def table(rows: list[Row], device: str) -> str:
 
 def line(row: Row) -> str:
     """One row of the table."""
-    mark = "met" if row.is_met else "NOT met"
+    mark, bar = "", "none"
+    if row.bar is not None:
+        mark, bar = "met" if row.is_met else "NOT met", f"{row.bar:g}x"
     return (
         f"| {row.work} | {row.against} | {row.theirs:.4g} {row.unit} | {row.ours:.4g} {row.unit} "
-        f"| {row.ratio:.2f}x | {row.bar:g}x | {mark} |"
+        f"| {row.ratio:.2f}x | {bar} | {mark} |"
     )
 
 
