@@ -17,7 +17,14 @@ def run(
     """Trains an adapter on `base` with rewards from the dataset's verified answers."""
     opened = model, wrapped, words = open_base(base, config)
     assert wrapped is not None, "GrpoConfig refuses a run without an adapter"
-    problems = data.read(dataset, "problems")
+    rows = data.read(dataset, "problems")
+    longest = model.config.max_sequence_length - config.gen_length
+    problems = [row for row in rows if data.tokens("problems", row, words) <= longest]
+    if not problems:
+        raise ValueError(
+            f"gen_length={config.gen_length}: no problem leaves room for it in a context of "
+            f"{model.config.max_sequence_length} tokens"
+        )
     rewards.require(problems, config.rewards)
     learner = Learner(model, wrapped, words, problems, config)
     train_and_record(
@@ -28,5 +35,5 @@ def run(
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,
-        summary={"problems": len(problems)},
+        summary={"problems": len(problems), "too_long": len(rows) - len(problems)},
     )

@@ -1,4 +1,4 @@
-"""Two real S3 servers on free loopback ports, and a bucket on each, for the tests of storage."""
+"""Real servers on free loopback ports: S3, with a bucket on each, and a judge."""
 
 import os
 import random
@@ -13,6 +13,7 @@ import boto3
 import pytest
 
 from components import storage
+from tests.conftest import ROOT
 
 ACCESS, SECRET = "test-access", "test-secret-of-some-length"
 BIN = Path(sys.executable).parent
@@ -135,3 +136,17 @@ def place(request, monkeypatch, tmp_path):
         return str(tmp_path / "place")
     point_at(request.getfixturevalue(request.param), monkeypatch)
     return f"s3://bucket/place-{random.getrandbits(32):x}"
+
+
+@pytest.fixture(scope="session")
+def real_judge():
+    """Base URL of a llama.cpp server with SmolLM2-135M-Instruct, up as long as the tests run."""
+    command = [sys.executable, "-m", "tests.components.judge_server"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        try:
+            yield server.stdout.readline().decode().strip() + "/v1"
+        finally:
+            server.stdin.close()
+            server.wait(60)

@@ -2,11 +2,8 @@
 
 import json
 import re
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,22 +13,7 @@ from components import coerce, judge
 from components.judge import Group, Judge, JudgeError
 from model.settings import JudgeConfig
 
-ROOT = Path(__file__).parents[2]
 SUM = Group("What is 2 + 2?", ["4", "5"])
-
-
-@pytest.fixture(scope="session")
-def real_judge():
-    """Base URL of a llama.cpp server with SmolLM2-135M-Instruct, up as long as the tests run."""
-    command = [sys.executable, "-m", "tests.components.judge_server"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
-        try:
-            yield server.stdout.readline().decode().strip() + "/v1"
-        finally:
-            server.stdin.close()
-            server.wait(60)
 
 
 class Endpoint(ThreadingHTTPServer):
