@@ -96,7 +96,7 @@ def _curve(title: str, records: list[dict[str, Any]], figure: str) -> str:
         for (step, _), window in zip(points, near, strict=True)
     ]
     ticks = "".join(
-        f"<text x='6' y='{place(0, value).split(',')[1]}'>{value:.2f}</text>"
+        f"<text x='6' y='{place(0, value).split(',')[1]}'>{value:.2g}</text>"
         for value in (low, (low + high) / 2, high)
     ) + "".join(
         f"<text x='{place(step, low).split(',')[0]}' y='{HEIGHT - 10}' text-anchor='middle'>"
