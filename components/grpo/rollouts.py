@@ -61,6 +61,7 @@ def roll_out(
     scored_BL = answer_BL & ~ended_BL
     answers = [row[scored].tolist() for row, scored in zip(tokens_BL, scored_BL, strict=True)]
     advantage_NG, figures = _compare(answers, problems, words, config, judge)
+    figures["rollout_passes"] = int(order_BL.max())
     rollouts = Rollouts(
         tokens_BL=tokens_BL,
         attention_BL=torch.cat((seen_BP, torch.ones_like(answer_BL[:, prompt_BP.shape[1] :])), 1),
