@@ -1,4 +1,4 @@
-"""Two real S3 servers on free loopback ports, and a bucket on each, for the tests of storage."""
+"""Two real S3 servers on free loopback ports, with a bucket on each, and the smallest model."""
 
 import os
 import random
@@ -13,6 +13,8 @@ import boto3
 import pytest
 
 from components import storage
+from model import tokenizer
+from tests.components.corpora import download, prose, write_jsonl
 
 ACCESS, SECRET = "test-access", "test-secret-of-some-length"
 BIN = Path(sys.executable).parent
@@ -135,3 +137,20 @@ def place(request, monkeypatch, tmp_path):
         return str(tmp_path / "place")
     point_at(request.getfixturevalue(request.param), monkeypatch)
     return f"s3://bucket/place-{random.getrandbits(32):x}"
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """The smallest model, with a tokenizer trained on a little prose."""
+    root = tmp_path_factory.mktemp("base")
+    shape = {"d_model": 8, "n_layers": 1, "n_heads": 1, "mlp_hidden_size": 8, "vocabulary": 320}
+    text = write_jsonl(root / "prose.jsonl", [{"text": prose(300, seed)} for seed in range(5)])
+    sample = {"long_share": 0, "min_tokens": 1}
+    download(root, "new", shape=shape, pretrain=[{"location": text}], sample=sample)
+    return root / "model"
+
+
+@pytest.fixture(scope="session")
+def words(base):
+    """The tokenizer of `base`."""
+    return tokenizer.load(base)
