@@ -1,7 +1,7 @@
 """Rows of JSONL, Parquet and text files, streamed: memory does not grow with the corpus.
 
-A location is whatever `components.storage` finds and opens. A row that cannot be used whatever it is
-for comes as the reason, in a word. What a row must hold is not known here.
+A location is whatever `components.storage` finds and opens. In place of a row that no stage could
+use comes the reason, in a word. What a row must hold is not known here.
 """
 
 import gzip
@@ -128,7 +128,7 @@ def _object(place: str, line: bytes) -> Row:
 
 
 def _is_unicode(line: bytes, row: Row) -> bool:
-    """Whether no half of a surrogate pair stands alone: JSON may spell it, UTF-8 may not hold it."""
+    """Whether no half of a surrogate pair stands alone: JSON can spell it, UTF-8 cannot."""
     if b"\\u" not in line and b"\xed" not in line:
         return True
     try:
