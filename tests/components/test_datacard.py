@@ -1,4 +1,4 @@
-"""The report of a dataset: counts, lengths, drops by reason and five samples, for people and code."""
+"""The report of a dataset: counts, lengths, drops by reason and five samples."""
 
 import json
 
