@@ -47,44 +47,52 @@ def conversation(row: Row) -> dict[str, Any]:
 
 def preference(row: Row) -> dict[str, str]:
     """{"prompt", "chosen", "rejected"}: one question and two different answers."""
-    prompt, sides = row.get("prompt"), {}
-    for side in ("chosen", "rejected"):
-        given = row.get(side)
-        if isinstance(given, list):
-            messages = conversation(
-                {"messages": given if len(given) > 1 else [*_asked(row), *given]}
-            )["messages"]
-            if [message["role"] for message in messages] != ["user", "assistant"]:
-                raise Unfit("several_turns")
-            prompt, given = messages[0]["content"], messages[1]["content"]
-        sides[side] = _delimited(_text(given, f"no_{side}"))
-    if sides["chosen"] == sides["rejected"]:
+    prompt, chosen = _exchange(row, "chosen")
+    other, rejected = _exchange(row, "rejected")
+    if prompt != other:
+        raise Unfit("different_prompts")
+    if chosen == rejected:
         raise Unfit("identical_pair")
-    return {"prompt": _text(prompt, "no_prompt"), **sides}
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def problem(row: Row, verifier: str) -> dict[str, str]:
     """{"prompt", "answer", "verifier"}; the row's own verifier counts before the given one."""
     prompt = _text(_first(row, PROMPTS), "no_prompt")
-    given = row.get("answer", row.get("solution"))
+    given = _first(row, ("answer", "solution"))
     answer = _text(str(given) if isinstance(given, int | float) else given, "no_answer")
     named = row.get("verifier") or verifier
-    if named not in VERIFIERS:
+    if named not in tuple(VERIFIERS):
         raise Unfit("unknown_verifier")
-    final = _text(answer.rpartition("####")[2], "no_answer")
-    return {"prompt": prompt, "answer": final, "verifier": named}
+    if named != "code":  # whose answers are tests, which may hold any comment
+        answer = _text(answer.rpartition("####")[2], "no_answer")
+    return {"prompt": prompt, "answer": answer, "verifier": named}
+
+
+def _exchange(row: Row, side: str) -> tuple[str, str]:
+    """The question and one of its answers."""
+    given = row.get(side)
+    if not isinstance(given, list):
+        answer = _text(given, f"no_{side}")
+        return _text(row.get("prompt"), "no_prompt"), _delimited(answer)
+    turns = given if len(given) > 1 else [*_asked(row), *given]
+    messages = conversation({"messages": turns})["messages"]
+    if [message["role"] for message in messages] != ["user", "assistant"]:
+        raise Unfit("several_turns")
+    return messages[0]["content"], messages[1]["content"]
 
 
 def _turns(row: Row) -> list[Any]:
-    for name in ("messages", "conversations"):
-        if name in row:
-            turns = row[name]
-            if not isinstance(turns, list) or not turns:
-                raise Unfit("no_messages")
-            system = row.get("system")
-            return [{"role": "system", "content": system}, *turns] if system else turns
-    answer = {"role": "assistant", "content": _first(row, COMPLETIONS)}
-    return [*_asked(row), answer]
+    turns = _first(row, ("messages", "conversations"))
+    if turns is None:
+        answer = _first(row, COMPLETIONS)
+        if not isinstance(answer, list):
+            answer = [{"role": "assistant", "content": _text(answer, "no_answer")}]
+        return [*_asked(row), *answer]
+    if not isinstance(turns, list) or not turns:
+        raise Unfit("no_messages")
+    system = row.get("system")
+    return [{"role": "system", "content": system}, *turns] if system else turns
 
 
 def _asked(row: Row) -> list[dict[str, Any]]:
@@ -96,16 +104,16 @@ def _asked(row: Row) -> list[dict[str, Any]]:
     text = "\n\n".join(part for part in parts if isinstance(part, str) and part.strip())
     system = row.get("system")
     first = [{"role": "system", "content": system}] if system else []
-    return [*first, {"role": "user", "content": text}]
+    return [*first, {"role": "user", "content": _text(text, "no_prompt")}]
 
 
 def _message(given: Any) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise Unfit("no_messages")
-    role = ROLES.get(given.get("role", given.get("from")))
+    role = ROLES.get(str(_first(given, ("role", "from"))))
     if role is None:
         raise Unfit("unknown_role")
-    content = _text(given.get("content", given.get("value")), "empty_message")
+    content = _text(_first(given, ("content", "value")), "empty_message")
     return {"role": role, "content": _delimited(content) if role == "assistant" else content}
 
 

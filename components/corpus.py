@@ -96,7 +96,7 @@ class Quotas:
         if self.short_quota is not None:
             return "enough_short" if self.short == self.short_quota else None
         allowed = self.long * (1 - sample.long_share) / sample.long_share
-        return "enough_short" if self.short + 1 > allowed else None
+        return "enough_short" if self.short + 1 > allowed + 1e-6 else None
 
     def take(self, tokens: int) -> None:
         """Counts a document that was kept."""

@@ -67,10 +67,10 @@ def write(directory: Path, cards: dict[str, Card]) -> None:
 
 
 def summary(cards: dict[str, Card]) -> dict[str, Any]:
-    """The counts for the artifact's record."""
+    """The counts for the artifact's record, where `tokens` are those that a stage trained on."""
     return {
         **{part: card.documents for part, card in cards.items()},
-        "dataset_tokens": {part: card.tokens for part, card in cards.items()},
+        "part_tokens": {part: card.tokens for part, card in cards.items()},
         "dropped": {part: dict(card.dropped) for part, card in cards.items() if card.dropped},
     }
 

@@ -19,9 +19,7 @@ from transformers import PreTrainedTokenizerBase
 MANIFEST, LENGTHS = "manifest.json", "lengths.bin"
 FORMAT = 1
 SHARD = 64 << 20  # tokens of a shard, 256 MiB
-BATCH = (
-    128 << 10
-)  # characters that are tokenised at once; their bookkeeping takes 100 times as much
+BATCH = 128 << 10  # characters tokenised at once; their bookkeeping takes 100 times as much
 DTYPE = np.dtype("<u4")
 
 

@@ -1,6 +1,7 @@
 """Rows of JSONL, Parquet and text files, streamed: memory does not grow with the corpus.
 
-A location is whatever `components.storage` finds and opens. What a row must hold is not known here.
+A location is whatever `components.storage` finds and opens. In place of a row that no stage could
+use comes the reason, in a word. What a row must hold is not known here.
 """
 
 import gzip
@@ -27,18 +28,26 @@ FORMATS = {
     ".md": "text",
 }
 COMPRESSED = (".gz", ".zst")
-LONGEST = 16 << 20  # bytes of a row; the memory of a run is a small multiple of it
+LONGEST = 4 << 20  # bytes of a row; as text it takes up to four times as much, more than once
 PIECE = 1 << 20  # bytes of a text file that are one document at most
 Row = dict[str, Any]
 
 
-def rows(source: Source) -> Iterator[Row]:
-    """Every row of a source, file after file in the order of their names.
+def files(source: Source) -> list[tuple[str, str]]:
+    """The files of a source, in the order of their names, and the kind of each.
+
+    Raises ValueError or FileNotFoundError naming what is not there or of an unknown kind.
+    """
+    found = storage.find(source.location)
+    return [(file, _format(file) if source.format == "auto" else source.format) for file in found]
+
+
+def rows(source: Source) -> Iterator[Row | str]:
+    """Every row of a source, or the reason for which it is none, file after file.
 
     Raises ValueError naming the file, and the line where there is one, of what cannot be read.
     """
-    for file in storage.find(source.location):
-        kind = source.format if source.format != "auto" else _format(file)
+    for file, kind in files(source):
         with _opened(file) as stream:
             try:
                 yield from READERS[kind](file, stream, source.column)
@@ -50,7 +59,7 @@ def rows(source: Source) -> Iterator[Row]:
                 raise ValueError(f"{file}: damaged or not {kind}: {error}") from error
 
 
-def interleaved(sources: Sequence[Source], *, seed: int) -> Iterator[tuple[Source, Row]]:
+def interleaved(sources: Sequence[Source], *, seed: int) -> Iterator[tuple[Source, Row | str]]:
     """Rows of several sources, each next one drawn by weight; an exhausted source drops out."""
     rng = random.Random(seed)
     waiting = [(source, rows(source)) for source in sources]
@@ -99,18 +108,34 @@ class _Inflated(io.RawIOBase):
         return len(content)
 
 
-def _jsonl(file: str, stream: BinaryIO, column: str) -> Iterator[Row]:
+def _jsonl(file: str, stream: BinaryIO, column: str) -> Iterator[Row | str]:
     for number, line in enumerate(_lines(stream), 1):
         if len(line) > LONGEST:
-            yield {"too_large": True}
+            yield "too_large"
         elif line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{file}:{number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{file}:{number}: not a JSON object")
-            yield row
+            row = _object(f"{file}:{number}", line)
+            yield row if _is_unicode(line, row) else "unpaired_surrogate"
+
+
+def _object(place: str, line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: not a JSON object")
+    return row
+
+
+def _is_unicode(line: bytes, row: Row) -> bool:
+    """Whether no half of a surrogate pair stands alone: JSON can spell it, UTF-8 cannot."""
+    if b"\\u" not in line and b"\xed" not in line:
+        return True
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:

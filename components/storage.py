@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import boto3
 import botocore.exceptions as aws
-import httpx
+import httpx2
 from botocore.config import Config
 from huggingface_hub import HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -235,7 +235,7 @@ def _explained_hub(location: Location) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{location}: no such file on the Hub") from error
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, RuntimeError) as error:
+    except (HfHubHTTPError, ValueError, httpx2.HTTPError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise StorageError(f"{location}: not to be had from the Hub: {reason}") from error
 

@@ -1,5 +1,6 @@
 """What is downloaded, or made where a run needs nothing from outside."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,12 +50,12 @@ class Source:
     """The column that holds the text of a pretraining document."""
     weight: float = 1.0
     """How often a row is drawn from this source, against the others of its kind."""
-    verifier: str = "exact"
+    verifier: Literal["exact", "math", "code"] = "exact"
     """What compares an answer with a problem's, where a row does not name it."""
 
     def __post_init__(self) -> None:
         check("location", self.location, bool(self.location), "a path, s3:// or hf://")
-        check("weight", self.weight, self.weight > 0, "above 0")
+        check("weight", self.weight, 0 < self.weight < math.inf, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,10 +65,12 @@ def _ready(config: DownloadConfig, wanted: list[str]) -> dict[str, Rows]:
 
 
 def _from_sources(part: str, named: tuple[Source, ...], seed: int) -> Rows:
+    for source in named:
+        sources.files(source)  # a bad location is refused before a model is fetched
     return lambda card: _fitting(part, sources.interleaved(named, seed=seed), card)
 
 
-def _fitting(part: str, rows: Iterable[tuple[Source, Row]], card: Card) -> Iterator[Row]:
+def _fitting(part: str, rows: Iterable[tuple[Source, Row | str]], card: Card) -> Iterator[Row]:
     """The rows in the form that the part's stage reads; the others are counted by their reason."""
     for source, row in rows:
         card.sources[source.location] += 1
@@ -78,9 +80,9 @@ def _fitting(part: str, rows: Iterable[tuple[Source, Row]], card: Card) -> Itera
             card.dropped[str(reason)] += 1
 
 
-def _fit(part: str, source: Source, row: Row) -> Row:
-    if "too_large" in row:
-        raise Unfit("too_large")
+def _fit(part: str, source: Source, row: Row | str) -> Row:
+    if isinstance(row, str):
+        raise Unfit(row)
     if part == "sft":
         return conversation(row)
     if part == "preferences":

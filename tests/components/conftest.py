@@ -1,4 +1,4 @@
-"""Real servers on free loopback ports: S3, with a bucket on each, and a judge."""
+"""Real servers on free loopback ports (S3, a judge), and the smallest model."""
 
 import os
 import random
@@ -13,6 +13,8 @@ import boto3
 import pytest
 
 from components import storage
+from model import tokenizer
+from tests.components.corpora import download, prose, write_jsonl
 from tests.conftest import ROOT
 
 ACCESS, SECRET = "test-access", "test-secret-of-some-length"
@@ -150,3 +152,20 @@ def real_judge():
         finally:
             server.stdin.close()
             server.wait(60)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """The smallest model, with a tokenizer trained on a little prose."""
+    root = tmp_path_factory.mktemp("base")
+    shape = {"d_model": 8, "n_layers": 1, "n_heads": 1, "mlp_hidden_size": 8, "vocabulary": 320}
+    text = write_jsonl(root / "prose.jsonl", [{"text": prose(300, seed)} for seed in range(5)])
+    sample = {"long_share": 0, "min_tokens": 1}
+    download(root, "new", shape=shape, pretrain=[{"location": text}], sample=sample)
+    return root / "model"
+
+
+@pytest.fixture(scope="session")
+def words(base):
+    """The tokenizer of `base`."""
+    return tokenizer.load(base)

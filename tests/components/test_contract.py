@@ -15,7 +15,17 @@ from components import artifact, cli
 ROOT = Path(__file__).parents[2]
 STAGES = sorted(path.parent.name for path in (ROOT / "components").glob("*/stage.py"))
 FILES = ("README.md", "config.py", "component.py", "stage.py", "__main__.py")
-NETWORK = {"huggingface_hub", "requests", "httpx", "urllib", "urllib3", "boto3", "socket", "openai"}
+NETWORK = {
+    "huggingface_hub",
+    "requests",
+    "httpx",
+    "httpx2",
+    "urllib",
+    "urllib3",
+    "boto3",
+    "socket",
+    "openai",
+}
 
 
 def imports(path):

@@ -67,8 +67,12 @@ def test_tokenizer_and_model_agree(downloaded):
 
 
 def test_record_names_every_file(downloaded):
-    record = json.loads((downloaded / "dataset" / ".artifact.json").read_text())
-    assert sorted(record["files"]) == sorted(f"{part}.jsonl" for part in data.COLUMNS)
+    root = downloaded / "dataset"
+    record = json.loads((root / RECORD).read_text())
+    there = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
+    assert record["files"].keys() == there - {RECORD}
+    made = {f"{part}.jsonl" for part in data.COLUMNS}
+    assert there > made | {"pretrain/manifest.json", "report.json", "report.md"}
     assert [entry["output"] for entry in record["lineage"]] == ["dataset"]
 
 

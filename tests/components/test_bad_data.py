@@ -1,0 +1,115 @@
+"""Bad data through the real command line: one line, exit code 2, nothing that looks done."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow
+import pytest
+
+from components.artifact import RECORD
+from tests.components.corpora import download, prose, write_jsonl
+from tests.conftest import ROOT
+
+GOOD = (json.dumps({"text": prose(100, 0)}) + "\n").encode()
+SAMPLE = {"min_tokens": 1, "long_share": 0}
+
+
+def refused(root, capsys, base, *words, **config):
+    """The stage ends with code 2 and one line that holds the words; nothing looks done."""
+    with pytest.raises(SystemExit) as end:
+        download(root / "out", base, **config)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert end.value.code == 2 and line.startswith("components.download: error: ")
+    for word in words:
+        assert word in line
+    assert not list((root / "out").rglob(RECORD))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("cut.jsonl.gz", gzip.compress(GOOD * 9)[:-20], ["damaged or not jsonl"]),
+        ("flip.jsonl.gz", gzip.compress(GOOD)[:-8] + b"00000000", ["damaged", "CRC"]),
+        ("plain.jsonl.gz", GOOD, ["damaged or not jsonl", "gzip"]),
+        ("cut.txt.zst", pyarrow.compress(GOOD * 9, "zstd", asbytes=True)[:-9], ["damaged"]),
+        ("plain.jsonl.zst", GOOD, ["damaged or not jsonl"]),
+        ("cut.parquet", b"PAR1 and no more", ["damaged or not parquet"]),
+        ("rows.jsonl", GOOD * 2 + b"{not json\n" + GOOD, ["rows.jsonl:3: not JSON"]),
+        ("list.jsonl", GOOD + b"[1, 2]\n", ["list.jsonl:2: not a JSON object"]),
+        ("deep.jsonl", b'{"text": ' + b"[" * 200_000, ["deep.jsonl:1: not JSON"]),
+        ("latin.jsonl", b'{"text": "\xfc"}\n', ["latin.jsonl:1: not JSON"]),
+        ("corpus.csv", b"text\n", ["unknown kind of file, allowed: .jsonl", ".parquet"]),
+        ("corpus.gz", gzip.compress(GOOD), ["unknown kind of file"]),
+        ("empty.jsonl", b"", ["pretrain: no document is left; dropped: {}"]),
+        ("other.jsonl", b'{"body": "x"}\n', ["no document is left", "'no_text': 1"]),
+    ],
+)
+def test_bad_file(tmp_path, capsys, base, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    named = [{"location": str(tmp_path / name)}]
+    refused(tmp_path, capsys, base, *words, pretrain=named, sample=SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("nowhere.jsonl", ["nowhere.jsonl: no such file"]),
+        ("*.jsonl.gz", ["*.jsonl.gz: no such file"]),
+        ("gs://bucket/rows.jsonl", ["gs://bucket/rows.jsonl: unknown scheme"]),
+        ("hf://rows.jsonl", ["hf://rows.jsonl: not to be had from the Hub"]),
+        ("s3:///rows.jsonl", ["names no bucket"]),
+    ],
+)
+def test_bad_location_is_found_before_a_model_is_fetched(
+    tmp_path, capsys, monkeypatch, location, words
+):
+    monkeypatch.chdir(tmp_path)
+    good = {"location": write_jsonl(tmp_path / "good.jsonl", [{"text": prose(100, 0)}])}
+    named = [good, {"location": location}]
+    refused(tmp_path, capsys, "no-such-model", *words, pretrain=named)
+
+
+def test_nothing_on_s3(s3, tmp_path, capsys, base):
+    named = [{"location": "s3://bucket/nothing/*.jsonl"}]
+    refused(tmp_path, capsys, base, "s3://bucket/nothing/*.jsonl: no such file", sft=named)
+
+
+def test_no_row_is_left(tmp_path, capsys, base):
+    named = [{"location": write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}] * 3)}]
+    refused(tmp_path, capsys, base, "sft: no row is left; dropped: {'no_answer': 3}", sft=named)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"problems": [{"location": "x", "verifier": "vibes"}]}, ["verifier='vibes'", "math"]),
+        ({"sft": [{"location": ""}]}, ["location=''", "s3://"]),
+        ({"sft": [{"location": "x", "weight": 0}]}, ["weight=0", "above 0"]),
+        ({"sft": [{"location": "x", "format": "csv"}]}, ["format='csv'", "jsonl, parquet, text"]),
+        ({"sample": {"long_share": 1.5}}, ["sample.long_share=1.5"]),
+        ({"sample": {"min_tokens": 9000}}, ["sample.long_tokens=8096", "9000 or more"]),
+        ({"max_tokens": 2}, ["max_tokens=2", "8 or more"]),
+    ],
+)
+def test_bad_configuration(tmp_path, capsys, base, config, words):
+    refused(tmp_path, capsys, base, *words, **config)
+
+
+def test_a_hub_that_does_not_answer(tmp_path, base):
+    """A well-formed address reaches for the Hub, here a port where nothing listens."""
+    location = "hf://datasets/owner/name@0123abc/data/*.parquet"
+    config = {"model": str(base), "pretrain": [{"location": location}]}
+    command = [sys.executable, "-m", "components.download", "--config", json.dumps(config)]
+    for name in ("model", "dataset", "metrics"):
+        command += [f"--{name}", str(tmp_path / name)]
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if ": error: " in line]
+    assert f"{location}: not to be had from the Hub" in line and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob(RECORD))

@@ -1,0 +1,76 @@
+"""Memory stays flat however large a corpus is: two gigabytes through the real command line."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import pyarrow
+
+from components import sources
+from tests.components.corpora import prose
+from tests.conftest import ROOT
+
+BYTES = 2 << 30
+MOST = 500  # MB; the imports alone take 410
+# Runs a command and prints the largest resident set, in KiB, that it had.
+MEASURED = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
+def line(text):
+    return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
+
+
+def blocks():
+    """Eight megabytes that are repeated, and a few documents beside them that are kept."""
+    largest = line("\U0001f600" + "the same words " * (sources.LONGEST // 15 - 2))
+    assert sources.LONGEST - 100 < len(largest) <= sources.LONGEST
+    short = b"".join(line(f"number {number} is too short") for number in range(20_000))
+    refused = largest + short + line("the same again\n" * 30_000) * 6
+    refused += line("x" * sources.LONGEST)
+    return refused, [line(prose(2000 * number, number)) for number in range(1, 9)]
+
+
+def write_corpus(path):
+    """Writes two gigabytes, compressed; returns how many documents are worth keeping."""
+    refused, good = blocks()
+    size, count = 0, 0
+    with (
+        pyarrow.OSFile(str(path), "wb") as file,
+        pyarrow.CompressedOutputStream(file, "zstd") as out,
+    ):
+        while size < BYTES:
+            for block in (refused, good[count % len(good)]):
+                out.write(block)
+                size += len(block)
+            count += 1
+    return count
+
+
+def test_two_gigabytes(tmp_path, base):
+    path = tmp_path / "corpus.jsonl.zst"
+    count = write_corpus(path)
+    config = {"model": str(base), "pretrain": [{"location": str(path)}]}
+    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "components.download"]
+    command += ["--config", json.dumps(config)]
+    for name in ("model", "dataset", "metrics"):
+        command += [f"--{name}", str(tmp_path / name)]
+    started, used = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stdout.split()[-1]) / 1024
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - used
+    print(f"peak {peak:.0f} MB, {time.monotonic() - started:.0f} s, {used:.0f} s of CPU")
+    facts = json.loads((tmp_path / "dataset" / "report.json").read_text())["pretrain"]
+    assert facts["documents"] == count
+    assert facts["dropped"]["too_large"] == count
+    assert facts["dropped"]["too_short"] == 20_000 * count
+    assert facts["dropped"]["repeated_lines"] == 6 * count
+    assert facts["dropped"]["repetitive"] == count
+    assert peak < MOST
