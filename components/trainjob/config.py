@@ -39,7 +39,7 @@ class TrainjobConfig:
     directory: str = "/training"
     """Where this pod has the claim mounted; the nodes mount it there too."""
     secrets: tuple[tuple[str, str, str], ...] = ()
-    """Variable, secret and key of what the nodes read from the namespace's secrets, if it has them."""
+    """Variable, secret and key of what the nodes read from secrets; missing ones are left out."""
     runtime: str = "torch-distributed"
     """Training runtime of the cluster; its torch policy tells torchrun who the nodes are."""
     runtime_kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = "ClusterTrainingRuntime"

@@ -1,7 +1,7 @@
 """The TrainJob of a stage, as the dictionary that goes to the Kubernetes API.
 
-The fields are those of Kubeflow Trainer 2.3's trainer.kubeflow.org/v1alpha1. What the runtime's
-torch policy adds (the PET_* variables that torchrun reads) must not be said here: Trainer refuses it.
+The fields are those of Kubeflow Trainer 2.3's trainer.kubeflow.org/v1alpha1. The variables PET_*
+that torchrun reads come from the runtime's torch policy; Trainer refuses a job that sets them.
 """
 
 import json

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 STAGES = sorted(path.parent.name for path in (ROOT / "components").glob("*/stage.py"))
 FILES = ("README.md", "config.py", "component.py", "stage.py", "__main__.py")
 NETWORK = {"huggingface_hub", "requests", "httpx", "urllib", "urllib3", "boto3", "socket", "openai"}
+NETWORK |= {"kubernetes"}
+ALLOWED = {"judge.py": {"openai"}, "trainjob/cluster.py": {"kubernetes", "urllib3"}}
 
 
 def imports(path):
@@ -48,6 +50,7 @@ def test_stages():
                 "report",
                 "preflight",
                 "release",
+                "trainjob",
             ]
         )
         == STAGES
@@ -102,7 +105,7 @@ def test_model_is_pure():
 def test_only_storage_opens_connections():
     for path in (ROOT / "components").rglob("*.py"):
         if path.name != "storage.py":
-            allowed = {"openai"} if path == ROOT / "components" / "judge.py" else set()
+            allowed = ALLOWED.get(path.relative_to(ROOT / "components").as_posix(), set())
             assert not packages(path) & (NETWORK - allowed), path
 
 
