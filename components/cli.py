@@ -1,7 +1,8 @@
 """The command line of every stage, built from the signature of its `run`.
 
-A parameter annotated with a dataclass is a JSON flag, every other one (see `artifact`) is a path.
-The inputs are verified and the outputs made before `run` starts. What a stage does is not here.
+A parameter annotated with a dataclass or `dict` is a JSON flag, every other one (see `artifact`) is
+a path. The inputs are verified and the outputs made before `run` starts. What a stage does is not
+here.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components import artifact, coerce
+from components.failure import Failed
 from model.interruption import EXIT_CODE, Preempted
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -64,7 +66,7 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
         _end(stage, str(error), 2)
     except Preempted as notice:
         _end(stage, str(notice), EXIT_CODE, kind="stopped")
-    except FloatingPointError as error:
+    except (FloatingPointError, Failed) as error:
         _end(stage, str(error), 1)
     except Exception as error:
         if not _is_full(error):
@@ -76,7 +78,7 @@ def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.Argume
     parser = argparse.ArgumentParser(
         prog=f"python -m {stage}",
         description=inspect.getdoc(run),
-        epilog="\n".join(_help(hint) for hint in roles.values() if not _is_path(hint)),
+        epilog="\n".join(_help(h) for h in roles.values() if _is_config(h)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -96,18 +98,24 @@ def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.Argume
                 help=text,
             )
         else:
-            text = f"JSON object of {hint.__name__}'s fields, below"
+            is_open = hint is dict
+            text = f"JSON object{'' if is_open else f' of {hint.__name__} fields, below'}"
             parser.add_argument(flag, dest=name, default="{}", metavar="JSON", help=text)
     parser.add_argument("--executor-input", help=argparse.SUPPRESS)
     return parser
 
 
 def _config(kind: type, name: str, text: str) -> Any:
+    """A dataclass from JSON, or the JSON object itself where the stage builds it."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"--{name}: not JSON: {error}") from None
-    return coerce.build(kind, values)
+    return coerce.value(kind, values, "" if _is_config(kind) else f"--{name}")
+
+
+def _is_config(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _is_path(hint: Any) -> bool:

@@ -51,7 +51,7 @@ def value(hint: Any, given: Any, name: str) -> Any:
         return int(_expect(whole, given, name, "a whole number", given))
     if hint is float:
         return float(_expect(is_number, given, name, "a number", given))
-    kinds = {bool: "true or false", str: "a text"}
+    kinds = {bool: "true or false", str: "a text", dict: "a JSON object"}
     return _expect(isinstance(given, hint), given, name, kinds.get(hint, str(hint)), given)
 
 

@@ -41,6 +41,8 @@ class Placement:
     """Size of /dev/shm, in memory; null leaves the container runtime's 64 MiB."""
     cache: str | None = None
     """Volume claim with the Hub's files, which outlives the run."""
+    shared: tuple[str, str] | None = None
+    """Volume claim that this pod shares with the nodes of a TrainJob, and where it is mounted."""
     secrets: tuple[str, ...] = ()
     """Names in SECRETS that become environment variables where the namespace has them."""
     retries: int = 2
@@ -66,6 +68,7 @@ GPU = Placement(
     hours=72,
 )
 DISK = Placement(cpu=("2", "4"), memory="32Gi", hours=4)
+JOB = Placement(memory="4Gi", shared=("training", "/training"), hours=80)
 PROFILES: dict[str, dict[str, Placement]] = {
     "small": {
         "preflight": CHECK,
@@ -78,6 +81,7 @@ PROFILES: dict[str, dict[str, Placement]] = {
         "evaluate": TRAIN,
         "report": LIGHT,
         "release": LIGHT,
+        "trainjob": JOB,
     },
     "gpu": {
         "preflight": CHECK,
@@ -90,6 +94,7 @@ PROFILES: dict[str, dict[str, Placement]] = {
         "evaluate": replace(GPU, secrets=()),
         "report": LIGHT,
         "release": DISK,
+        "trainjob": JOB,
     },
 }
 
@@ -122,6 +127,8 @@ def place(task: dsl.PipelineTask, wanted: Placement) -> dsl.PipelineTask:
         )
     if wanted.cache:
         kubernetes.mount_pvc(task, wanted.cache, "/cache/huggingface")  # HF_HOME of the image
+    if wanted.shared:
+        kubernetes.mount_pvc(task, *wanted.shared)
     for secret in wanted.secrets:
         kubernetes.use_secret_as_env(task, secret, SECRETS[secret], optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)

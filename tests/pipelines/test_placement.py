@@ -75,7 +75,7 @@ def test_retries_and_caching(compiled):
             assert policy["backoffDuration"] == "30s" and policy["backoffFactor"] == 2.0
             assert policy["backoffMaxDuration"] == "600s"
     reused = {stage for stage, wanted in compiled.placements.items() if wanted.reuse}
-    assert reused == set(STAGES)
+    assert reused == {*STAGES, "trainjob"}
 
 
 def test_where_is_not_what(tmp_path):

@@ -1,0 +1,117 @@
+"""The TrainJob of a stage, as the dictionary that goes to the Kubernetes API.
+
+The fields are those of Kubeflow Trainer 2.3's trainer.kubeflow.org/v1alpha1. The variables PET_*
+that torchrun reads come from the runtime's torch policy; Trainer refuses a job that sets them.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.trainjob.config import TrainjobConfig
+
+API_VERSION = "trainer.kubeflow.org/v1alpha1"
+KIND = "TrainJob"
+NODE = "node"  # the replicated job, and its container, that Trainer's torch runtimes define
+LABELS = {"app.kubernetes.io/name": "trainjob"}  # manifests/base/network-policies.yaml selects it
+OUTPUTS = ("adapter", "metrics")
+USER = 10001  # of images/Dockerfile
+GRACE = 120  # seconds in which a node that was told to stop saves its state
+
+
+def build(
+    name: str,
+    config: TrainjobConfig,
+    *,
+    image: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    outputs: Path,
+) -> dict[str, Any]:
+    """The job that runs `config.stage` with `settings`; all paths are on the shared volume."""
+    paths = {**inputs, **{role: outputs / role for role in OUTPUTS}}
+    arguments = ["-m", f"components.{config.stage}", "--config", json.dumps(settings)]
+    for role, path in paths.items():
+        arguments += [f"--{role}", str(path)]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name, "labels": LABELS},
+        "spec": {
+            "runtimeRef": {"name": config.runtime, "kind": config.runtime_kind},
+            "activeDeadlineSeconds": max(1, round(config.hours * 3600)),
+            "trainer": _trainer(config, image, arguments, outputs),
+            "runtimePatches": [
+                {"manager": "llada/trainjob", "trainingRuntimeSpec": _patch(config)}
+            ],
+        },
+    }
+
+
+def _trainer(
+    config: TrainjobConfig, image: str, arguments: list[str], outputs: Path
+) -> dict[str, Any]:
+    # Kubernetes starts a failed node again, and the stage wants its outputs empty. The others'
+    # torchrun waits for the first's, so that nobody writes there yet.
+    first = f'[ "$PET_NODE_RANK" != 0 ] || rm -rf {shlex.quote(str(outputs))}'
+    resources: dict[str, Any] = {"cpu": config.cpu, "memory": config.memory}
+    if config.gpus:
+        resources[config.gpu] = str(config.gpus)
+    variables: list[dict[str, Any]] = [{"name": "IMAGE", "value": image}]
+    for variable, secret, key in config.secrets:
+        source = {"secretKeyRef": {"name": secret, "key": key, "optional": True}}
+        variables.append({"name": variable, "valueFrom": source})
+    return {
+        "image": image,
+        "command": ["sh", "-c", f'{first}; exec "$0" "$@"', "torchrun"],
+        "args": arguments,
+        "env": variables,
+        "numNodes": config.nodes,
+        "numProcPerNode": config.processes,
+        "resourcesPerNode": {"requests": resources, "limits": resources},
+    }
+
+
+def _patch(config: TrainjobConfig) -> dict[str, Any]:
+    """What the runtime's pods get beside: the volumes, where they may run, and no privileges."""
+    claim = {"persistentVolumeClaim": {"claimName": config.claim}}
+    volumes: list[dict[str, Any]] = [{"name": "shared", **claim}]
+    mounts = [{"name": "shared", "mountPath": config.directory}]
+    if config.shared_memory:
+        memory = {"medium": "Memory", "sizeLimit": config.shared_memory}
+        volumes.append({"name": "shm", "emptyDir": memory})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    pod: dict[str, Any] = {
+        "serviceAccountName": config.account,
+        "terminationGracePeriodSeconds": GRACE,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": volumes,
+        "containers": [
+            {
+                "name": NODE,
+                "volumeMounts": mounts,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+    }
+    if config.pool:
+        pod["nodeSelector"] = dict(config.pool)
+    if config.tolerations:
+        pod["tolerations"] = [
+            {"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in config.tolerations
+        ]
+    template = {"metadata": {"labels": LABELS}, "spec": pod}
+    job = {"name": NODE, "template": {"spec": {"template": template}}}
+    return {"template": {"spec": {"replicatedJobs": [job]}}}

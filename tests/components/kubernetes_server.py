@@ -1,0 +1,171 @@
+"""A small Kubernetes API over HTTP: the TrainJobs, pods, logs and claims that `trainjob` asks for.
+
+It refuses what the real one refuses (an unknown runtime, a name that is taken, a namespace without
+Trainer), keeps what it was sent, and lets a job go through states. It runs nothing unless a test
+gives it `on_create`.
+"""
+
+import json
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import yaml
+
+CREATED = {"jobsStatus": [{"name": "node", "active": 1, "ready": 0}]}
+RUNNING = {"jobsStatus": [{"name": "node", "active": 1, "ready": 1}]}
+
+
+def ended(kind, message=""):
+    """The status of a job that is Complete or Failed."""
+    condition = {"type": kind, "status": "True", "reason": "Because", "message": message}
+    return {"conditions": [condition], **RUNNING}
+
+
+class Server:
+    """Serves on a free port of this machine; `with` starts and stops it.
+
+    `states` are what questions about a job are answered with, one after the other; the last stays.
+    `faults` are statuses, or 0 for a broken connection, of the next questions about a job.
+    """
+
+    def __init__(self, *, states=(), on_create=None, trainer=True):
+        self.states, self.on_create, self.trainer = list(states), on_create, trainer
+        self.states = self.states or [RUNNING, ended("Complete")]
+        self.runtimes, self.claims, self.denied = {"torch-distributed"}, {"training"}, set()
+        self.jobs, self.created, self.deleted, self.faults = {}, [], [], []
+        self.lines, self.pods, self.since = [], ["node-0-0-abc"], []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self, "GET")
+
+            def do_POST(self):
+                outer.answer(self, "POST")
+
+            def do_DELETE(self):
+                outer.answer(self, "DELETE")
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.http.shutdown()
+        self.http.server_close()
+
+    def kubeconfig(self, path, namespace="llada"):
+        """Writes how to reach this server, and returns where."""
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "current-context": "here",
+                    "contexts": [
+                        {
+                            "name": "here",
+                            "context": {"cluster": "c", "user": "u", "namespace": namespace},
+                        }
+                    ],
+                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+                    "users": [{"name": "u", "user": {"token": "secret"}}],
+                }
+            )
+        )
+        return path
+
+    def answer(self, handler, method):
+        """Dispatches and writes the reply; text as it is, the rest as JSON."""
+        path, _, query = handler.path.partition("?")
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        parts = path.strip("/").split("/")
+        if handler.headers.get("authorization") != "Bearer secret":
+            status, reply = refusal(401, "Unauthorized", "Unauthorized")
+        elif (method, parts[-1]) in self.denied or (method, parts[-2]) in self.denied:
+            status, reply = refusal(403, "Forbidden", f"pods is forbidden: cannot {method} {path}")
+        elif "trainjobs" in parts and method == "GET" and self.faults:
+            status = self.faults.pop(0)
+            if not status:
+                handler.connection.close()
+                return
+            status, reply = refusal(status, "ServiceUnavailable", "try again")
+        else:
+            arguments = dict(urllib.parse.parse_qsl(query))
+            status, reply = self.reply(method, parts, arguments, body)
+        text = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text)
+
+    def reply(self, method, parts, query, body):
+        """Status and reply of one request."""
+        if parts[:3] == ["apis", "trainer.kubeflow.org", "v1alpha1"]:
+            if not self.trainer:
+                return 404, "404 page not found\n"
+            return self.trainjobs(method, parts[5:], body)
+        match (method, *parts[4:]):
+            case "GET", "persistentvolumeclaims", name if name in self.claims:
+                return 200, {"metadata": {"name": name}}
+            case "GET", "pods":
+                assert "job-completion-index=0" in query["labelSelector"]
+                return 200, {"items": [pod(name, n) for n, name in enumerate(self.pods)]}
+            case "GET", "pods", name:
+                return 200, pod(name, 0)
+            case "GET", "pods", _, "log":
+                assert query["timestamps"] == "true" and query["container"] == "node"
+                self.since.append(query.get("sinceTime"))
+                since = query.get("sinceTime", "")[:19]
+                return 200, "".join(f"{line}\n" for line in self.lines if line[:19] >= since)
+        return refusal(404, "NotFound", f"{parts[-1]} not found")
+
+    def trainjobs(self, method, parts, body):
+        match (method, *parts):
+            case "POST", "trainjobs":
+                manifest = json.loads(body)
+                name, runtime = manifest["metadata"]["name"], manifest["spec"]["runtimeRef"]["name"]
+                if runtime not in self.runtimes:
+                    return refusal(403, "Forbidden", DENIED.format(runtime=runtime))
+                if name in self.jobs:
+                    return refusal(409, "AlreadyExists", f"{name} already exists")
+                self.created.append(manifest)
+                self.jobs[name] = manifest
+                if self.on_create:
+                    self.on_create(manifest)
+                return 201, manifest
+            case "GET", "trainjobs", name if name in self.jobs:
+                state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+                return 200, {**self.jobs[name], "status": state() if callable(state) else state}
+            case "DELETE", "trainjobs", name if name in self.jobs:
+                self.deleted.append(name)
+                del self.jobs[name]
+                return 200, {"kind": "Status", "status": "Success"}
+        return refusal(404, "NotFound", f'trainjobs.trainer.kubeflow.org "{parts[-1]}" not found')
+
+
+DENIED = (
+    'admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: '
+    "spec.RuntimeRef: Invalid value: "
+    'ClusterTrainingRuntime.trainer.kubeflow.org "{runtime}" not found'
+)
+
+
+def refusal(status, reason, message):
+    body = {"kind": "Status", "status": "Failure", "reason": reason, "message": message}
+    return status, {**body, "code": status}
+
+
+def pod(name, age):
+    container = {"name": "main", "image": "registry.example/llada@sha256:12"}
+    return {
+        "metadata": {"name": name, "creationTimestamp": f"2026-01-01T00:00:{age:02d}Z"},
+        "spec": {"containers": [container]},
+        "status": {"phase": "Running"},
+    }
