@@ -42,9 +42,9 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
     adapter = Lora(rank=32, alpha=64.0, dropout=0.0, targets=LAYERS)
     return Recipe(
         preference=preference,
-        download=DownloadConfig(model="new", shape=Shape(), seed=seed),
+        download=DownloadConfig(model="new", shape=Shape(), test_problems=500, seed=seed),
         pretrain=PretrainConfig(
-            steps=300,
+            steps=500,
             batch_size=16,
             micro_batch_size=16,
             learning_rate=5e-4,
@@ -56,7 +56,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
         ),
         merge=MergeConfig(),
         sft=SftConfig(
-            steps=3000,
+            steps=2500,
             batch_size=16,
             micro_batch_size=16,
             learning_rate=2e-3,
@@ -82,12 +82,13 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             seed=seed,
         ),
         grpo=GrpoConfig(
-            steps=45,
+            steps=48,
             batch_size=256,
             micro_batch_size=64,
             minibatch=64,
-            learning_rate=7e-4,
+            learning_rate=1e-3,
             warmup_steps=10,
+            clip=0.3,
             group=4,
             inner_updates=1,
             kl=0.0,
