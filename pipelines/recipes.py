@@ -82,7 +82,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             seed=seed,
         ),
         grpo=GrpoConfig(
-            steps=48,
+            steps=34,
             batch_size=256,
             micro_batch_size=64,
             minibatch=64,
