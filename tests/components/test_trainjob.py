@@ -138,7 +138,11 @@ def test_the_nodes_train_for_real(serve, step):
         return ended("Failed", f"exit codes {codes}") if any(codes) else ended("Complete")
 
     server = serve(states=[state], on_create=start)
-    done = step.run()
+    try:
+        done = step.run()
+    finally:
+        for node in nodes:
+            node.kill()
     assert done.returncode == 0, done.stderr
     (manifest,) = server.created
     for role, path in step.outputs.items():
