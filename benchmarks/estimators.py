@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import statistics
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot
 from transformers import PreTrainedTokenizerBase
@@ -47,7 +48,8 @@ def _curve(run: Path, estimator: str) -> Curve:
     """(passes spent, exact match on held-out problems), from the SFT model on."""
     steps = BUDGET // (ROLLOUT + 2 * VIEWS[estimator])
     passes = min(VIEWS[estimator], 3)
-    config = dataclasses.replace(tiny().grpo, steps=steps, estimator=estimator, passes=passes)
+    changes: dict[str, Any] = {"steps": steps, "estimator": estimator, "passes": passes}
+    config = dataclasses.replace(tiny().grpo, **changes)
     (dataset,) = run.glob("artifacts/*/download/dataset")
     (base,) = run.glob("artifacts/*/merge-2/model")
     problems = data.read(dataset, "problems")

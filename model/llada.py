@@ -170,9 +170,11 @@ class LLaDA(PreTrainedModel):
         return None if self.config.weight_tying else self.model["transformer"]["ff_out"]
 
     def _rope(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        if not self._tables or self._tables[0].device != device:
+        longest = self.config.max_sequence_length
+        made = self._tables and self._tables[0].device == device
+        if not made or len(self._tables[0]) != longest:
             with torch.inference_mode(False):  # the tables outlive this pass and meet autograd
-                self._tables = rope.tables(self.config, self.config.max_sequence_length, device)
+                self._tables = rope.tables(self.config, longest, device)
         return self._tables
 
     def _check_length(self, length: int, start: int) -> None:
