@@ -49,10 +49,16 @@ class Row:
 
 
 def seconds(
-    *ways: Callable[[], object], repeats: int = REPEATS, device: torch.device | str = "cpu"
+    *ways: Callable[[], object],
+    warm_up: Callable[[], object] | None = None,
+    repeats: int = REPEATS,
+    device: torch.device | str = "cpu",
 ) -> list[float]:
-    """The median seconds of each way: one warm-up each, then `repeats` rounds in turn."""
-    for way in ways:
+    """The median seconds of each way: a warm-up, then `repeats` rounds in turn.
+
+    Each way is its own warm-up where there is no shorter one.
+    """
+    for way in [warm_up] if warm_up else ways:
         way()
     rounds = [[_timed(way, device) for way in ways] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
