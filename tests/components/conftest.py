@@ -1,4 +1,7 @@
-"""Two real S3 servers on free loopback ports, and a bucket on each, for the tests of storage."""
+"""Two real S3 servers on free loopback ports, and a bucket on each, for the tests of storage.
+
+Beside them a stand-in of the Kubernetes API, for the tests of trainjob.
+"""
 
 import os
 import random
@@ -13,6 +16,8 @@ import boto3
 import pytest
 
 from components import storage
+from tests.components.kubernetes_server import Server as KubernetesServer
+from tests.components.trainjob_step import Step
 
 ACCESS, SECRET = "test-access", "test-secret-of-some-length"
 BIN = Path(sys.executable).parent
@@ -135,3 +140,24 @@ def place(request, monkeypatch, tmp_path):
         return str(tmp_path / "place")
     point_at(request.getfixturevalue(request.param), monkeypatch)
     return f"s3://bucket/place-{random.getrandbits(32):x}"
+
+
+@pytest.fixture
+def step(tmp_path, downloaded):
+    return Step(tmp_path, downloaded)
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Starts a server with the given behaviour, which the kubeconfig then names."""
+    running = []
+
+    def start(**behaviour):
+        server = KubernetesServer(**behaviour).__enter__()
+        running.append(server)
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+        return server
+
+    yield start
+    for server in running:
+        server.__exit__()
