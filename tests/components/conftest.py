@@ -1,4 +1,4 @@
-"""Real servers on free loopback ports (S3, a judge), and the smallest model."""
+"""Real servers on free local ports (S3, a judge), a stand-in of Kubernetes, the smallest model."""
 
 import os
 import random
@@ -15,6 +15,8 @@ import pytest
 from components import storage
 from model import tokenizer
 from tests.components.corpora import download, prose, write_jsonl
+from tests.components.kubernetes_server import Server as KubernetesServer
+from tests.components.trainjob_step import Step
 from tests.conftest import ROOT
 
 ACCESS, SECRET = "test-access", "test-secret-of-some-length"
@@ -169,3 +171,24 @@ def base(tmp_path_factory):
 def words(base):
     """The tokenizer of `base`."""
     return tokenizer.load(base)
+
+
+@pytest.fixture
+def step(tmp_path, downloaded):
+    return Step(tmp_path, downloaded)
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Starts a server with the given behaviour, which the kubeconfig then names."""
+    running = []
+
+    def start(**behaviour):
+        server = KubernetesServer(**behaviour).__enter__()
+        running.append(server)
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
+        return server
+
+    yield start
+    for server in running:
+        server.__exit__()

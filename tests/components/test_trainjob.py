@@ -5,106 +5,22 @@ One test lets the stand-in start the nodes for real: two torchruns of the real s
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import pytest
-
 from components import artifact
-from components.pretrain.config import PretrainConfig
 from tests.components.conftest import free_port
-from tests.components.kubernetes_server import CREATED, RUNNING, Server, ended
-from tests.conftest import ROOT, stage
+from tests.components.kubernetes_server import CREATED, RUNNING, ended
+from tests.components.trainjob_step import IMAGE, SETTINGS, ends, paths_of, work
+from tests.conftest import ROOT
 
-SETTINGS = {"steps": 2, "batch_size": 4, "micro_batch_size": 1, "window": 16}
-SETTINGS |= {"lora": {"rank": 2, "alpha": 4}}
-IMAGE = "registry.example/llada@sha256:12"
 LINES = [
     "2026-01-01T00:00:01.1Z pretrain step 1",
     "2026-01-01T00:00:01.12Z pretrain step 2",
     "2026-01-01T00:00:02Z pretrain step 3",
 ]
-
-
-def paths_of(manifest):
-    arguments = manifest["spec"]["trainer"]["args"][4:]
-    pairs = zip(arguments[::2], arguments[1::2], strict=True)
-    return {flag[2:]: Path(path) for flag, path in pairs}
-
-
-def work(manifest, name="pretrain", inputs=("base", "dataset")):
-    """What a job leaves behind, made without training."""
-    paths = paths_of(manifest)
-    for role in ("adapter", "metrics"):
-        (paths[role] / "deep").mkdir(parents=True)
-        (paths[role] / "deep" / "file").write_text(role)
-    artifact.record(
-        {role: paths[role] for role in ("adapter", "metrics")},
-        stage=name,
-        config=PretrainConfig(),
-        inputs={role: paths[role] for role in inputs},
-        summary={"loss": 0.5, "tokens": 1},
-    )
-
-
-class Step:
-    """One step of a pipeline: its configuration, where it writes, and its processes."""
-
-    def __init__(self, folder, downloaded, **config):
-        self.shared = folder / "shared"
-        self.shared.mkdir()
-        self.config = {"directory": str(self.shared), "image": IMAGE, "poll": 0.05, **config}
-        self.settings = SETTINGS
-        self.inputs = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-        self.outputs = {role: folder / "out" / role for role in ("adapter", "metrics")}
-
-    def run(self, **changes):
-        """Runs it to its end, with fresh outputs as a pod that is started again has them."""
-        shutil.rmtree(self.outputs["adapter"].parent, ignore_errors=True)
-        paths = {**self.inputs, **self.outputs, "settings": json.dumps(self.settings)}
-        return stage("trainjob", {**self.config, **changes}, check=False, **paths)
-
-    def start(self):
-        command = [sys.executable, "-m", "components.trainjob", "--config", json.dumps(self.config)]
-        paths = {**self.inputs, **self.outputs, "settings": json.dumps(self.settings)}
-        for role, path in paths.items():
-            command += [f"--{role}", str(path)]
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-
-@pytest.fixture
-def step(tmp_path, downloaded):
-    return Step(tmp_path, downloaded)
-
-
-@pytest.fixture
-def serve(tmp_path, monkeypatch):
-    """Starts a server with the given behaviour, which the kubeconfig then names."""
-    running = []
-
-    def start(**behaviour):
-        server = Server(**behaviour).__enter__()
-        running.append(server)
-        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
-        return server
-
-    yield start
-    for server in running:
-        server.__exit__()
-
-
-def ends(done, code, *words):
-    """The exit code, and one line on standard error with all of these words."""
-    assert done.returncode == code, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    for word in words:
-        assert word in done.stderr
 
 
 def test_the_nodes_train_for_real(serve, step):
@@ -275,89 +191,6 @@ def test_a_job_that_somebody_deletes(serve, step):
 
     server.states = [gone, RUNNING]
     ends(step.run(), 1, "was deleted by somebody else")
-
-
-@pytest.mark.parametrize(
-    ("leave", "words"),
-    [
-        (lambda manifest: None, "no such directory"),
-        (lambda manifest: work(manifest, name="sft"), "made by sft"),
-        (lambda manifest: work(manifest, inputs=("base",)), "from other inputs"),
-    ],
-)
-def test_outputs_are_checked_before_they_are_returned(serve, step, leave, words):
-    serve(on_create=leave)
-    ends(step.run(), 1, words)
-    assert not (step.outputs["adapter"] / artifact.RECORD).exists()
-
-
-def test_damaged_outputs(serve, step):
-    def damaged(manifest):
-        work(manifest)
-        (paths_of(manifest)["adapter"] / "deep" / "file").write_text("adapted")
-
-    serve(on_create=damaged)
-    ends(step.run(), 1, "its sha256 is not")
-
-
-@pytest.mark.parametrize(
-    ("config", "settings", "words"),
-    [
-        ({"runtime": "torch-nowhere"}, {}, ["runtime='torch-nowhere'", "clustertrainingruntimes"]),
-        ({"claim": "missing"}, {}, ["claim='missing'", "get persistentvolumeclaims"]),
-        ({"directory": "/nowhere"}, {}, ["directory='/nowhere'", "mounted"]),
-        ({"nodes": 0}, {}, ["nodes=0", "1 or more"]),
-        ({"memory": "much"}, {}, ["memory='much'", "96Gi"]),
-        ({"image": None}, {}, ["image=None", "not a pod"]),
-        ({"stage": "dpo"}, {}, ["stage='dpo'", "pretrain, sft"]),
-        ({}, {"step": 2}, ["unknown field step", "did you mean steps"]),
-        ({}, {"steps": 1.5}, ["steps=1.5"]),
-        ({"nodes": 3}, {}, ["settings.batch_size=4", "3 processes"]),
-    ],
-)
-def test_bad_input(serve, step, config, settings, words):
-    server = serve()
-    step.settings = {**SETTINGS, **settings}
-    ends(step.run(**config), 2, *words)
-    assert not server.created
-
-
-def test_settings_are_an_object(serve, step):
-    serve()
-    step.settings = [1]
-    ends(step.run(), 2, "--settings=[1]", "a JSON object")
-
-
-def test_no_trainer(serve, step):
-    serve(trainer=False)
-    ends(step.run(), 2, "no trainer.kubeflow.org/v1alpha1", "install Kubeflow Trainer")
-
-
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        (("POST", "trainjobs"), "cannot create trainjob"),
-        (("GET", "persistentvolumeclaims"), "cannot read claim"),
-    ],
-)
-def test_missing_rights(serve, step, what, words):
-    server = serve()
-    server.denied = {what}
-    ends(step.run(), 2, words, "service-accounts.yaml")
-
-
-def test_no_kubeconfig(step, monkeypatch, tmp_path):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    ends(step.run(), 2, "no cluster", "KUBECONFIG")
-
-
-def test_unreachable(serve, step):
-    server = serve()
-    server.__exit__()
-    started = time.monotonic()
-    ends(step.run(), 2, server.url, "does not answer", "kubectl cluster-info")
-    assert time.monotonic() - started < 30
-    server.http.server_close()
 
 
 def test_the_image_is_the_pods_own(serve, step, monkeypatch):
