@@ -51,10 +51,14 @@ def _rows(model: LLaDA, requests: int, device: str) -> Iterator[Row]:
         for _ in itertools.islice(_passes(model, prompt_BP, cache), passes):
             pass
 
+    def warm_up() -> None:
+        for cache in ("none", *BARS):
+            run(cache, 2)
+
     plain, *cached = seconds(
         lambda: run("none", BLOCK),
         *(functools.partial(run, cache, TOKENS) for cache in BARS),
-        warm_up=lambda: [run(cache, 2) for cache in ("none", *BARS)],
+        warm_up=warm_up,
         device=device,
     )
     for (cache, bar), taken in zip(BARS.items(), cached, strict=True):
