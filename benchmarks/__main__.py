@@ -23,14 +23,14 @@ from benchmarks.measure import Row
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
-    "generation": generation.rows,
+    "training_step": training_step.rows,
+    "packing": packing.rows,
+    "margins": margins.rows,
     "likelihood": likelihood.rows,
     "loading": loading.rows,
-    "margins": margins.rows,
     "merging": merging.rows,
-    "packing": packing.rows,
     "training": training.rows,
-    "training_step": training_step.rows,
+    "generation": generation.rows,
 }
 
 
