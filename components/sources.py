@@ -28,7 +28,7 @@ FORMATS = {
     ".md": "text",
 }
 COMPRESSED = (".gz", ".zst")
-LONGEST = 4 << 20  # bytes of a row; as text it takes up to four times as much, more than once
+LONGEST = 1 << 20  # bytes of a row; the memory of a run is a small multiple of it
 PIECE = 1 << 20  # bytes of a text file that are one document at most
 Row = dict[str, Any]
 

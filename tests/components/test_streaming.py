@@ -28,10 +28,10 @@ def line(text):
 
 
 def blocks():
-    """Eight megabytes that are repeated, and a few documents beside them that are kept."""
+    """Some megabytes that are repeated, and a few documents beside them that are kept."""
     largest = line("\U0001f600" + "the same words " * (sources.LONGEST // 15 - 2))
     assert sources.LONGEST - 100 < len(largest) <= sources.LONGEST
-    short = b"".join(line(f"number {number} is too short") for number in range(20_000))
+    short = b"".join(line(f"number {number} is too short") for number in range(12_000))
     refused = largest + short + line("the same again\n" * 30_000) * 6
     refused += line("x" * sources.LONGEST)
     return refused, [line(prose(2000 * number, number)) for number in range(1, 9)]
@@ -70,7 +70,7 @@ def test_two_gigabytes(tmp_path, base):
     facts = json.loads((tmp_path / "dataset" / "report.json").read_text())["pretrain"]
     assert facts["documents"] == count
     assert facts["dropped"]["too_large"] == count
-    assert facts["dropped"]["too_short"] == 20_000 * count
+    assert facts["dropped"]["too_short"] == 12_000 * count
     assert facts["dropped"]["repeated_lines"] == 6 * count
     assert facts["dropped"]["repetitive"] == count
     assert peak < MOST
