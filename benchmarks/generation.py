@@ -1,12 +1,12 @@
 """Tokens per second of our sampler: plain, prefix cache and dual cache, with the same passes.
 
-256 tokens after a prompt of 256, block 32, 256 steps, one request alone and four at once, random
-weights: a small shape in fp32 on a CPU, the 8B shape in bf16 on a GPU. One request's pass over a
-block has 32 rows in every product, too few for a CPU to multiply at its speed, so the bars are for
-four. The plain sampler, whose products have 512 rows a request, gains nothing from company.
-A round runs both cached ways over the whole answers and the plain way over one of their eight
+256 tokens after a prompt of 256, block 32, 256 steps, four requests at once, random weights: a
+small shape in fp32 on a CPU, the 8B shape in bf16 on a GPU. One request's pass over a block has
+32 rows in every product, too few for a CPU to multiply at its speed (DECISIONS.md has its
+figures); the plain sampler, whose products have 512 rows a request, gains nothing from company. A
+round runs both cached ways over the whole answers and the plain way over one of their eight
 blocks, which all cost the same: whole answers would take it half an hour. Speed against other
-implementations is measured elsewhere.
+implementations is elsewhere.
 """
 
 import functools
@@ -22,7 +22,7 @@ from model.config import LLaDAConfig
 from model.llada import LLaDA
 
 PROMPT, TOKENS, BLOCK = 256, 256, 32
-REQUESTS = (1, 4)
+REQUESTS = 4
 BARS = {"prefix": 3.0, "dual": 8.0}
 SMALL: dict[str, Any] = {
     "d_model": 512,
@@ -38,14 +38,10 @@ SMALL: dict[str, Any] = {
 
 
 def rows(device: str) -> list[Row]:
-    """A row for each cache and number of requests: its tokens/s against the plain sampler's."""
+    """A row for each cache: its tokens/s against the plain sampler's."""
     model = _model(device)
-    return [row for requests in REQUESTS for row in _rows(model, requests, device)]
-
-
-def _rows(model: LLaDA, requests: int, device: str) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(0)
-    prompt_BP = torch.randint(2, 30000, (requests, PROMPT), generator=generator).to(device)
+    prompt_BP = torch.randint(2, 30000, (REQUESTS, PROMPT), generator=generator).to(device)
 
     def run(cache: str, passes: int) -> None:
         for _ in itertools.islice(_passes(model, prompt_BP, cache), passes):
@@ -61,16 +57,18 @@ def _rows(model: LLaDA, requests: int, device: str) -> Iterator[Row]:
         warm_up=warm_up,
         device=device,
     )
-    for (cache, bar), taken in zip(BARS.items(), cached, strict=True):
-        yield Row(
-            work=f"generate {TOKENS} tokens for {requests} at once, {cache} cache, {_shape(model)}",
+    return [
+        Row(
+            work=f"generate {TOKENS} tokens for {REQUESTS} at once, {cache} cache, {_shape(model)}",
             against="our plain sampler, the same requests and passes",
             unit="tokens/s",
-            theirs=requests * BLOCK / plain,
-            ours=requests * TOKENS / taken,
-            bar=bar if requests == REQUESTS[-1] else None,
+            theirs=REQUESTS * BLOCK / plain,
+            ours=REQUESTS * TOKENS / taken,
+            bar=bar,
             higher_is_better=True,
         )
+        for (cache, bar), taken in zip(BARS.items(), cached, strict=True)
+    ]
 
 
 def _model(device: str) -> LLaDA:

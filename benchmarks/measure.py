@@ -32,8 +32,8 @@ class Row:
     """The peer's figure, a median."""
     ours: float
     """Our figure, a median."""
-    bar: float | None
-    """The smallest ratio that is good enough; None for a figure that is only reported."""
+    bar: float
+    """The smallest ratio that is good enough."""
     higher_is_better: bool = False
     """Whether the figures are speeds; times and sizes are better when low."""
 
@@ -45,7 +45,7 @@ class Row:
     @property
     def is_met(self) -> bool:
         """Whether the ratio reaches the bar."""
-        return self.bar is None or self.ratio >= self.bar
+        return self.ratio >= self.bar
 
 
 def seconds(
