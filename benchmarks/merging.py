@@ -44,7 +44,7 @@ def rows(device: str) -> list[Row]:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            times = seconds(theirs, ours, repeats=3, device=device)
+            times = seconds(theirs, ours, device=device)
             memory = [extra_bytes(way) for way in (theirs, ours)]
         _compare(root / "theirs", root / "ours")
     work = f"merge rank 128 into {size / 1e9:.1f} GB"
