@@ -1,8 +1,9 @@
-"""Runs the benchmarks, prints one table and writes it to RESULTS.md: `make bench`."""
+"""Runs the benchmarks, prints a table of each and keeps it in RESULTS.md: `make bench`."""
 
 import argparse
 import os
 import platform
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,21 +41,29 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
-    rows = []
+    is_met = True
     for name in given.names or BENCHMARKS:
-        found = BENCHMARKS[name](given.device)
-        print(*map(line, found), sep="\n", flush=True)
-        rows += found
-        if not given.names:  # what was measured is kept, whatever follows
-            RESULTS.write_text(f"# Results\n\n{table(rows, given.device)}\n")
-    print(f"\n{table(rows, given.device)}")
-    raise SystemExit(0 if all(row.is_met for row in rows) else 1)
+        rows = BENCHMARKS[name](given.device)
+        text = table(rows, given.device)
+        print(f"{name}: {text}\n", flush=True)
+        keep(name, given.device, text)
+        is_met &= all(row.is_met for row in rows)
+    raise SystemExit(0 if is_met else 1)
 
 
 def table(rows: list[Row], device: str) -> str:
     """The rows as Markdown below a line that names the machine."""
     head = "| work | against | theirs | ours | ratio | bar | |\n|---|---|---|---|---|---|---|"
     return "\n".join([machine(device), "", head, *map(line, rows)])
+
+
+def keep(name: str, device: str, text: str) -> None:
+    """Puts the table into RESULTS.md in the place of the benchmark's last one on such a device."""
+    known = RESULTS.read_text() if RESULTS.exists() else ""
+    sections = dict(re.findall(r"^## (.+)\n\n((?:(?!## ).*\n?)*)", known, flags=re.MULTILINE))
+    sections[f"{name}, {device}"] = text
+    parts = [f"## {title}\n\n{sections[title].strip()}\n" for title in sorted(sections)]
+    RESULTS.write_text("\n".join(["# Results\n", *parts]))
 
 
 def line(row: Row) -> str:

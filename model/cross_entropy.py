@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch.autograd.function import once_differentiable
 
-SLICE_BYTES = {"cpu": 16 * 2**20}
+SLICE_BYTES = {"cpu": 8 * 2**20}
 SLICE_BYTES_ELSEWHERE = 256 * 2**20
 
 
