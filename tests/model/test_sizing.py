@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.sizing import Run, Shape, adapter_parameters, memory, tables
-from model import diffusion, lora, train
+from model import cross_entropy, diffusion, lora, train
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.settings import Optimisation
@@ -101,7 +101,7 @@ def test_formula(shape, length, sequences, rank, checkpointing):
         checkpointing=checkpointing,
         bf16=False,
         flash=False,
-        slice_bytes=16 << 20,
+        slice_bytes=cross_entropy.SLICE_BYTES["cpu"],
     )
     found = measured(shape, run)
     expected = memory(shape, run)
