@@ -6,8 +6,8 @@ import json
 import pytest
 
 from components import dataset as data
+from tests.components.judge_endpoint import Endpoint
 from tests.components.test_grpo import CONFIG
-from tests.components.test_judge import Endpoint
 from tests.conftest import stage
 
 FEW = {**CONFIG, "steps": 1, "batch_size": 8, "inner_updates": 1}
