@@ -55,8 +55,8 @@ kind-test: .venv/ready ## run the tiny recipe on the kind cluster and read its f
 kind-down: .venv/ready ## delete the kind cluster
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster down
 
-test: .venv/ready ## run the tests
-	@$(BIN)/python -m pytest
+test: .venv/ready ## run the tests, a worker to a processor and at most 4
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: .venv/ready ## ruff format, ruff and mypy, changing nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

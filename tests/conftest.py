@@ -14,6 +14,16 @@ from pipelines.engine import EngineError, connect, require
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """For pytest-xdist: a file is one group of tests, all containers are one; the longest first."""
+    containers = {item: "engine" in item.fixturenames for item in items}
+    for item in items:
+        file = f"{item.path.parent.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group("containers" if containers[item] else file))
+    items.sort(key=lambda item: (not containers[item], "end_to_end" not in item.path.parts))
+
+
 def stage(name, config=None, check=True, **paths):
     """Runs `python -m components.<name>` as users do; returns the finished process."""
     command = [sys.executable, "-m", f"components.{name}"]
