@@ -24,6 +24,7 @@ from components import artifact, coerce
 from components.container import IMAGE
 from components.download.config import DownloadConfig
 from pipelines import engine
+from pipelines.placement import USER
 from pipelines.processes import StageFailed, announce, conclude
 
 CACHE = "/cache"
@@ -40,6 +41,7 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
         started = announce(stage)
         client = engine.connect()
         try:
+            _hand_over(Path(self.pipeline_root))
             code, reason = self._follow(client, self._arguments(client))
         except APIError as error:
             raise StageFailed(stage, 125, str(error.explanation)) from error
@@ -85,19 +87,21 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
 def runner(cache: Path) -> local.DockerRunner:
     """Puts the handler in the place of KFP's and returns the runner that uses it.
 
-    Containers run as this process's user, without capabilities, on a read-only root; `cache` is a
-    directory that keeps what libraries download. Raises EngineError without an engine or image.
+    Containers run as this process's user (for root: as the image's own, which is then given the
+    run's files), without capabilities, on a read-only root; `cache` is a directory that keeps what
+    libraries download. Raises EngineError without an engine or image.
     """
     client = engine.connect()
     image = engine.require(client, IMAGE)
     client.close()
     _warn_of_another_commit(image)
     cache.mkdir(parents=True, exist_ok=True)
+    _hand_over(cache)
     docker_task_handler.DockerTaskHandler = ContainerHandler
     # Python ends at SIGTERM without unwinding; unwinding is what removes the container.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return local.DockerRunner(
-        user=f"{os.getuid()}:{os.getgid()}",
+        user=f"{os.getuid() or USER}:{os.getgid() or USER}",
         read_only=True,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
@@ -107,6 +111,13 @@ def runner(cache: Path) -> local.DockerRunner:
         working_dir=str(Path.cwd()),
         environment=_environment(image),
     )
+
+
+def _hand_over(directory: Path) -> None:
+    """Where this process is root: gives a directory and all in it to the containers' user."""
+    if os.getuid() == 0:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, USER, os.getgid() or USER, follow_symlinks=False)
 
 
 def _warn_of_another_commit(image: Image) -> None:

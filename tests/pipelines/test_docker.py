@@ -9,6 +9,7 @@ import pytest
 
 from components.container import BUILT
 from pipelines.engine import REVISION, EngineError, connect
+from pipelines.placement import USER
 from tests.conftest import ROOT
 from tests.end_to_end.test_pipeline import SHORT
 
@@ -53,7 +54,7 @@ def test_records_of_containers(runs, image):
         record = json.loads(path.read_text())
         assert record["git_commit"] == image.labels[REVISION]
         assert image.id in record["image"] or record["image"] in image.attrs["RepoDigests"]
-        assert path.stat().st_uid == os.getuid()
+        assert path.stat().st_uid == (os.getuid() or USER)
     for path in (runs / "process" / "latest").glob("artifacts/*/*/*/.artifact.json"):
         assert json.loads(path.read_text())["image"] is None
 

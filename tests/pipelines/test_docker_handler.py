@@ -18,6 +18,7 @@ from kfp.local import docker_task_handler
 from components.container import BUILT
 from components.download.component import download
 from pipelines import containers
+from pipelines.placement import USER
 from pipelines.processes import StageFailed
 from tests.conftest import ROOT
 
@@ -101,9 +102,10 @@ def test_confinement(runner, capfd, tmp_path):
     confined()
     out, err = capfd.readouterr()
     (seen,) = [line for line in out.splitlines() if line.startswith("seen ")]
-    assert seen.split() == ["seen", str(os.getuid()), "lo", "read-only", os.getcwd()]
+    user = os.getuid() or USER
+    assert seen.split() == ["seen", str(user), "lo", "read-only", os.getcwd()]
     assert "Read-only file system" in err
-    assert (tmp_path / "cache" / "x").stat().st_uid == os.getuid()
+    assert (tmp_path / "cache" / "x").stat().st_uid == user
 
 
 def test_kfp_still_needs_mending(image, engine, monkeypatch):
