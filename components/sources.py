@@ -147,10 +147,11 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _parquet(file: str, stream: BinaryIO, column: str) -> Iterator[Row]:
+def _parquet(file: str, stream: BinaryIO, column: str) -> Iterator[Row | str]:
     table = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
     for batch in table.iter_batches(batch_size=16):
-        yield from batch.to_pylist()
+        for row in (batch.slice(place, 1) for place in range(batch.num_rows)):
+            yield "too_large" if row.nbytes > LONGEST else row.to_pylist()[0]
 
 
 def _text(file: str, stream: BinaryIO, column: str) -> Iterator[Row]:

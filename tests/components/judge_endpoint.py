@@ -2,60 +2,45 @@
 
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.http_server import LocalServer, body, head
 
 
-class Endpoint(ThreadingHTTPServer):
-    """A server whose reply to the n-th request is `answer(n, body)`: status and text or bytes."""
+class Endpoint(LocalServer):
+    """A server whose reply to the n-th request is `reply(n, body)`: status and text or bytes.
 
-    daemon_threads = True
+    `drips` keeps every reply back and sends a space every tenth of a second instead.
+    """
 
-    def __init__(self, answer):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer, self.bodies, self.keys = answer, [], []
+    def __init__(self, reply):
+        super().__init__()
+        self.reply, self.bodies, self.keys = reply, [], []
         self.lock, self.closing = threading.Lock(), threading.Event()
         self.busy = self.busiest = 0
         self.kind, self.drips = "application/json", False
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def __enter__(self):
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        return self
+        self.url += "/v1"
 
     def __exit__(self, *_):
         self.closing.set()
-        self.shutdown()
-        self.server_close()
+        super().__exit__()
 
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        endpoint = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with endpoint.lock:
-            endpoint.bodies.append(body)
-            endpoint.keys.append(self.headers["Authorization"])
-            endpoint.busy += 1
-            endpoint.busiest = max(endpoint.busy, endpoint.busiest)
-            number = len(endpoint.bodies)
-        status, content = endpoint.answer(number, body)
-        with endpoint.lock:
-            endpoint.busy -= 1
+    def answer(self, handler):
+        sent = json.loads(body(handler))
+        with self.lock:
+            self.bodies.append(sent)
+            self.keys.append(handler.headers["Authorization"])
+            self.busy += 1
+            self.busiest = max(self.busy, self.busiest)
+            number = len(self.bodies)
+        status, content = self.reply(number, sent)
+        with self.lock:
+            self.busy -= 1
         text = content if isinstance(content, bytes) else completion(content)
-        self.send_response(status)
-        self.send_header("Content-Type", endpoint.kind)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        while endpoint.drips and not endpoint.closing.wait(0.1):
-            self.wfile.write(b" ")
-            self.wfile.flush()
-        self.wfile.write(text)
-
-    def log_message(self, *_):
-        pass
+        head(handler, status, len(text), Content_Type=self.kind)
+        while self.drips and not self.closing.wait(0.1):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+        handler.wfile.write(text)
 
 
 def completion(content):

@@ -6,11 +6,11 @@ gives it `on_create`.
 """
 
 import json
-import threading
 import urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
+
+from tests.http_server import LocalServer, body, send
 
 CREATED = {"jobsStatus": [{"name": "node", "active": 1, "ready": 0}]}
 RUNNING = {"jobsStatus": [{"name": "node", "active": 1, "ready": 1}]}
@@ -22,44 +22,20 @@ def ended(kind, message=""):
     return {"conditions": [condition], **RUNNING}
 
 
-class Server:
-    """Serves on a free port of this machine; `with` starts and stops it.
+class Server(LocalServer):
+    """What a Kubernetes API server answers.
 
     `states` are what questions about a job are answered with, one after the other; the last stays.
     `faults` are statuses, or 0 for a broken connection, of the next questions about a job.
     """
 
     def __init__(self, *, states=(), on_create=None, trainer=True):
+        super().__init__()
         self.states, self.on_create, self.trainer = list(states), on_create, trainer
         self.states = self.states or [RUNNING, ended("Complete")]
         self.runtimes, self.claims, self.denied = {"torch-distributed"}, {"training"}, set()
         self.jobs, self.created, self.deleted, self.faults = {}, [], [], []
         self.lines, self.pods, self.since = [], ["node-0-0-abc"], []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.answer(self, "GET")
-
-            def do_POST(self):
-                outer.answer(self, "POST")
-
-            def do_DELETE(self):
-                outer.answer(self, "DELETE")
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.http.shutdown()
-        self.http.server_close()
 
     def kubeconfig(self, path, namespace="llada"):
         """Writes how to reach this server, and returns where."""
@@ -80,37 +56,32 @@ class Server:
         )
         return path
 
-    def answer(self, handler, method):
-        """Dispatches and writes the reply; text as it is, the rest as JSON."""
+    def answer(self, handler):
+        """Authorises, dispatches and writes the reply."""
+        method = handler.command
         path, _, query = handler.path.partition("?")
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        sent = body(handler)
         parts = path.strip("/").split("/")
         if handler.headers.get("authorization") != "Bearer secret":
-            status, reply = refusal(401, "Unauthorized", "Unauthorized")
+            send(handler, *refusal(401, "Unauthorized", "Unauthorized"))
         elif (method, parts[-1]) in self.denied or (method, parts[-2]) in self.denied:
-            status, reply = refusal(403, "Forbidden", f"pods is forbidden: cannot {method} {path}")
+            said = f"pods is forbidden: cannot {method} {path}"
+            send(handler, *refusal(403, "Forbidden", said))
         elif "trainjobs" in parts and method == "GET" and self.faults:
-            status = self.faults.pop(0)
-            if not status:
+            if status := self.faults.pop(0):
+                send(handler, *refusal(status, "ServiceUnavailable", "try again"))
+            else:
                 handler.connection.close()
-                return
-            status, reply = refusal(status, "ServiceUnavailable", "try again")
         else:
             arguments = dict(urllib.parse.parse_qsl(query))
-            status, reply = self.reply(method, parts, arguments, body)
-        text = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(text)))
-        handler.end_headers()
-        handler.wfile.write(text)
+            send(handler, *self.reply(method, parts, arguments, sent))
 
-    def reply(self, method, parts, query, body):
+    def reply(self, method, parts, query, sent):
         """Status and reply of one request."""
         if parts[:3] == ["apis", "trainer.kubeflow.org", "v1alpha1"]:
             if not self.trainer:
                 return 404, "404 page not found\n"
-            return self.trainjobs(method, parts[5:], body)
+            return self.trainjobs(method, parts[5:], sent)
         match (method, *parts[4:]):
             case "GET", "persistentvolumeclaims", name if name in self.claims:
                 return 200, {"metadata": {"name": name}}
@@ -126,10 +97,10 @@ class Server:
                 return 200, "".join(f"{line}\n" for line in self.lines if line[:19] >= since)
         return refusal(404, "NotFound", f"{parts[-1]} not found")
 
-    def trainjobs(self, method, parts, body):
+    def trainjobs(self, method, parts, sent):
         match (method, *parts):
             case "POST", "trainjobs":
-                manifest = json.loads(body)
+                manifest = json.loads(sent)
                 name, runtime = manifest["metadata"]["name"], manifest["spec"]["runtimeRef"]["name"]
                 if runtime not in self.runtimes:
                     return refusal(403, "Forbidden", DENIED.format(runtime=runtime))

@@ -9,6 +9,7 @@ import pyarrow.parquet
 
 from components import sources, storage
 from components.download.config import Source
+from components.storage import objects
 from tests.components.corpora import download, prose, write_jsonl
 
 ALL = {"min_tokens": 1, "long_share": 0}
@@ -125,6 +126,6 @@ def test_s3_is_read_by_ranges(s3, tmp_path):
     rows = [{"text": rng.randbytes(1600).hex()} for _ in range(3000)]
     local = write_jsonl(tmp_path / "rows.jsonl", rows)
     storage.put_file(tmp_path / "rows.jsonl", "s3://bucket/ranges/rows.jsonl")
-    assert (tmp_path / "rows.jsonl").stat().st_size > storage.PART
+    assert (tmp_path / "rows.jsonl").stat().st_size > objects.PART
     read = list(sources.rows(Source(location="s3://bucket/ranges/rows.jsonl")))
     assert read == list(sources.rows(Source(location=local))) == rows

@@ -10,7 +10,7 @@ import urllib.parse
 import pytest
 
 from components import directories, storage
-from components.storage import AlreadyThere, StorageError
+from components.storage import AlreadyThere, StorageError, objects
 from tests.components.conftest import free_port
 
 
@@ -182,7 +182,7 @@ def test_endpoint_down(folder, monkeypatch, operation):
 
 
 def test_no_credentials(folder, monkeypatch, tmp_path):
-    for name in storage.ENVIRONMENT:
+    for name in objects.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

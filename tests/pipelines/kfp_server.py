@@ -6,11 +6,11 @@ its runs advance with every question. It runs nothing.
 
 import email
 import json
-import threading
 import urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
+
+from tests.http_server import LocalServer, body, send
 
 API = "/apis/v2beta1"
 STARTED = "2026-01-01T00:00:00Z"
@@ -18,62 +18,35 @@ ENDED = "2026-01-01T00:00:07Z"
 TASKS = ("download", "pretrain")
 
 
-class Server:
-    """Serves on a free port of this machine; `with` starts and stops it."""
+class Server(LocalServer):
+    """What a Kubeflow Pipelines server answers."""
 
     def __init__(
         self, *, token=None, multi_user=False, last="SUCCEEDED", faults=(), health=200, page=False
     ):
+        super().__init__()
         self.token, self.multi_user, self.last = token, multi_user, last
         self.health, self.page = health, page
         self.faults = list(faults)
         self.requests, self.tokens = [], []
         self.pipelines, self.versions, self.experiments, self.runs = {}, {}, {}, {}
         self.asked = 0
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.answer(self, "GET")
-
-            def do_POST(self):
-                outer.answer(self, "POST")
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.http.shutdown()
-        self.http.server_close()
-
-    def answer(self, handler, method):
+    def answer(self, handler):
         """Authorises, records, dispatches and writes the reply."""
         path, _, query = handler.path.partition("?")
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         given = handler.headers.get("authorization")
-        self.requests.append((method, path))
+        self.requests.append((handler.command, path))
         self.tokens.append(given)
+        sent = body(handler)
         if self.token and given != f"Bearer {self.token}":
-            status, reply = 401, {"error_details": "Unauthorized"}
+            send(handler, 401, {"error_details": "Unauthorized"})
         else:
             arguments = dict(urllib.parse.parse_qsl(query))
             content = handler.headers.get("Content-Type", "")
-            status, reply = self.reply(method, path, arguments, body, content)
-        text = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", str(len(text)))
-        handler.end_headers()
-        handler.wfile.write(text)
+            send(handler, *self.reply(handler.command, path, arguments, sent, content))
 
-    def reply(self, method, path, query, body, content):
+    def reply(self, method, path, query, sent, content):
         """Status and JSON of one request."""
         parts = path.removeprefix(API).strip("/").split("/")
         match (method, *parts):
@@ -82,20 +55,20 @@ class Server:
             case "GET", "pipelines":
                 return 200, {"pipelines": find(self.pipelines, query)}
             case "POST", "pipelines", "upload":
-                spec = uploaded(body, content)
+                spec = uploaded(sent, content)
                 pipeline = add(self.pipelines, "pipeline_id", query)
                 self.add_version({**query, "pipelineid": pipeline["pipeline_id"]}, spec)
                 return 200, pipeline
             case "POST", "pipelines", "upload_version":
-                return 200, self.add_version(query, uploaded(body, content))
+                return 200, self.add_version(query, uploaded(sent, content))
             case "GET", "pipelines", _, "versions":
                 return 200, {"pipeline_versions": find(self.versions, query)}
             case "GET", "experiments":
                 return 200, {"experiments": find(self.experiments, query)}
             case "POST", "experiments":
-                return 200, add(self.experiments, "experiment_id", json.loads(body))
+                return 200, add(self.experiments, "experiment_id", json.loads(sent))
             case "POST", "runs":
-                return self.create_run(json.loads(body))
+                return self.create_run(json.loads(sent))
             case "GET", "runs", run:
                 return self.run(self.runs[run])
         return 404, {"error_details": f"no {method} {path}"}
@@ -157,8 +130,8 @@ def find(table, query):
     ]
 
 
-def uploaded(body, content):
+def uploaded(form, content):
     """The documents of the YAML file in a multipart form."""
-    message = email.message_from_bytes(f"Content-Type: {content}\r\n\r\n".encode() + body)
+    message = email.message_from_bytes(f"Content-Type: {content}\r\n\r\n".encode() + form)
     (part,) = message.get_payload()
     return list(yaml.safe_load_all(part.get_payload(decode=True)))

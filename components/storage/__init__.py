@@ -1,0 +1,187 @@
+"""Files and directories at a location: a local path, s3://BUCKET/KEY, or hf:// for reading.
+
+All behave alike: a file is written whole or not at all. Everything that components keep or fetch
+passes here; the connections are opened by `objects` and `hub`. Whole directories are in
+`components.directories`; what files mean is not known here.
+"""
+
+import atexit
+import fnmatch
+import io
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from components.storage import hub, objects
+from components.storage.errors import AlreadyThere, Location, StorageError
+
+__all__ = ["AlreadyThere", "Location", "StorageError"]
+MANIFEST = ".manifest.json"
+
+
+def is_remote(location: Location) -> bool:
+    """Whether a location is in object storage. Raises StorageError on an unknown scheme."""
+    scheme, separator, _ = str(location).partition("://")
+    if separator and scheme != "s3":
+        note = "; hf:// is for reading rows" if scheme == "hf" else ""
+        raise StorageError(
+            f"{location}: unknown scheme, allowed: a local path or s3://BUCKET/KEY{note}"
+        )
+    return bool(separator)
+
+
+def join(location: Location, name: str) -> str:
+    """The location of `name` below a directory."""
+    return f"{str(location).rstrip('/')}/{name}"
+
+
+def exists(location: Location) -> bool:
+    """Whether a file, or a directory with its manifest, is there."""
+    if not is_remote(location):
+        path = Path(location)
+        return path.is_file() or (path / MANIFEST).is_file()
+    return any(objects.size_of(name) is not None for name in (location, join(location, MANIFEST)))
+
+
+def list_files(location: Location) -> dict[str, int]:
+    """Every file below a directory, by its relative name, with its bytes; empty where none is."""
+    if is_remote(location):
+        return objects.sizes_below(location)
+    root = Path(location)
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    return {file.relative_to(root).as_posix(): file.stat().st_size for file in files}
+
+
+def find(pattern: Location) -> list[str]:
+    """The files at a location: the file itself, all below a directory, or what * and ? match.
+
+    Raises FileNotFoundError where there is none.
+    """
+    text = str(pattern)
+    if hub.is_on_hub(text):
+        return hub.find(text)
+    if not any(sign in text for sign in "*?"):
+        whole = [join(text, name) for name in list_files(text) if not _is_hidden(name)]
+        found = [text] if exists(text) and not whole else whole
+    else:
+        head = text[: min(text.find(sign) for sign in "*?" if sign in text)]
+        root, _, _ = head.rpartition("/")
+        rest = text[len(root) + 1 :] if root else text
+        below = list_files(root or ("/" if text.startswith("/") else "."))
+        names = [name for name in below if PurePosixPath(name).match(rest)]
+        depth = rest.count("/")
+        found = [join(root, name) if root else name for name in names if name.count("/") == depth]
+    if not found:
+        raise FileNotFoundError(f"{pattern}: no such file")
+    return sorted(found)
+
+
+def open_file(location: Location) -> BinaryIO:
+    """A file for reading, seekable; what is not local is read by ranges, with retries."""
+    if hub.is_on_hub(location):
+        return hub.open_file(str(location))
+    if not is_remote(location):
+        return open(location, "rb")
+    return io.BufferedReader(objects.Ranges(location), objects.PART)
+
+
+def get_file(location: Location, local: Path) -> None:
+    """Copies a file here, whole or not at all."""
+    local.parent.mkdir(parents=True, exist_ok=True)
+    draft = beside(local)
+    try:
+        if is_remote(location):
+            objects.download(location, draft)
+        else:
+            shutil.copyfile(location, draft)
+        draft.replace(local)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def put_file(local: Path, location: Location) -> None:
+    """Copies a local file to a location, whole or not at all."""
+    if not is_remote(location):
+        return get_file(local, Path(location))
+    objects.upload(local, location)
+
+
+def read_json(location: Location) -> Any:
+    """The content of a JSON file. Raises StorageError where it is not JSON."""
+    with open_file(location) as stream:
+        content = stream.read()
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise StorageError(f"{location}: not JSON: {error}") from None
+
+
+def write_json(location: Location, value: Any, *, new: bool = False) -> None:
+    """Writes a JSON file at once. `new` raises AlreadyThere where one is there already."""
+    content = json.dumps(value, indent=1).encode()
+    if is_remote(location):
+        return objects.put(location, content, new=new)
+    path = Path(location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = beside(path)
+    try:
+        _write_durably(draft, content)
+        if new:
+            os.link(draft, path)
+        else:
+            draft.replace(path)
+    except FileExistsError:
+        raise AlreadyThere(f"{location}: is there already") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def delete(location: Location) -> None:
+    """Removes a file, or a directory with all below it, manifest first; absent is fine."""
+    if not is_remote(location):
+        path = Path(location)
+        (path / MANIFEST).unlink(missing_ok=True) if path.is_dir() else None
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        return
+    own = [str(location)] if objects.size_of(location) is not None else []
+    names = [*own, *(join(location, name) for name in list_files(location))]
+    objects.remove(sorted(names, key=lambda name: name != join(location, MANIFEST)))
+
+
+def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:
+    """The local directory `name`, or a copy of the files that match from S3 or the Hub.
+
+    `kind` is "model" or "dataset". Raises StorageError naming what could not be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith("s3://"):
+        folder = Path(tempfile.mkdtemp(prefix="fetched-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        for file in list_files(name):
+            if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
+                get_file(join(name, file), folder / file)
+        if not any(folder.iterdir()):
+            raise StorageError(f"{kind} {name!r}: no {', '.join(patterns)} is there")
+        return folder
+    return hub.snapshot(name, revision, kind=kind, patterns=patterns)
+
+
+def beside(path: Path) -> Path:
+    """A hidden new name in the same directory, so that a rename replaces at once."""
+    return path.parent / f".{path.name}.draft-{uuid.uuid4().hex[:8]}"
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)

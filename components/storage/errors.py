@@ -1,0 +1,13 @@
+"""What is said of a location that cannot be read or written."""
+
+from pathlib import Path
+
+Location = str | Path
+
+
+class StorageError(ValueError):
+    """A location that cannot be read or written: one line that names it and the reason."""
+
+
+class AlreadyThere(StorageError, FileExistsError):
+    """Something complete is at a location that was to be new."""

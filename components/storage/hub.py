@@ -1,0 +1,91 @@
+"""Files on the Hugging Face Hub, for reading: rows by hf:// addresses, models and datasets by name.
+
+The token comes from HF_TOKEN, another address of the Hub from HF_ENDPOINT.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx2
+from huggingface_hub import HfFileSystem, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from components.storage.errors import Location, StorageError
+
+SCHEME = "hf://"
+PART = 8 << 20  # bytes of one ranged request
+
+
+def is_on_hub(location: Location) -> bool:
+    """Whether a location is an hf:// address."""
+    return str(location).startswith(SCHEME)
+
+
+def find(pattern: str) -> list[str]:
+    """The files at an address: the file, all below a directory, or what * and ? match."""
+    with _explained(pattern):
+        files = HfFileSystem()
+        wild = any(sign in pattern for sign in "*?")
+        names = files.glob(pattern) if wild else files.find(pattern)
+    if not names:
+        raise FileNotFoundError(f"{pattern}: no such file on the Hub")
+    return sorted(f"{SCHEME}{name.removeprefix(SCHEME)}" for name in names)
+
+
+def open_file(location: str) -> BinaryIO:
+    """A file for reading, seekable, by ranges."""
+    return io.BufferedReader(_Ranges(location), PART)
+
+
+def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:
+    """A local copy of the files of a repository that match. Raises StorageError naming it."""
+    try:
+        return Path(
+            snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(
+            f"{kind} {name!r} is neither a local directory nor to be had from the Hub: {reason}"
+        ) from error
+
+
+class _Ranges(io.RawIOBase):
+    """The client's reader, which tries again when a connection breaks; errors name the file."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        with _explained(location):
+            self.file = HfFileSystem().open(location, "rb", block_size=PART)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        with _explained(self.location):
+            content = self.file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+@contextlib.contextmanager
+def _explained(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{location}: no such file on the Hub") from error
+    except (HfHubHTTPError, ValueError, httpx2.HTTPError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(f"{location}: not to be had from the Hub: {reason}") from error

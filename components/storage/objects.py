@@ -1,0 +1,221 @@
+"""Files in S3-compatible object storage, by locations s3://BUCKET/KEY.
+
+Endpoint, region and credentials come from the standard AWS_* variables. Requests are tried again,
+and what goes wrong for good is one line that names the location.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.exceptions as aws
+from botocore.config import Config
+
+from components.storage.errors import AlreadyThere, Location, StorageError
+
+ATTEMPTS = 5  # of each request; botocore waits longer before each, AWS_MAX_ATTEMPTS overrides
+PART = 8 << 20  # bytes of one ranged request
+ENVIRONMENT = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_MAX_ATTEMPTS",
+)
+
+
+class Ranges(io.RawIOBase):
+    """An object read by ranged requests, each tried again when the connection breaks."""
+
+    def __init__(self, location: Location) -> None:
+        self.location, self.position = location, 0
+        size = size_of(location)
+        if size is None:
+            raise FileNotFoundError(f"{location}: no such object")
+        self.size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = max(start + offset, 0)
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self.position + len(buffer), self.size)
+        if end <= self.position:
+            return 0
+        buffer[: end - self.position] = _range(self.location, self.position, end)
+        read, self.position = end - self.position, end
+        return read
+
+    def readall(self) -> bytes:
+        """The rest at once; the default asks for a few kilobytes at a time."""
+        first, self.position = self.position, max(self.position, self.size)
+        starts = range(first, self.size, PART)
+        return b"".join(
+            _range(self.location, start, min(start + PART, self.size)) for start in starts
+        )
+
+
+def size_of(location: Location) -> int | None:
+    """Bytes of an object, None where there is none; a listing says what is wrong, a HEAD not."""
+    bucket, key = _split(location)
+    with _explained(location):
+        page = _client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+    first = page.get("Contents", [{"Key": None}])[0]
+    return first["Size"] if first["Key"] == key else None
+
+
+def sizes_below(location: Location) -> dict[str, int]:
+    """Every object below a location, by its relative name, with its bytes."""
+    bucket, key = _split(location)
+    prefix = f"{key}/" if key else ""
+    with _explained(location):
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [item for page in pages for item in page.get("Contents", [])]
+    return {item["Key"].removeprefix(prefix): item["Size"] for item in found}
+
+
+def download(location: Location, file: Path) -> None:
+    """Fetches an object's parts side by side."""
+    size = Ranges(location).size
+    with file.open("wb") as stream, ThreadPoolExecutor(8) as pool:
+        stream.truncate(size)
+
+        def part(start: int) -> None:
+            os.pwrite(stream.fileno(), _range(location, start, min(start + PART, size)), start)
+
+        for _ in pool.map(part, range(0, size, PART)):
+            pass
+
+
+def upload(file: Path, location: Location) -> None:
+    """Sends a file, which is there whole or not at all."""
+    bucket, key = _split(location)
+    with file.open("rb") as stream, _explained(location):
+        _client().upload_fileobj(stream, bucket, key)
+
+
+def put(location: Location, content: bytes, *, new: bool) -> None:
+    """One request; If-None-Match settles who was first where the server knows it."""
+    bucket, key = _split(location)
+    if new and size_of(location) is not None:
+        raise AlreadyThere(f"{location}: is there already")
+    condition = {"IfNoneMatch": "*"} if new else {}
+    with _explained(location):
+        try:
+            _client().put_object(Bucket=bucket, Key=key, Body=content, **condition)
+        except aws.ClientError as error:
+            if _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                raise AlreadyThere(f"{location}: is there already") from None
+            if not new or _code(error) != "NotImplemented":
+                raise
+            _client().put_object(Bucket=bucket, Key=key, Body=content)
+
+
+def remove(locations: list[str]) -> None:
+    """Removes objects, one after the other; absent ones are fine."""
+    for location in locations:
+        bucket, key = _split(location)
+        with _explained(location):
+            _client().delete_object(Bucket=bucket, Key=key)
+
+
+def _range(location: Location, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` (exclusive) of an object."""
+    bucket, key = _split(location)
+    broken = (aws.ResponseStreamingError, aws.IncompleteReadError, aws.ReadTimeoutError)
+    with _explained(location):
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                answer = _client().get_object(
+                    Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}"
+                )
+                return answer["Body"].read()
+            except broken:
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+    raise AssertionError("the loop returns or raises")
+
+
+def _client() -> Any:
+    return _connect(tuple(os.environ.get(name) for name in ENVIRONMENT))
+
+
+@functools.cache
+def _connect(environment: tuple[str | None, ...]) -> Any:
+    """One client for each state of the environment; boto3 reads the variables itself."""
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
+    settings = Config(
+        connect_timeout=10,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        # Servers other than Amazon's refuse the checksums that boto3 adds; manifests hold ours.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=settings)
+
+
+def _split(location: Location) -> tuple[str, str]:
+    bucket, _, key = str(location).removeprefix("s3://").partition("/")
+    if not bucket:
+        raise StorageError(f"{location}: names no bucket, allowed: s3://BUCKET/KEY")
+    return bucket, key.rstrip("/")
+
+
+def _code(error: aws.ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+@contextlib.contextmanager
+def _explained(location: Location) -> Iterator[None]:
+    """Turns the client's exceptions into one line that names the location and what to do."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    try:
+        yield
+    except aws.ClientError as error:
+        code = _code(error)
+        if code in ("NoSuchKey", "404"):
+            raise FileNotFoundError(f"{location}: no such object") from error
+        reason = {
+            "NoSuchBucket": "no such bucket",
+            "SignatureDoesNotMatch": "refused, AWS_SECRET_ACCESS_KEY is wrong",
+            "InvalidAccessKeyId": "refused, AWS_ACCESS_KEY_ID is unknown",
+            "AccessDenied": "refused, these credentials may not do this",
+            "403": "refused, the credentials are wrong or may not do this",
+        }.get(code, f"{code}: {error.response.get('Error', {}).get('Message', '')}")
+        raise StorageError(f"{location}: {reason} (endpoint {endpoint or 'of AWS'})") from error
+    except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
+        raise StorageError(
+            f"{location}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except (aws.HTTPClientError, aws.EndpointConnectionError) as error:
+        raise StorageError(
+            f"{location}: endpoint {endpoint or 'of AWS'} does not answer: {error}"
+        ) from error
+    except (aws.BotoCoreError, boto3.exceptions.Boto3Error) as error:
+        raise StorageError(f"{location}: {error}") from error
+    except ValueError as error:
+        if "endpoint" not in str(error):
+            raise
+        raise StorageError(f"{location}: AWS_ENDPOINT_URL={endpoint!r}: {error}") from error
