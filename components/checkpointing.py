@@ -31,8 +31,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from components import artifact, directories, storage
+from model.feed import Snapshot
 from model.settings import Checkpointed
-from model.train import Snapshot
 
 FACTS = "facts.json"
 FORMAT = 1

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from model import tokenizer as text
-from model.train import Batch
+from model.feed import Batch
 
 COLUMNS = {
     "pretrain": ("text",),

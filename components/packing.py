@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from components.shards import Shards
-from model.train import Batch
+from model.feed import Batch
 
 BLOCK = 1 << 16  # pieces that are packed together, at random from the whole corpus
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from components import artifact
 from components.checkpointing import Checkpoints
 from components.metrics import MetricsLog
-from model import checkpoint, lora, noising, optimisation, quantisation, tokenizer, train
+from model import checkpoint, lora, noising, optimisation, quantisation, tokenizer
 from model.llada import LLaDA
 from model.settings import Checkpointed, Optimisation
 
@@ -66,7 +66,7 @@ def open_base(
     base under an adapter keeps the precision in which it is stored. `context` is the longest
     sequence of the trained model, the base's own if it is None.
     """
-    accelerator = train.accelerate(config)
+    accelerator = optimisation.accelerate(config)
     torch.manual_seed(config.seed)
     dtype = torch.float32
     if config.lora is not None and accelerator.mixed_precision == "bf16":

@@ -6,10 +6,8 @@ GRPO and DPO, which step by themselves, take the pieces of `model.optimisation`.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -17,55 +15,13 @@ from torch import nn
 
 from model import draws, optimisation, throughput
 from model.draws import Draw, Order
+from model.feed import Checkpoints, Feed, Figures, Log, Loss, Snapshot
 from model.interruption import Interruption, Preempted
 from model.llada import LLaDA
 from model.optimisation import accelerate, optimiser_for, update
 from model.settings import Training
 
-__all__ = ["Batch", "Feed", "Snapshot", "accelerate", "fit", "optimiser_for", "update"]
-
 TOLERATED = 2  # steps in a row without a finite loss or gradient; one more ends the run
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tensors of one micro-batch, and how many tokens it holds."""
-
-    tensors: dict[str, torch.Tensor]
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Feed:
-    """The examples by number, and how a few of them become a micro-batch."""
-
-    count: int
-    collate: Callable[[list[int]], Batch]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A saved state: what the loop said of itself, and its tensors."""
-
-    facts: dict[str, Any]
-    tensors: Mapping[str, torch.Tensor]
-
-
-class Checkpoints(Protocol):
-    """Where states are kept; in each process, of which the first writes."""
-
-    def is_due(self, step: int) -> bool:
-        """Whether to save after this step."""
-
-    def save(
-        self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
-    ) -> None:
-        """Saves a state; every process must exhaust `tensors`."""
-
-
-Figures = dict[str, torch.Tensor]
-Loss = Callable[[dict[str, torch.Tensor], Draw], torch.Tensor | Figures]
-Log = Callable[[dict[str, Any]], None]
 
 
 def fit(

@@ -17,6 +17,7 @@ from components.dpo.reference import ReferenceMargins
 from components.training import open_base, to_device, train_and_record
 from model import diffusion, estimators, preference, train
 from model.draws import Draw
+from model.feed import Batch, Feed, Figures
 
 
 def run(
@@ -32,11 +33,11 @@ def run(
         context = (fingerprint, config.seed, config.draws, config.length_normalised)
         known = ReferenceMargins(Path(config.reference_cache), *context)
 
-    def collate(picked: list[int]) -> train.Batch:
+    def collate(picked: list[int]) -> Batch:
         batch = pairs.pad([usable[number] for number in picked], words.eos_token_id)
-        return train.Batch({**batch.tensors, "picked": torch.tensor(picked)}, batch.tokens)
+        return Batch({**batch.tensors, "picked": torch.tensor(picked)}, batch.tokens)
 
-    def loss(batch: dict[str, torch.Tensor], draw: Draw) -> train.Figures:
+    def loss(batch: dict[str, torch.Tensor], draw: Draw) -> Figures:
         chosen = [usable[number] for number in batch.pop("picked").tolist()]
         batch = to_device(batch, model)
         tokens, answer, seen = batch["tokens"], batch["answer"], batch["attention"]
@@ -83,7 +84,7 @@ def run(
         "dpo",
         config,
         opened,
-        functools.partial(train.fit, model, train.Feed(len(usable), collate), loss, config),
+        functools.partial(train.fit, model, Feed(len(usable), collate), loss, config),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,

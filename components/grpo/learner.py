@@ -18,10 +18,11 @@ from transformers import PreTrainedTokenizerBase
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import Rollouts, roll_out
 from components.judge import Judge
-from model import draws, estimators, optimisation, preference, train
+from model import draws, estimators, optimisation, preference
 from model.attention import training_kernels
 from model.draws import Order
 from model.estimators import View
+from model.feed import Checkpoints, Log, Snapshot
 from model.interruption import Interruption, Preempted
 from model.llada import LLaDA
 
@@ -44,19 +45,19 @@ class Learner:
         self.problems = problems
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
-        self.accelerator = train.accelerate(config)
+        self.accelerator = optimisation.accelerate(config)
         self.minibatches = config.batch_size // (config.minibatch or config.batch_size)
         updates = config.steps * config.inner_updates * self.minibatches
-        self.optimiser, self.schedule = train.optimiser_for(model, config, steps=updates)
+        self.optimiser, self.schedule = optimisation.optimiser_for(model, config, steps=updates)
         self.updates = 0
         self.judge = Judge(config.judge, seed=config.seed) if config.judge else None
 
     def fit(
         self,
-        log: train.Log,
+        log: Log,
         *,
-        checkpoints: train.Checkpoints | None,
-        snapshot: train.Snapshot | None,
+        checkpoints: Checkpoints | None,
+        snapshot: Snapshot | None,
     ) -> None:
         """Goes on to the last step, from `snapshot` where there is one.
 
@@ -95,7 +96,7 @@ class Learner:
         speed = tokens / (time.perf_counter() - started)
         return {**figures, **record, "tokens": tokens, "tokens_per_second": speed}
 
-    def _save(self, checkpoints: train.Checkpoints, step: int) -> None:
+    def _save(self, checkpoints: Checkpoints, step: int) -> None:
         state = optimisation.state(self.model, self.optimiser)
         facts = {"step": step, "updates": self.updates}
         if self.judge is not None:
@@ -121,7 +122,7 @@ class Learner:
                     )
                     for name in total:
                         total[name] += figures[name] * len(rows) / count / len(rounds)
-                last = train.update(
+                last = optimisation.update(
                     self.accelerator, self.model, self.optimiser, self.schedule, self.config
                 )
                 self.updates += 1

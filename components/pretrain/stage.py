@@ -11,6 +11,7 @@ from components.shards import Shards
 from components.training import LossByRatio, open_base, to_device, train_and_record
 from model import diffusion, train
 from model.draws import Draw
+from model.feed import Feed
 
 
 def run(
@@ -39,9 +40,7 @@ def run(
         "pretrain",
         config,
         opened,
-        functools.partial(
-            train.fit, model, train.Feed(len(windows), windows.collate), loss, config
-        ),
+        functools.partial(train.fit, model, Feed(len(windows), windows.collate), loss, config),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,

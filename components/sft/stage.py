@@ -10,6 +10,7 @@ from components.sft.config import SftConfig
 from components.training import LossByRatio, open_base, to_device, train_and_record
 from model import diffusion, train
 from model.draws import Draw
+from model.feed import Batch, Feed
 
 
 def run(
@@ -21,7 +22,7 @@ def run(
     dialogues = data.dialogues(rows, words, config.max_length)
     losses = LossByRatio()
 
-    def collate(picked: list[int]) -> train.Batch:
+    def collate(picked: list[int]) -> Batch:
         chosen = [dialogues[index] for index in picked]
         longest = max(len(answer) for _, answer in chosen)
         return data.pad_dialogues(chosen, words.eos_token_id, longest + 1)
@@ -42,7 +43,7 @@ def run(
         "sft",
         config,
         opened,
-        functools.partial(train.fit, model, train.Feed(len(dialogues), collate), loss, config),
+        functools.partial(train.fit, model, Feed(len(dialogues), collate), loss, config),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.sizing import Run, Shape, adapter_parameters, memory, tables
-from model import cross_entropy, diffusion, lora, train
+from model import cross_entropy, diffusion, lora, optimisation
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.settings import Optimisation
@@ -65,7 +65,7 @@ def measured(shape, run):
     model.checkpoint_activations = run.checkpointing
     if run.rank is not None:
         lora.attach(model, rank=run.rank, alpha=run.rank, dropout=0.0, targets=run.targets)
-    optimiser, _ = train.optimiser_for(model, SETTINGS)
+    optimiser, _ = optimisation.optimiser_for(model, SETTINGS)
     tokens = torch.randint(2, shape.vocabulary, (run.sequences, run.length))
     real = torch.ones_like(tokens, dtype=torch.bool)
     seed = torch.Generator()
