@@ -4,6 +4,7 @@ W&B logs when WANDB_API_KEY is set, and is off otherwise. Of several processes t
 What the figures are is the stage's.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import wandb
 from accelerate import PartialState
 from tqdm import tqdm
 
@@ -51,15 +51,17 @@ class MetricsLog:
             total=total, initial=self.restored, desc=stage, unit="step", disable=is_quiet
         )
         self.wandb_id = wandb_id or uuid.uuid4().hex[:8]
-        is_online = self.is_first and bool(os.environ.get("WANDB_API_KEY"))
-        self.wandb = wandb.init(
-            project="llada-reasoning",
-            name=stage,
-            id=self.wandb_id,
-            resume="allow",
-            config=config,
-            mode="online" if is_online else "disabled",
-        )
+        self.wandb: Any = None
+        if self.is_first and os.environ.get("WANDB_API_KEY"):
+            wandb = importlib.import_module("wandb")  # takes a second, which others are spared
+
+            self.wandb = wandb.init(
+                project="llada-reasoning",
+                name=stage,
+                id=self.wandb_id,
+                resume="allow",
+                config=config,
+            )
         self.said, self.started = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
@@ -71,7 +73,8 @@ class MetricsLog:
             return
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
-        self.wandb.log(record, step=record.get("step"))
+        if self.wandb is not None:
+            self.wandb.log(record, step=record.get("step"))
         shown = {key: f"{record[key]:.4g}" for key in SHOWN if key in record}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
@@ -116,4 +119,5 @@ class MetricsLog:
     ) -> None:
         self.bar.close()
         self.file.close()
-        self.wandb.finish(exit_code=0 if error is None else 1)
+        if self.wandb is not None:
+            self.wandb.finish(exit_code=0 if error is None else 1)

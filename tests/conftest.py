@@ -1,15 +1,15 @@
 """A tiny model and dataset made once by the real download stage, and the stages' command line."""
 
-import json
 import os
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from components.container import BUILT
 from pipelines.engine import EngineError, connect, require
+from tests.components import forked
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,16 +25,15 @@ def pytest_collection_modifyitems(items):
 
 
 def stage(name, config=None, check=True, **paths):
-    """Runs `python -m components.<name>` as users do; returns the finished process."""
-    command = [sys.executable, "-m", f"components.{name}"]
-    if config is not None:
-        command += ["--config", json.dumps(config)]
-    for flag, path in paths.items():
-        command += [f"--{flag.replace('_', '-')}", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    """Runs a stage's command line, in a fork; returns the finished process."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        process = forked.start(name, config, output=output, errors=errors, **paths)
+        process.join()
+        texts = output.read_text(), errors.read_text()
     if check:
-        assert done.returncode == 0, done.stderr
-    return done
+        assert process.exitcode == 0, texts[1]
+    return subprocess.CompletedProcess(name, process.exitcode, *texts)
 
 
 @pytest.fixture(scope="session")

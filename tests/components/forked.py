@@ -1,7 +1,7 @@
 """A stage's command line in a fork of a process that has imported everything already.
 
-Starting Python with torch takes seconds, and the tests of resuming start dozens of runs. The child
-calls `components.cli.main`, which is all that `python -m components.<stage>` does.
+Starting Python with torch takes seconds, and the tests start hundreds of stages. The child calls
+`components.cli.main`, which is all that `python -m components.<stage>` does.
 """
 
 import importlib
@@ -10,30 +10,38 @@ import multiprocessing
 import os
 import sys
 import time
+from pathlib import Path
 
 from components.cli import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["components.sft.stage", "components.pretrain.stage", __name__])
+STAGES = ("sft", "pretrain", "dpo", "grpo", "merge", "evaluate", "download")
+CONTEXT.set_forkserver_preload([*(f"components.{name}.stage" for name in STAGES), __name__])
+ROOT = Path(__file__).parents[2]
 
 
-def start(stage, config, *, output, environment=None, patch=None, **paths):
-    """A running process; what it prints goes to the file `output`."""
-    arguments = ["--config", json.dumps(config)]
+def start(stage, config, *, output, errors=None, environment=None, patch=None, **paths):
+    """A running process; what it prints goes to the file `output`, or in part to `errors`.
+
+    It has the environment of this process, with the changes given.
+    """
+    arguments = [] if config is None else ["--config", json.dumps(config)]
     for flag, path in paths.items():
-        arguments += [f"--{flag}", str(path)]
-    given = (stage, arguments, str(output), environment or {}, patch)
+        arguments += [f"--{flag.replace('_', '-')}", str(path)]
+    variables = {**os.environ, **(environment or {})}
+    given = (stage, arguments, str(output), str(errors or output), variables, patch)
     process = CONTEXT.Process(target=_run, args=given)
     process.start()
     return process
 
 
-def _run(stage, arguments, output, environment, patch):
+def _run(stage, arguments, output, errors, environment, patch):
+    os.environ.clear()
     os.environ.update(environment)
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+    os.chdir(ROOT)
+    for number, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     if patch is not None:
         patch()
     main(importlib.import_module(f"components.{stage}.stage").run, arguments)
