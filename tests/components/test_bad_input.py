@@ -54,6 +54,20 @@ def test_config(tmp_path, downloaded, change, words):
     refused(done, tmp_path, "components.sft", *words)
 
 
+def test_a_fork_says_what_the_command_says(tmp_path, downloaded):
+    """The other tests run a stage in a fork; this one is `python -m` itself."""
+    paths = {name: tmp_path / name for name in ("adapter", "metrics")}
+    paths |= {
+        name: downloaded / folder for name, folder in (("base", "model"), ("dataset", "dataset"))
+    }
+    command = [sys.executable, "-m", "components.sft", "--config", json.dumps({**SFT, "step": 3})]
+    command += [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    refused(done, tmp_path, "components.sft", "did you mean steps?")
+    forked = sft(tmp_path, downloaded / "model", downloaded / "dataset", {**SFT, "step": 3})
+    assert (forked.returncode, forked.stderr) == (done.returncode, done.stderr)
+
+
 def test_whole_float_is_an_integer(tmp_path, downloaded):
     done = sft(tmp_path, downloaded / "model", downloaded / "dataset", {**SFT, "steps": 1.0})
     assert done.returncode == 0, done.stderr
