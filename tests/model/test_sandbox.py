@@ -165,7 +165,7 @@ def test_the_tests_are_out_of_sight():
         ("import os\nos.chmod('.', 0o777)", "PermissionError"),
         ("open('/proc/self/environ').read()", "PermissionError"),
         ("import os\nos.listdir('/')", "PermissionError"),
-        ("import os\nos.listdir(os.path.expanduser('~root'))", "PermissionError"),
+        ("import os\nos.listdir('/root')", "PermissionError"),
         ("import socket\nsocket.socket(socket.AF_UNIX)", "PermissionError"),
         ("import os\nassert set(os.environ) <= {'OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', "
          "'LC_CTYPE'}", "done"),
