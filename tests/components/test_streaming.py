@@ -13,7 +13,7 @@ from tests.components.corpora import prose
 from tests.conftest import ROOT
 
 BYTES = 2 << 30
-MOST = 500  # MB of the process's own; library pages, which are shared, come on top
+MOST = 400  # MB of the process's own; the pages of libraries, which are shared, come on top
 # Runs a command and prints the most private and the most resident memory, in KiB, that it had.
 MEASURED = r"""
 import re, resource, subprocess, sys, time
