@@ -37,14 +37,24 @@ def write(directory: Path, part: str, rows: Iterable[dict]) -> None:
 
 
 def read(directory: Path, part: str) -> list[dict]:
-    """The rows of one file. Raises ValueError naming the file and line of a bad or missing row."""
+    """The rows of one file, as `stream` gives them."""
+    return list(stream(directory, part))
+
+
+def stream(directory: Path, part: str) -> Iterator[dict]:
+    """The rows of one file, one after the other.
+
+    Raises ValueError naming the file and line of a bad row, and what is missing or empty.
+    """
     path = directory / f"{part}.jsonl"
     if not path.exists():
         raise ValueError(f"{path}: not there; a dataset has {', '.join(COLUMNS)} (.jsonl)")
-    rows = [_row(path, number, line) for number, line in enumerate(path.open(), 1)]
-    if not rows:
+    number = 0
+    with path.open() as file:
+        for number, line in enumerate(file, 1):
+            yield _row(path, number, line)
+    if not number:
         raise ValueError(f"{path}: empty")
-    return rows
 
 
 def _row(path: Path, number: int, line: str) -> dict:

@@ -58,8 +58,10 @@ def _ready(config: DownloadConfig, wanted: list[str]) -> dict[str, Rows]:
     source = Source(location=config.dataset)
 
     def of(part: str) -> Rows:
-        rows = data.read(folder, part)
-        return lambda card: _fitting(part, ((source, row) for row in rows), card)
+        next(data.stream(folder, part))  # what is not there is refused before a model is fetched
+        return lambda card: _fitting(
+            part, ((source, row) for row in data.stream(folder, part)), card
+        )
 
     return {part: of(part) for part in wanted}
 
