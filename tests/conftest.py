@@ -6,22 +6,34 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from components.container import BUILT
 from pipelines.engine import EngineError, connect, require
 from tests.components import forked
 
 ROOT = Path(__file__).parents[1]
+CONTAINERS = ("tests/images/", "tests/pipelines/test_docker")
+FIRST = (*CONTAINERS, "tests/end_to_end/")
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByFile(LoadScopeScheduling):
+    """A file's tests go to one worker of pytest-xdist; those of all containers to the same one."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return "containers" if file.startswith(CONTAINERS) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """For pytest-xdist: a file is one group of tests, all containers are one; the longest first."""
-    containers = {item: "engine" in item.fixturenames for item in items}
-    for item in items:
-        file = f"{item.path.parent.name}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group("containers" if containers[item] else file))
-    items.sort(key=lambda item: (not containers[item], "end_to_end" not in item.path.parts))
+    """The longest first: containers, then whole pipelines."""
+    items.sort(key=lambda item: not item.nodeid.startswith(CONTAINERS))
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 
 
 def stage(name, config=None, check=True, **paths):
