@@ -14,7 +14,7 @@ from tests.components import forked
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ("tests/images/", "tests/pipelines/test_docker")
-FIRST = (*CONTAINERS, "tests/end_to_end/")
+PIPELINES = "tests/end_to_end/"
 
 
 class ByFile(LoadScopeScheduling):
@@ -32,8 +32,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     """The longest first: containers, then whole pipelines."""
-    items.sort(key=lambda item: not item.nodeid.startswith(CONTAINERS))
-    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+    items.sort(
+        key=lambda item: [not item.nodeid.startswith(part) for part in (CONTAINERS, PIPELINES)]
+    )
 
 
 def stage(name, config=None, check=True, **paths):

@@ -14,9 +14,9 @@ from huggingface_hub import HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from components.storage.errors import Location, StorageError
+from components.storage.objects import PART
 
 SCHEME = "hf://"
-PART = 8 << 20  # bytes of one ranged request
 
 
 def is_on_hub(location: Location) -> bool:
