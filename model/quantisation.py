@@ -43,8 +43,8 @@ def _library(device: torch.device) -> ModuleType:
         library = importlib.import_module("bitsandbytes")
         layer = nn.Linear(64, 64, bias=False)
         _four_bits(library, layer, device)(torch.ones(1, 64, device=device, dtype=torch.bfloat16))
-    except (ImportError, RuntimeError, NotImplementedError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (ImportError, RuntimeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"lora.quantised=True, allowed: false, bitsandbytes does not work here: {reason}"
         ) from error

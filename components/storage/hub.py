@@ -47,7 +47,7 @@ def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str])
             snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StorageError(
             f"{kind} {name!r} is neither a local directory nor to be had from the Hub: {reason}"
         ) from error
@@ -87,5 +87,5 @@ def _explained(location: Location) -> Iterator[None]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{location}: no such file on the Hub") from error
     except (HfHubHTTPError, ValueError, httpx2.HTTPError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise StorageError(f"{location}: not to be had from the Hub: {reason}") from error
