@@ -113,10 +113,11 @@ def record(
     """Closes a stage: writes the record of every output, each as the last file of its directory.
 
     `summary` holds the stage's figures (steps, loss, accuracy, ...); seconds since the process
-    started and its peak memory are added.
+    started and the peak memory of it, or of a process it waited for, are added.
     """
     parents = {name: read(path) for name, path in inputs.items()}
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    usage = max(resource.getrusage(which).ru_maxrss for which in who) * 1024
     seconds = round(time.monotonic() - STARTED, 3)
     facts = {**summary, "seconds": seconds, "peak_memory_bytes": usage}
     common = {

@@ -1,12 +1,16 @@
 """Fetches the base model and the data, or makes both where a run needs nothing from outside."""
 
+import importlib
 import itertools
 import json
 import shutil
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from components import artifact, corpus, datacard
@@ -17,9 +21,7 @@ from components.download import gather
 from components.download.config import DownloadConfig, Shape
 from components.download.gather import Row, Rows
 from components.storage import fetch
-from model import checkpoint, tokenizer
-from model.config import LLaDAConfig
-from model.llada import LLaDA
+from model import tokenizer
 
 LEARNED = 50_000  # rows of a part that a new tokenizer learns from at most
 
@@ -90,24 +92,10 @@ def _limited(
 def _make_model(shape: Shape, seed: int, parts: dict[str, Rows], path: Path) -> int:
     """A new LLaDA and a tokenizer trained on the data; returns the number of parameters."""
     words = tokenizer.train(_learned(parts), vocabulary=shape.vocabulary)
-    torch.manual_seed(seed)
-    network = LLaDA(
-        LLaDAConfig(
-            d_model=shape.d_model,
-            n_layers=shape.n_layers,
-            n_heads=shape.n_heads,
-            mlp_hidden_size=shape.mlp_hidden_size,
-            vocab_size=shape.vocabulary,
-            max_sequence_length=shape.context,
-            rope_theta=shape.rope_theta,
-            mask_token_id=words.mask_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.eos_token_id,
-        )
-    )
-    checkpoint.save(network, path)
+    ids = words.mask_token_id, words.eos_token_id
+    parameters = _apart("make", shape, seed, *ids, path)
     words.save_pretrained(path)
-    return sum(parameter.numel() for parameter in network.parameters())
+    return parameters
 
 
 def _learned(parts: dict[str, Rows]) -> Iterator[str]:
@@ -127,7 +115,21 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> int:
         is_record = file.name == artifact.RECORD  # the source's, where a stage made it
         if file.suffix in (".json", ".safetensors", ".jinja") and not is_record:
             shutil.copyfile(file, path / file.name)
-    stored = next(iter(checkpoint.inspect(path)[1].values())).dtype
-    network = checkpoint.load(path, dtype=stored, check_finite=True)
+    parameters = _apart("check", path)
     tokenizer.load(path).save_pretrained(path)
-    return sum(parameter.numel() for parameter in network.parameters())
+    return parameters
+
+
+def _apart(function: str, *arguments: Any) -> int:
+    """What a function of `base_model` returns, or raises, in a process of its own.
+
+    A process that has imported the model already would save nothing, and calls it itself.
+    """
+    if "model.llada" in sys.modules:
+        return _base_model(function, *arguments)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_base_model, function, *arguments).result()
+
+
+def _base_model(function: str, *arguments: Any) -> int:
+    return getattr(importlib.import_module("components.download.base_model"), function)(*arguments)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from components import artifact
 from components.cli import main
-from components.download import stage
+from components.download import base_model, stage
 
+assert base_model  # imported here, it is not imported anew for every download
 POOL = random.Random(7)
 WORDS = [
     "".join(POOL.choices("abcdefghijklmnopqrstuvwxyz", k=POOL.randint(2, 9))) for _ in range(800)

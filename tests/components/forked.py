@@ -4,6 +4,7 @@ Starting Python with torch takes seconds, and the tests start hundreds of stages
 `components.cli.main`, which is all that `python -m components.<stage>` does.
 """
 
+import atexit
 import importlib
 import json
 import multiprocessing
@@ -44,7 +45,10 @@ def _run(stage, arguments, output, errors, environment, patch):
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     if patch is not None:
         patch()
-    main(importlib.import_module(f"components.{stage}.stage").run, arguments)
+    try:
+        main(importlib.import_module(f"components.{stage}.stage").run, arguments)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing does not; temporary files are removed there
 
 
 def finish(process, output, code=0):

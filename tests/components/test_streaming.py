@@ -13,7 +13,7 @@ from tests.components.corpora import prose
 from tests.conftest import ROOT
 
 BYTES = 2 << 30
-MOST, PRIVATE = 500, 400  # MB resident, and of those the process's own without library pages
+MOST, PRIVATE = 500, 300  # MB resident, and of those the process's own without library pages
 # Runs a command and prints the most private and the most resident memory, in KiB, that it had.
 MEASURED = r"""
 import re, resource, subprocess, sys, time

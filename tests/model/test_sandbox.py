@@ -14,7 +14,8 @@ import pytest
 from model import sandbox
 
 ROOT = Path(__file__).parents[2]
-QUICK = sandbox.Limits(seconds=60, cpu_seconds=1)
+QUICK = sandbox.Limits(seconds=60, cpu_seconds=1)  # for what would not end by itself
+PATIENT = sandbox.Limits(seconds=60, cpu_seconds=60)
 ALWAYS_EQUAL = """
 class Equal({base}):
     def __eq__(self, other):
@@ -36,7 +37,7 @@ def attempt(action):
 
 
 def ends_with(action, outcome):
-    return sandbox.passes(attempt(action), f"assert attempt() == {outcome!r}", QUICK)
+    return sandbox.passes(attempt(action), f"assert attempt() == {outcome!r}", PATIENT)
 
 
 def facts(path):
@@ -142,7 +143,7 @@ def test_the_tests_are_out_of_sight():
         assert "attempt" in seen
         assert "Xq" + "Zw" not in seen
     """
-    assert sandbox.passes(attempt(action), "secret = 'XqZw'\nassert attempt() == 'done'", QUICK)
+    assert sandbox.passes(attempt(action), "secret = 'XqZw'\nassert attempt() == 'done'", PATIENT)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""The base model: a new, untrained one, or the check of one that was fetched.
+
+The stage calls this by name in a process of its own (`_apart` there): the memory of the model and
+of its imports, 120 MB, is free again before the first row of a stream is read.
+"""
+
+from pathlib import Path
+
+import torch
+
+from components.download.config import Shape
+from model import checkpoint
+from model.config import LLaDAConfig
+from model.llada import LLaDA
+
+
+def make(shape: Shape, seed: int, mask_id: int, eos_id: int, path: Path) -> int:
+    """Writes a new LLaDA to `path`; returns its number of parameters."""
+    torch.manual_seed(seed)
+    network = LLaDA(
+        LLaDAConfig(
+            d_model=shape.d_model,
+            n_layers=shape.n_layers,
+            n_heads=shape.n_heads,
+            mlp_hidden_size=shape.mlp_hidden_size,
+            vocab_size=shape.vocabulary,
+            max_sequence_length=shape.context,
+            rope_theta=shape.rope_theta,
+            mask_token_id=mask_id,
+            eos_token_id=eos_id,
+            pad_token_id=eos_id,
+        )
+    )
+    checkpoint.save(network, path)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def check(path: Path) -> int:
+    """Loads the model at `path`, every weight; returns its number of parameters.
+
+    Raises what `checkpoint.load` raises.
+    """
+    stored = next(iter(checkpoint.inspect(path)[1].values())).dtype
+    network = checkpoint.load(path, dtype=stored, check_finite=True)
+    return sum(parameter.numel() for parameter in network.parameters())
