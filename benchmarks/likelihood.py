@@ -10,24 +10,13 @@ import torch.nn.functional as F
 
 from benchmarks import measure
 from benchmarks.measure import Row
+from benchmarks.network import network
 from model import likelihood
-from model.config import LLaDAConfig
 from model.likelihood import Request
 from model.llada import LLaDA
 
 SAMPLES = 32
 EVERY = 8  # of so many requests the loop scores one
-SMALL = LLaDAConfig(
-    d_model=512,
-    n_heads=8,
-    n_layers=8,
-    mlp_hidden_size=1536,
-    vocab_size=32768,
-    max_sequence_length=1024,
-    mask_token_id=32767,
-    eos_token_id=1,
-    pad_token_id=1,
-)
 # Tokens of an answer, by kind of task: a letter (MMLU, GPQA), a short choice (ARC, WinoGrande),
 # the end of a sentence or paragraph (HellaSwag, PIQA). Each kind has a third of the questions.
 KINDS = ((1, 1), (2, 6), (10, 40))
@@ -40,15 +29,6 @@ def rows(device: str) -> list[Row]:
         _row(model, choices(), "64 answers: 16 questions, four choices of 1 to 40 tokens", 3.0),
         _row(model, long_answers(), "16 answers of 16 to 64 tokens, nothing shared", 1.5),
     ]
-
-
-def network(device: str) -> LLaDA:
-    """The small model in fp32, on a GPU the 8B shape in bf16; random weights."""
-    torch.manual_seed(0)
-    if device == "cpu":
-        return LLaDA(SMALL).eval()
-    with torch.device(device):
-        return LLaDA(LLaDAConfig()).bfloat16().eval()
 
 
 def choices(questions: int = 16) -> list[Request]:

@@ -1,0 +1,31 @@
+"""The model of the inference benchmarks."""
+
+import torch
+
+from model.config import LLaDAConfig
+from model.llada import LLaDA
+
+SMALL = LLaDAConfig(
+    d_model=512,
+    n_heads=8,
+    n_layers=8,
+    mlp_hidden_size=1536,
+    vocab_size=32768,
+    max_sequence_length=1024,
+    mask_token_id=32767,
+    eos_token_id=1,
+    pad_token_id=1,
+)
+
+
+def network(device: str) -> LLaDA:
+    """The small model in fp32, on a GPU the 8B shape in bf16; random weights."""
+    torch.manual_seed(0)
+    if device == "cpu":
+        return LLaDA(SMALL).eval()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            return LLaDA(LLaDAConfig()).eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
