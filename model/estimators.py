@@ -92,8 +92,8 @@ def trajectory(
     """Each token under what was in sight when it was committed, up to a slice of the passes.
 
     TraceRL (arXiv:2509.06949, section 4.2): the passes of a rollout, `order_BL`, are cut into
-    `slices` runs with a random offset; a view hides what was committed in its run or later and
-    scores its run. More slices are closer to the probability with which the sampler chose.
+    `slices` runs, of which a random offset cuts one in two; a view hides what was committed in its
+    run or later and scores its run. More slices are closer to the sampler's own probability.
     """
     last = order_BL.masked_fill(~answer_BL, 0).amax(1, keepdim=True)
     offset_B1 = torch.rand(len(order_BL), 1, generator=generator, device=order_BL.device)

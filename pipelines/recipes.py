@@ -92,7 +92,6 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
             group=4,
             inner_updates=1,
             kl=0.0,
-            estimator="trajectory",
             rewards=(("verified", 1.0), ("format", 0.1), ("equations", 1.0)),
             reward_workers=1,
             gen_length=24,

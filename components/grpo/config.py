@@ -35,12 +35,13 @@ class GrpoConfig(Checkpointed):
     """How far above 1 the probability ratio may rise before its gradient is cut."""
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
-    estimator: Literal["one_pass", "complementary", "elbo", "trajectory"] = "complementary"
+    estimator: Literal["one_pass", "complementary", "elbo", "trajectory"] = "trajectory"
     """How log-probabilities are estimated: the whole answer hidden in one pass (diffu-GRPO), two
     passes that share the answer out between them (coupled-GRPO), the ELBO by quadrature, at the
     level of sequences (GDPO), or in the order in which the tokens were committed (TraceRL)."""
     passes: int = 3
-    """Passes of the elbo and trajectory estimators: quadrature points, slices of the order."""
+    """Passes of the elbo estimator, quadrature points, and slices of the trajectory estimator, of
+    which the offset cuts one in two, so that it makes a pass more."""
     prompt_mask: float = 0.15
     """Share of prompt tokens masked by the one-pass estimator."""
     gen_length: int = 256
