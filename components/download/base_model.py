@@ -32,7 +32,7 @@ def make(shape: Shape, seed: int, mask_id: int, eos_id: int, path: Path) -> int:
         )
     )
     checkpoint.save(network, path)
-    return sum(parameter.numel() for parameter in network.parameters())
+    return network.num_parameters()
 
 
 def check(path: Path) -> int:
@@ -42,4 +42,4 @@ def check(path: Path) -> int:
     """
     stored = next(iter(checkpoint.inspect(path)[1].values())).dtype
     network = checkpoint.load(path, dtype=stored, check_finite=True)
-    return sum(parameter.numel() for parameter in network.parameters())
+    return network.num_parameters()

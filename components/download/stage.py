@@ -127,7 +127,8 @@ def _apart(function: str, *arguments: Any) -> int:
     """
     if "model.llada" in sys.modules:
         return _base_model(function, *arguments)
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    # With one task the process ends after it, even where this one was killed meanwhile.
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         return pool.submit(_base_model, function, *arguments).result()
 
 

@@ -3,15 +3,16 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
-import pytest
 from safetensors.torch import load_file, save_file
 
 from components import dataset as data
 from components.artifact import RECORD
-from components.cli import main
-from components.download import arithmetic, stage
+from components.download import arithmetic
 from model import checkpoint, rewards, shards, tokenizer
+from tests.conftest import ROOT
 
 
 def rows(downloaded, part):
@@ -76,7 +77,8 @@ def test_record_names_every_file(downloaded):
     assert [entry["output"] for entry in record["lineage"]] == ["dataset"]
 
 
-def test_fetched_model_with_nan_is_refused(tmp_path, downloaded, capsys):
+def test_fetched_model_with_nan_is_refused(tmp_path, downloaded):
+    """By the real command, in which the model is checked in a process of its own."""
     shutil.copytree(downloaded / "model", tmp_path / "source")
     file = tmp_path / "source" / shards.SINGLE
     weights = load_file(file)
@@ -85,8 +87,9 @@ def test_fetched_model_with_nan_is_refused(tmp_path, downloaded, capsys):
     config = ["--config", json.dumps({"model": str(tmp_path / "source")})]
     outputs = ("model", "dataset", "metrics")
     paths = [word for name in outputs for word in (f"--{name}", str(tmp_path / name))]
-    with pytest.raises(SystemExit) as end:
-        main(stage.run, [*config, *paths])
-    assert end.value.code == 2
-    assert f"tensor {checkpoint.EMBEDDING} holds NaN" in capsys.readouterr().err
+    command = [sys.executable, "-m", "components.download", *config, *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"tensor {checkpoint.EMBEDDING} holds NaN" in line
     assert not (tmp_path / "model" / RECORD).exists()
