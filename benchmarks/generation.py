@@ -35,9 +35,9 @@ def _row(model: LLaDA, cache: sampler.Cache, requests: int, bar: float, device: 
     generator = torch.Generator().manual_seed(0)
     prompt_BP = torch.randint(2, 30000, (requests, PROMPT), generator=generator).to(device)
 
-    def run(cache: sampler.Cache, passes: int, steps: int = TOKENS) -> None:
+    def run(way: sampler.Cache, passes: int, steps: int = TOKENS) -> None:
         made = sampler.stream(
-            model, prompt_BP, gen_length=TOKENS, block_length=BLOCK, steps=steps, cache=cache
+            model, prompt_BP, gen_length=TOKENS, block_length=BLOCK, steps=steps, cache=way
         )
         for _ in itertools.islice(made, passes):
             pass
