@@ -68,10 +68,12 @@ def keep(name: str, device: str, text: str) -> None:
 
 def line(row: Row) -> str:
     """One row of the table."""
-    mark = "met" if row.is_met else "NOT met"
+    verdict = " | "
+    if row.bar is not None:
+        verdict = f"{row.bar:g}x | {'met' if row.is_met else 'NOT met'}"
     return (
         f"| {row.work} | {row.against} | {row.theirs:.4g} {row.unit} | {row.ours:.4g} {row.unit} "
-        f"| {row.ratio:.2f}x | {row.bar:g}x | {mark} |"
+        f"| {row.ratio:.2f}x | {verdict} |"
     )
 
 

@@ -32,8 +32,8 @@ class Row:
     """The peer's figure, a median."""
     ours: float
     """Our figure, a median."""
-    bar: float
-    """The smallest ratio that is good enough."""
+    bar: float | None
+    """The smallest ratio that is good enough; None for a figure that is only shown."""
     higher_is_better: bool = False
     """Whether the figures are speeds; times and sizes are better when low."""
 
@@ -44,8 +44,8 @@ class Row:
 
     @property
     def is_met(self) -> bool:
-        """Whether the ratio reaches the bar."""
-        return self.ratio >= self.bar
+        """Whether the ratio reaches the bar, where there is one."""
+        return self.bar is None or self.ratio >= self.bar
 
 
 def seconds(

@@ -43,20 +43,23 @@ def _dimension_of(turns: float, config: LLaDAConfig) -> float:
 
 
 def tables(config: LLaDAConfig, length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Cosines and sines of positions 0..length-1, fp32 [L, K], times YaRN's attention factor.
+    """Cosines and signed sines of positions 0..length-1, fp32 [L, K], times YaRN's factor.
 
-    The factor is (0.1 ln s + 1) `yarn_attn_factor` (section 3.4) and 1 for plain RoPE.
+    A pair of dimensions (i, i + K/2) is rotated to (a cos - b sin, b cos + a sin): the sines are
+    negative in the first half. The factor is (0.1 ln s + 1) `yarn_attn_factor` (section 3.4) and 1
+    for plain RoPE.
     """
     positions = torch.arange(length, dtype=torch.float32, device="cpu")
-    angles = torch.outer(positions, frequencies(config)).repeat(1, 2)
-    factor = (0.1 * math.log(config.yarn_scale) + 1.0) * config.yarn_attn_factor
-    if not config.yarn:
-        return angles.cos().to(device), angles.sin().to(device)
-    return (angles.cos() * factor).to(device), (angles.sin() * factor).to(device)
+    angles = torch.outer(positions, frequencies(config))
+    cosines, sines = angles.cos().repeat(1, 2), torch.cat((-angles.sin(), angles.sin()), dim=1)
+    if config.yarn:
+        factor = (0.1 * math.log(config.yarn_scale) + 1.0) * config.yarn_attn_factor
+        cosines, sines = cosines * factor, sines * factor
+    return cosines.to(device), sines.to(device)
 
 
 def rotate(states: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> torch.Tensor:
     """Rotates queries or keys [..., L, K] by their positions, in fp32; returns their own dtype."""
     wide = states.float()
-    left, right = wide.chunk(2, dim=-1)
-    return (wide * cos_LK + torch.cat((-right, left), dim=-1) * sin_LK).to(states.dtype)
+    partners = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return (wide * cos_LK + partners * sin_LK).to(states.dtype)
