@@ -60,7 +60,7 @@ def seconds(
     """
     for way in [warm_up] if warm_up else ways:
         way()
-    rounds = [[_timed(way, device) for way in ways] for _ in range(repeats)]
+    rounds = [[timed(way, device) for way in ways] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
@@ -95,7 +95,8 @@ def peak(device: torch.device | str = "cpu") -> Iterator[list[int]]:
     found.append(_resident("VmHWM") - before)
 
 
-def _timed(way: Callable[[], object], device: torch.device | str) -> float:
+def timed(way: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Seconds of one call, what it started on a GPU included."""
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)
