@@ -16,6 +16,7 @@ from components.dpo.config import DpoConfig
 from components.dpo.reference import ReferenceMargins
 from components.training import open_base, to_device, train_and_record
 from model import diffusion, estimators, preference, train
+from model.attention import training_kernels
 from model.draws import Draw
 from model.feed import Batch, Feed, Figures
 
@@ -56,7 +57,7 @@ def run(
 
         @torch.no_grad()
         def reference() -> torch.Tensor:
-            with wrapped.disable_adapter():
+            with wrapped.disable_adapter(), training_kernels(model.device):
                 return margin()
 
         reference_B = known.margins(chosen, reference) if known is not None else reference()

@@ -62,7 +62,7 @@ def test_gradient_a_draw_at_a_time_is_plain_autograd():
     assert value == pytest.approx(plain, rel=1e-5)
     for one, other in zip(found, expected, strict=True):
         assert other.any()
-        assert (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
+        assert (one - other).abs().max() <= 3e-5 * max(1, other.abs().max())
 
 
 def test_memory_does_not_grow_with_the_draws():
