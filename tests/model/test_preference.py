@@ -46,7 +46,9 @@ def test_ipo_by_hand():
 
 
 def test_gradient_a_draw_at_a_time_is_plain_autograd():
+    """In fp64: fp32 products of one draw and of all round differently on some processors."""
     model, wrapped = policy()
+    model.double()
     tokens, seen, views = batch()
     trained = [p for p in model.parameters() if p.requires_grad]
     with torch.no_grad(), wrapped.disable_adapter():
@@ -62,7 +64,7 @@ def test_gradient_a_draw_at_a_time_is_plain_autograd():
     assert value == pytest.approx(plain, rel=1e-5)
     for one, other in zip(found, expected, strict=True):
         assert other.any()
-        assert (one - other).abs().max() <= 3e-5 * max(1, other.abs().max())
+        assert (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
 
 
 def test_memory_does_not_grow_with_the_draws():
