@@ -18,7 +18,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pipeline-run pipeline-compile image-build image-push component-run \
-	kind-up kind-test kind-down test check bench format lock clean
+	kind-up kind-test kind-down test gpu-test check bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ test: .venv/ready ## run the tests, a worker to a processor and at most 4
 
 check: .venv/ready ## ruff format, ruff and mypy, changing nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+gpu-test: .venv/ready ## compare a GPU with the CPU; needs a GPU
+	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("gpu-test: torch sees no GPU")'
+	@$(BIN)/python -m pytest tests/gpu
 
 bench: .venv/ready ## measure side by side and write benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks

@@ -9,6 +9,9 @@ import torch
 
 from model.config import LLaDAConfig
 
+Places = slice | torch.Tensor
+"""Positions of a window that a pass runs over, from left to right; as a tensor, int64 [L]."""
+
 
 class KeyValueCache:
     """One key and one value tensor [B, H_kv, L, K] per layer."""
@@ -27,12 +30,11 @@ class KeyValueCache:
         self.values = torch.empty(shape, dtype=dtype, device=device)
 
     def update(
-        self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor
+        self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes rows start.. of a layer and returns that layer's whole keys and values."""
-        end = start + keys.shape[2]
-        self.keys[layer, :, :, start:end] = keys
-        self.values[layer, :, :, start:end] = values
+        """Writes the rows of a layer at `places` and returns its whole keys and values."""
+        self.keys[layer][:, :, places] = keys
+        self.values[layer][:, :, places] = values
         return self.keys[layer], self.values[layer]
 
     def keep(self, rows: torch.Tensor) -> None:

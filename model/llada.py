@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 
 from model import rope
 from model.attention import Packing, attention
-from model.cache import KeyValueCache
+from model.cache import KeyValueCache, Places
 from model.config import LLaDAConfig
 from model.projection import Projection
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm: normalised in fp32, scaled in the model's dtype."""
+    """Root-mean-square norm: normalised in fp32 at least, scaled in the model's dtype."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -29,9 +29,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        wide = states.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * (wide * scale).to(states.dtype)
+        normed = F.rms_norm(states, states.shape[-1:], eps=self.eps)
+        return self.weight * normed.to(states.dtype)
 
 
 class Block(nn.Module):
@@ -60,7 +59,7 @@ class Block(nn.Module):
         sin_LK: torch.Tensor,
         mask: torch.Tensor | Packing | None,
         cache: KeyValueCache | None,
-        start: int,
+        places: Places,
         positions_BQ: torch.Tensor | None = None,
     ) -> torch.Tensor:
         normed = self.attn_norm(x_BLD)
@@ -71,7 +70,7 @@ class Block(nn.Module):
             cos_LK, sin_LK = cos_LK[positions_BQ][:, None], sin_LK[positions_BQ][:, None]
         queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LK, sin_LK)
         if cache is not None:
-            keys, values = cache.update(self.layer, start, keys, values)
+            keys, values = cache.update(self.layer, places, keys, values)
         attended = attention(queries, keys, values, mask, grouped=self.grouped)
         x_BLD = x_BLD + self.attn_out(attended.transpose(1, 2).flatten(2))
         normed = self.ff_norm(x_BLD)
@@ -124,21 +123,28 @@ class LLaDA(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         *,
         cache: KeyValueCache | None = None,
-        start: int = 0,
+        start: int | torch.Tensor = 0,
         documents_BL: torch.Tensor | None = None,
         positions_BQ: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Final normalised states [B, L, D] of positions start..start+L.
 
         With a cache the pass also sees every other position of the cached window, and
-        `attention_mask` covers that whole window. `documents_BL` (model.attention) says which
-        positions belong to which packed document, in place of a mask and without a cache.
+        `attention_mask` covers that whole window. A `start` that is a tensor [] on the device is
+        read when the kernels run, as a recorded pass needs it, and not checked. `documents_BL`
+        (model.attention) says which positions belong to which packed document, in place of a mask
+        and without a cache.
         With `positions_BQ` the states are those positions' alone, [B, Q, D]: the last block makes
         no others.
         """
         length = tokens_BL.shape[1]
-        self._check_length(length, start)
-        cos_LK, sin_LK = (table[start : start + length] for table in self._rope(tokens_BL.device))
+        places: Places
+        if isinstance(start, int):
+            self._check_length(length, start)
+            places = slice(start, start + length)
+        else:
+            places = start + torch.arange(length, device=tokens_BL.device)
+        cos_LK, sin_LK = (table[places] for table in self._rope(tokens_BL.device))
         mask: torch.Tensor | Packing | None = _attention_bias(attention_mask)
         if documents_BL is not None:
             assert positions_BQ is None, "packed rows are computed whole"
@@ -148,7 +154,7 @@ class LLaDA(PreTrainedModel):
         blocks = self.model["transformer"]["blocks"]
         for block in blocks:
             wanted = positions_BQ if block is blocks[-1] else None
-            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, start, wanted)
+            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, places, wanted)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x_BLD = checkpoint(block, *arguments, use_reentrant=False)
             else:

@@ -14,6 +14,7 @@ import torch
 from model.cache import KeyValueCache
 from model.llada import LLaDA
 from model.projection import project
+from model.recording import MOST, Recorder, can_record
 
 SLICE = 2048  # rows of the head multiplied at once on a CPU
 
@@ -43,6 +44,8 @@ class Window:
         if not visible_BP.all():
             self.attention_BL = torch.cat((visible_BP, torch.ones_like(canvas_BG).bool()), dim=1)
         self.cache: KeyValueCache | None = None
+        self.recorder: Recorder | None = None
+        self.can_record = can_record(model)
 
     def open(self, start: int, end: int) -> None:
         """Makes answer positions start..end the active block; its first pass fills the cache."""
@@ -64,14 +67,7 @@ class Window:
             tokens_BL = torch.cat((tokens_BL, blind_BL))
             places_BM = places_BM.repeat(2, 1)
             attention_BL = None if attention_BL is None else attention_BL.repeat(2, 1)
-        low, high = self._span(tokens_BL)
-        hidden_BMD = self.model.hidden(
-            tokens_BL[:, low:high],
-            attention_BL,
-            positions_BQ=places_BM + (self.start - low),
-            cache=self.cache,
-            start=low,
-        )
+        hidden_BMD = self._states(tokens_BL, attention_BL, places_BM)
         logits_BMV = _head(hidden_BMD, self.model.head_weight).float()
         if self.cfg_scale:
             conditional, blind = logits_BMV.chunk(2)
@@ -103,6 +99,17 @@ class Window:
         if ended_B is not None and ended_B.any():
             self._keep((~ended_B).nonzero()[:, 0])
         self._locate()
+
+    def _states(self, tokens_BL, attention_BL, places_BM) -> torch.Tensor:
+        """Final states [B, M, D] of the block's masked positions."""
+        low, high = self._span(tokens_BL)
+        pass_BL, positions_BM = tokens_BL[:, low:high], places_BM + (self.start - low)
+        if self.cache is not None and low and self.can_record and pass_BL.numel() <= MOST:
+            self.recorder = self.recorder or Recorder(self.model, self.cache, attention_BL)
+            return self.recorder.hidden(pass_BL, low).take_along_dim(positions_BM[..., None], 1)
+        return self.model.hidden(
+            pass_BL, attention_BL, positions_BQ=positions_BM, cache=self.cache, start=low
+        )
 
     def _span(self, tokens_BL: torch.Tensor) -> tuple[int, int]:
         """The positions that this pass runs over; the whole window when the cache is stale."""
@@ -140,6 +147,7 @@ class Window:
             self.attention_BL = self.attention_BL[kept]
         if self.cache is not None:
             self.cache.keep(torch.cat((kept, kept + batch)) if self.cfg_scale else kept)
+            self.recorder = None
 
 
 def _align(

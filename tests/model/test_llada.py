@@ -29,7 +29,9 @@ def test_cached_equals_uncached(changes, dual):
         full = model.hidden(tokens, mask, cache=cache)
         end = 24 if dual else 40
         block = model.hidden(tokens[:, 16:end], mask, cache=cache, start=16)
+        again = model.hidden(tokens[:, 16:end], mask, cache=cache, start=torch.tensor(16))
     assert (model.head(block) - model.head(full[:, 16:end])).abs().max() < 1e-5
+    assert torch.equal(again, block)
 
 
 @pytest.mark.parametrize("left", [True, False])
