@@ -5,12 +5,15 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import (
+    adapter_step,
+    cost,
     generation,
     likelihood,
     loading,
@@ -32,18 +35,25 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "merging": merging.rows,
     "training": training.rows,
     "generation": generation.rows,
+    "adapter_step": adapter_step.rows,
 }
+GPU_ONLY = {"adapter_step"}
 
 
 def main() -> None:
-    """The command line behind `make bench`; exit code 1 when a bar is not met."""
+    """The command line behind `make bench`; exit code 1 when a bar is not met on a CPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
+    on_gpu = given.device != "cpu"
+    if not on_gpu and GPU_ONLY.intersection(given.names):
+        parser.error(f"{', '.join(GPU_ONLY)}: measured on a GPU alone, found: {given.device}")
     is_met = True
-    for name in given.names or BENCHMARKS:
+    for name in given.names or [n for n in BENCHMARKS if on_gpu or n not in GPU_ONLY]:
         rows = BENCHMARKS[name](given.device)
+        if on_gpu:  # the bars are for two cores and the small shapes
+            rows = [replace(row, bar=None) for row in rows]
         text = table(rows, given.device)
         print(f"{name}: {text}\n", flush=True)
         keep(name, given.device, text)
@@ -53,8 +63,14 @@ def main() -> None:
 
 def table(rows: list[Row], device: str) -> str:
     """The rows as Markdown below a line that names the machine."""
-    head = "| work | against | theirs | ours | ratio | bar | |\n|---|---|---|---|---|---|---|"
-    return "\n".join([machine(device), "", head, *map(line, rows)])
+    head = ["work", "against", "theirs", "ours", "ratio", "bar", ""]
+    lines, above = [cells(row) for row in rows], [machine(device)]
+    if any(row.use for row in rows):
+        above.append(cost.ceilings(device).legend)
+        head += ["MFU, theirs", "ours", "bandwidth floor, theirs", "ours"]
+        lines = [[*line, *use_cells(row)] for line, row in zip(lines, rows, strict=True)]
+    lines = [head, ["---"] * len(head), *lines]
+    return "\n".join([*above, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def keep(name: str, device: str, text: str) -> None:
@@ -66,15 +82,22 @@ def keep(name: str, device: str, text: str) -> None:
     RESULTS.write_text("\n".join(["# Results\n", *parts]))
 
 
-def line(row: Row) -> str:
+def cells(row: Row) -> list[str]:
     """One row of the table."""
-    verdict = " | "
+    figures = (f"{figure:.4g} {row.unit}" for figure in (row.theirs, row.ours))
+    verdict = ["", ""]
     if row.bar is not None:
-        verdict = f"{row.bar:g}x | {'met' if row.is_met else 'NOT met'}"
-    return (
-        f"| {row.work} | {row.against} | {row.theirs:.4g} {row.unit} | {row.ours:.4g} {row.unit} "
-        f"| {row.ratio:.2f}x | {verdict} |"
-    )
+        verdict = [f"{row.bar:g}x", "met" if row.is_met else "NOT met"]
+    return [row.work, row.against, *figures, f"{row.ratio:.2f}x", *verdict]
+
+
+def use_cells(row: Row) -> list[str]:
+    """What both ways make of the device."""
+    if row.use is None:
+        return [""] * 4
+    theirs, ours = row.use
+    shares = (theirs.flops, ours.flops, theirs.bandwidth, ours.bandwidth)
+    return [f"{share:.1%}" for share in shares]
 
 
 def machine(device: str) -> str:

@@ -5,11 +5,11 @@ small shape in fp32 on a CPU, the 8B shape in bf16 on a GPU. A request's pass ov
 rows in every product, too few for a CPU to multiply at its speed, so what the dual cache gains
 grows with the requests; the plain sampler, whose products have 512 rows a request, gains nothing
 from company. The dual cache's bar is held to at 16 requests, what an evaluation or a group of
-rollouts gives it; what it gains with fewer is shown beside it and is below that bar. The cached
-ways make whole answers. Of the plain way, whose passes cost the same, a round makes eight, in which
-one block fills up: whole answers would take it twenty minutes. They are spread over the cached
-answer, since a machine's speed drifts within the minutes that it takes. Speed against other
-implementations is elsewhere.
+rollouts gives it, the prefix cache's at 4; what they gain with fewer is shown beside it and is
+below that bar. The cached ways make whole answers. Of the plain way, whose passes cost the same, a
+round makes eight, in which one block fills up: whole answers would take it twenty minutes. They are
+spread over the cached answer, since a machine's speed drifts within the minutes that it takes.
+Speed against other implementations is elsewhere.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import torch
 
+from benchmarks import cost
 from benchmarks.measure import REPEATS, Row, timed
 from benchmarks.network import network
 from model import sampler
@@ -26,6 +27,7 @@ from model.llada import LLaDA
 PROMPT, TOKENS, BLOCK = 256, 256, 32
 PLAIN = 8  # passes of the plain sampler that are measured
 WAYS: tuple[tuple[sampler.Cache, int, float | None], ...] = (
+    ("prefix", 1, None),
     ("prefix", 4, 3.0),
     ("dual", 1, None),
     ("dual", 4, None),
@@ -64,6 +66,7 @@ def _row(model: LLaDA, cache: sampler.Cache, requests: int, bar: float | None, d
             pass
     rounds = zip(*(one_round() for _ in range(REPEATS)), strict=True)
     plain, cached = map(statistics.median, rounds)
+    without, with_cache = (cost.passes(model, requests, pass_shapes(w)) for w in ("none", cache))
     return Row(
         work=f"generate {TOKENS} tokens for {requests} at once, {cache} cache, {_shape(model)}",
         against="our plain sampler, the same requests and passes",
@@ -72,7 +75,20 @@ def _row(model: LLaDA, cache: sampler.Cache, requests: int, bar: float | None, d
         ours=requests / cached,
         bar=bar,
         higher_is_better=True,
+        use=(without.use(plain, device), with_cache.use(cached, device)),
     )
+
+
+def pass_shapes(cache: str) -> list[tuple[int, int, float]]:
+    """Positions of each of an answer's passes, of its window, and masks in its block."""
+    window = PROMPT + TOKENS
+    found: list[tuple[int, int, float]] = []
+    for turn in range(TOKENS):
+        start = PROMPT + turn // BLOCK * BLOCK
+        block_pass = {"none": window, "prefix": window - start, "dual": BLOCK}[cache]
+        is_first = turn % BLOCK == 0
+        found.append((window if is_first else block_pass, window, BLOCK - turn % BLOCK))
+    return found
 
 
 def _shape(model: LLaDA) -> str:

@@ -12,10 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 REPEATS = 5
+
+
+class Use(NamedTuple):
+    """What a way makes of the device; 1 is all of it."""
+
+    flops: float
+    """Model FLOP utilisation."""
+    bandwidth: float
+    """The time in which the memory could move what must be moved, as a share of the time spent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,8 @@ class Row:
     """The smallest ratio that is good enough; None for a figure that is only shown."""
     higher_is_better: bool = False
     """Whether the figures are speeds; times and sizes are better when low."""
+    use: tuple[Use, Use] | None = None
+    """What their way and ours make of the device, where it was counted."""
 
     @property
     def ratio(self) -> float:

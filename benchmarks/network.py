@@ -1,4 +1,4 @@
-"""The model of the inference benchmarks."""
+"""The models of the benchmarks."""
 
 import torch
 
@@ -18,14 +18,14 @@ SMALL = LLaDAConfig(
 )
 
 
-def network(device: str) -> LLaDA:
-    """The small model in fp32, on a GPU the 8B shape in bf16; random weights."""
+def network(device: str, small: LLaDAConfig = SMALL, large: LLaDAConfig | None = None) -> LLaDA:
+    """The small model in fp32, on a GPU the large one in bf16 (default: 8B); random weights."""
     torch.manual_seed(0)
     if device == "cpu":
-        return LLaDA(SMALL).eval()
+        return LLaDA(small).eval()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            return LLaDA(LLaDAConfig()).eval()
+            return LLaDA(large or LLaDAConfig()).eval()
     finally:
         torch.set_default_dtype(torch.float32)

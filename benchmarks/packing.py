@@ -4,7 +4,7 @@ Forward and backward of the pretraining loss. Document lengths are log-normal, m
 sigma 1, cut to 16 to 512 tokens: the spread of web text at about a quarter of its length. The
 padded batches are a plain loader's: eight documents at a time in random order. The packed rows have
 512 tokens, filled first-fit by falling length. Packing happens before the clock starts, as a loader
-does it.
+does it. On a GPU four layers of the 8B width in bf16.
 """
 
 import torch
@@ -12,11 +12,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks import measure
 from benchmarks.measure import Row
+from benchmarks.network import network
 from model import diffusion
 from model.config import LLaDAConfig
-from model.llada import LLaDA
 
-SHAPE = LLaDAConfig(
+SMALL = LLaDAConfig(
     d_model=256,
     n_heads=4,
     n_layers=4,
@@ -27,16 +27,13 @@ SHAPE = LLaDAConfig(
     eos_token_id=1,
     pad_token_id=1,
 )
+LARGE = LLaDAConfig(n_layers=4)
 DOCUMENTS, PADDED_ROWS, WINDOW, PACKED_ROWS = 32, 8, 512, 2
 
 
 def rows(device: str) -> list[Row]:
     """Useful tokens a second of both ways, over the same documents."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = LLaDA(SHAPE).train()
-    if device != "cpu":
-        model.bfloat16()
+    model = network(device, SMALL, LARGE).train()
     lengths = document_lengths(DOCUMENTS)
     texts = [torch.randint(2, 8000, (length,)) for length in lengths]
     batches = [[b.to(device) for b in batch] for batch in padded(texts)]
