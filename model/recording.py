@@ -13,13 +13,23 @@ from model.cache import KeyValueCache
 from model.llada import LLaDA
 
 MOST = 512  # positions of a pass: with more the GPU is the slower of the two (DECISIONS.md)
+PLAIN = ("model.", "torch.nn.", "peft.tuners.lora.")
 
 
 def can_record(model: LLaDA) -> bool:
-    """Whether the model's passes are plain kernels on one GPU: not quantised, sharded or cast."""
+    """Whether the model lies on the current GPU and its passes are kernels alone."""
     if model.device.type != "cuda" or torch.is_autocast_enabled("cuda"):
         return False
-    return all(type(weight) is nn.Parameter for weight in model.parameters())
+    return model.device.index == torch.cuda.current_device() and is_plain(model)
+
+
+def is_plain(model: LLaDA) -> bool:
+    """Whether every layer is our own, torch's or a LoRA: not quantised, sharded or with new tokens.
+
+    Others may copy from the host or speak to other processes, which a recording cannot hold.
+    """
+    layers = all(type(module).__module__.startswith(PLAIN) for module in model.modules())
+    return layers and all(type(weight) is nn.Parameter for weight in model.parameters())
 
 
 class Recorder:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from model import diffusion, likelihood, sampler, window
+from model import diffusion, likelihood, lora, sampler, window
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.recording import MOST, Recorder
@@ -116,6 +116,22 @@ def as_it_is(recorder, tokens_BS, start):
     return recorder.model.hidden(
         tokens_BS, recorder.attention_BL, cache=recorder.cache, start=start
     )
+
+
+def test_answers_of_an_adapter(models, recorded):
+    cpu, gpu = (copy.deepcopy(model) for model in models)
+    for model in (cpu, gpu):
+        lora.attach(model, rank=4, alpha=8, dropout=0.1, targets=("q_proj", "up_proj"))
+        model.eval()
+        generator = torch.Generator().manual_seed(3)
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.data = 0.1 * torch.randn(weight.shape, generator=generator).to(weight.device)
+    tokens, _ = padded()
+    expected = sampler.generate(cpu, tokens, cache="dual", **OPTIONS)
+    found = sampler.generate(gpu, tokens.cuda(), cache="dual", **OPTIONS)
+    assert torch.equal(found.tokens_BL.cpu(), expected.tokens_BL)
+    assert [len(each.recordings) for each in recorded] == [1]
 
 
 def test_long_passes_are_not_recorded(models, recorded):
