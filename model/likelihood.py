@@ -21,7 +21,7 @@ from model.llada import LLaDA
 Draw = Literal["exact", "reference"]
 Request = tuple[torch.Tensor, torch.Tensor]
 
-TOKENS_PER_PASS = {"cpu": 4096}
+TOKENS_PER_PASS = {"cpu": 1024}
 TOKENS_PER_PASS_ELSEWHERE = 32768
 # Requests whose rows are in memory at once; equal rows are found among them.
 GROUP = 64
@@ -84,7 +84,7 @@ def log_likelihoods(
     Request i draws its own noise, from `request_generator(seed, i)`, so its value does not depend
     on its neighbours but for rounding. `batch_size` samples are stratified together, as upstream;
     how many rows go through the model at once is up to `tokens_per_pass` (padding included; half
-    as many rows with guidance), by default 4096 on a CPU, 32768 elsewhere. A row that occurs twice
+    as many rows with guidance), by default 1024 on a CPU, 32768 elsewhere. A row that occurs twice
     is computed once: short answers have few masks (one token: one), and the choices of a question
     share fully masked rows. `progress` is told how many more requests are done.
     """
