@@ -18,14 +18,17 @@ SMALL = LLaDAConfig(
 )
 
 
-def network(device: str, small: LLaDAConfig = SMALL, large: LLaDAConfig | None = None) -> LLaDA:
-    """The small model in fp32, on a GPU the large one in bf16 (default: 8B); random weights."""
+LARGE = LLaDAConfig()  # 8B
+
+
+def network(device: str, small: LLaDAConfig = SMALL, large: LLaDAConfig = LARGE) -> LLaDA:
+    """The small model in fp32, on a GPU the large one in bf16; random weights."""
     torch.manual_seed(0)
     if device == "cpu":
         return LLaDA(small).eval()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            return LLaDA(large or LLaDAConfig()).eval()
+            return LLaDA(large).eval()
     finally:
         torch.set_default_dtype(torch.float32)

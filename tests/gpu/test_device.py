@@ -10,6 +10,10 @@ from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.recording import MOST, Recorder
 
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="torch sees no GPU; make gpu-test runs these on one"
+)
+
 CONFIG = LLaDAConfig(
     d_model=128,
     n_heads=4,
