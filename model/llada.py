@@ -2,7 +2,8 @@
 
 Parameter names are upstream's, so that checkpoints load as they are. No timestep input, no label
 shift: the logits at a position predict the token at that position. Sampling and losses are
-elsewhere. Shapes: B batch, L length, D model width, H heads, K head size, V vocabulary.
+elsewhere. Shapes: B batch, L length, D model width, H heads, K head size, R = K/2 rotated pairs,
+V vocabulary.
 """
 
 import math
@@ -55,20 +56,20 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: torch.Tensor,
-        cos_LK: torch.Tensor,
-        sin_LK: torch.Tensor,
+        cos_LR: torch.Tensor,
+        sin_LR: torch.Tensor,
         mask: torch.Tensor | Packing | None,
         cache: KeyValueCache | None,
         places: Places,
         positions_BQ: torch.Tensor | None = None,
     ) -> torch.Tensor:
         normed = self.attn_norm(x_BLD)
-        keys = rope.rotate(self._heads(self.k_proj(normed)), cos_LK, sin_LK)
+        keys = rope.rotate(self._heads(self.k_proj(normed)), cos_LR, sin_LR)
         values = self._heads(self.v_proj(normed))
         if positions_BQ is not None:
             x_BLD, normed = (s.take_along_dim(positions_BQ[..., None], 1) for s in (x_BLD, normed))
-            cos_LK, sin_LK = cos_LK[positions_BQ][:, None], sin_LK[positions_BQ][:, None]
-        queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LK, sin_LK)
+            cos_LR, sin_LR = cos_LR[positions_BQ][:, None], sin_LR[positions_BQ][:, None]
+        queries = rope.rotate(self._heads(self.q_proj(normed)), cos_LR, sin_LR)
         if cache is not None:
             keys, values = cache.update(self.layer, places, keys, values)
         attended = attention(queries, keys, values, mask, grouped=self.grouped)
@@ -144,7 +145,7 @@ class LLaDA(PreTrainedModel):
             places = slice(start, start + length)
         else:
             places = start + torch.arange(length, device=tokens_BL.device)
-        cos_LK, sin_LK = (table[places] for table in self._rope(tokens_BL.device))
+        cos_LR, sin_LR = (table[places] for table in self._rope(tokens_BL.device))
         mask: torch.Tensor | Packing | None = _attention_bias(attention_mask)
         if documents_BL is not None:
             assert positions_BQ is None, "packed rows are computed whole"
@@ -154,7 +155,7 @@ class LLaDA(PreTrainedModel):
         blocks = self.model["transformer"]["blocks"]
         for block in blocks:
             wanted = positions_BQ if block is blocks[-1] else None
-            arguments = (x_BLD, cos_LK, sin_LK, mask, cache, places, wanted)
+            arguments = (x_BLD, cos_LR, sin_LR, mask, cache, places, wanted)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x_BLD = checkpoint(block, *arguments, use_reentrant=False)
             else:

@@ -1,17 +1,18 @@
 """Rotary position embedding (arXiv:2104.09864) on split halves, and YaRN (arXiv:2309.00071).
 
-Tables are made in fp32 and applied in fp32. Shapes: L positions, K head size.
+Tables are made in fp32 and applied in fp32. Shapes: L positions, K head size, R = K/2 pairs.
 """
 
 import math
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from model.config import LLaDAConfig
 
 
 def frequencies(config: LLaDAConfig) -> torch.Tensor:
-    """Rotation per position of each pair of dimensions: fp32 [K/2].
+    """Rotation per position of each pair of dimensions: fp32 [R].
 
     Plain RoPE is theta^(-2i/K). YaRN (section 3.2, "NTK-by-parts") keeps the dimensions that turn
     more than `beta_fast` times within the original window, divides by the scale those that turn
@@ -43,23 +44,49 @@ def _dimension_of(turns: float, config: LLaDAConfig) -> float:
 
 
 def tables(config: LLaDAConfig, length: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Cosines and signed sines of positions 0..length-1, fp32 [L, K], times YaRN's factor.
+    """Cosines and sines of positions 0..length-1, fp32 [L, R], times YaRN's factor.
 
-    A pair of dimensions (i, i + K/2) is rotated to (a cos - b sin, b cos + a sin): the sines are
-    negative in the first half. The factor is (0.1 ln s + 1) `yarn_attn_factor` (section 3.4) and 1
-    for plain RoPE.
+    The factor is (0.1 ln s + 1) `yarn_attn_factor` (section 3.4) and 1 for plain RoPE.
     """
     positions = torch.arange(length, dtype=torch.float32, device="cpu")
     angles = torch.outer(positions, frequencies(config))
-    cosines, sines = angles.cos().repeat(1, 2), torch.cat((-angles.sin(), angles.sin()), dim=1)
+    cosines, sines = angles.cos(), angles.sin()
     if config.yarn:
         factor = (0.1 * math.log(config.yarn_scale) + 1.0) * config.yarn_attn_factor
         cosines, sines = cosines * factor, sines * factor
     return cosines.to(device), sines.to(device)
 
 
-def rotate(states: torch.Tensor, cos_LK: torch.Tensor, sin_LK: torch.Tensor) -> torch.Tensor:
-    """Rotates queries or keys [..., L, K] by their positions, in fp32; returns their own dtype."""
-    wide = states.float()
-    partners = wide.roll(wide.shape[-1] // 2, dims=-1)
-    return (wide * cos_LK + partners * sin_LK).to(states.dtype)
+def rotate(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Rotates queries or keys [..., L, K] by their positions, in fp32; returns their own dtype.
+
+    The pair of dimensions (i, i + K/2), (a, b), becomes (a cos - b sin, b cos + a sin). The tables
+    broadcast to [..., L, R].
+    """
+    if states.requires_grad:
+        return _Rotation.apply(states, cosines, sines)
+    return _rotated(states, cosines, sines)
+
+
+class _Rotation(torch.autograd.Function):
+    """Its gradient is the rotation the other way round."""
+
+    @staticmethod
+    def forward(ctx, states, cosines, sines):
+        ctx.save_for_backward(cosines, sines)
+        return _rotated(states, cosines, sines)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope):
+        cosines, sines = ctx.saved_tensors
+        return _rotated(slope, cosines, -sines), None, None
+
+
+def _rotated(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Four kernels, which read and write the states' own dtype and widen in between."""
+    out = torch.empty_like(states)
+    (first, second), (low, high) = states.chunk(2, -1), out.chunk(2, -1)
+    torch.addcmul(first * cosines, second, sines, value=-1, out=low)
+    torch.addcmul(second * cosines, first, sines, out=high)
+    return out

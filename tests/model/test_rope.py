@@ -41,12 +41,6 @@ def theirs(scale, **changes):
     return LlamaRotaryEmbedding(rotary)
 
 
-def signless(sin_LK: torch.Tensor) -> torch.Tensor:
-    """Our sines with the sign of transformers', which negates the states of the first half."""
-    first, second = sin_LK.chunk(2, dim=1)
-    return torch.cat((-first, second), dim=1)
-
-
 @pytest.mark.parametrize("scale", [1.0, 1.5, 2.0, 4.0])
 def test_frequencies_are_those_of_transformers(scale):
     assert torch.equal(rope.frequencies(config(scale)), theirs(scale).inv_freq)
@@ -58,9 +52,9 @@ def test_every_position_is_that_of_transformers(scale):
     window = int(4096 * scale)
     expected = theirs(scale)(torch.zeros(1), torch.arange(window)[None])
     cos, sin = rope.tables(config(scale), window, torch.device("cpu"))
-    for ours, reference in zip((cos, signless(sin)), expected, strict=True):
-        assert ours.shape == (window, 128)
-        assert (ours - reference[0]).abs().max() < 3e-7
+    for ours, reference in zip((cos, sin), expected, strict=True):
+        assert ours.shape == (window, 64)
+        assert (ours.repeat(1, 2) - reference[0]).abs().max() < 3e-7
 
 
 @pytest.mark.parametrize("scale", [2.0, 4.0])
@@ -77,11 +71,11 @@ def test_rotated_queries_are_those_of_transformers(scale):
 
 def test_scale_one_is_plain_rope_bit_for_bit():
     expected = 1.0 / 500000.0 ** (torch.arange(0, 128, 2, dtype=torch.float32) / 128)
-    angles = torch.outer(torch.arange(5000, dtype=torch.float32), expected).repeat(1, 2)
+    angles = torch.outer(torch.arange(5000, dtype=torch.float32), expected)
     for one in (config(1.0), config(1.0, yarn=True, rope=False, yarn_beta_fast=16)):
         assert torch.equal(rope.frequencies(one), expected)
         cos, sin = rope.tables(one, 5000, torch.device("cpu"))
-        assert torch.equal(cos, angles.cos()) and torch.equal(signless(sin), angles.sin())
+        assert torch.equal(cos, angles.cos()) and torch.equal(sin, angles.sin())
 
 
 def test_yarn_that_is_switched_off_is_plain_rope():
@@ -116,3 +110,17 @@ def test_rotation_depends_on_distance_alone():
         for place in (0, 50, 190)
     ]
     assert max(products) - min(products) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_of_the_rotation(dtype):
+    """That of transformers' formula in fp32, in the states' dtype."""
+    cos, sin = rope.tables(config(2.0), 5, torch.device("cpu"))
+    states, slope = torch.randn(2, 1, 3, 5, 128).to(dtype)
+    ours, wide = states.clone().requires_grad_(), states.float().requires_grad_()
+    rope.rotate(ours, cos, sin).backward(slope)
+    both = [table.repeat(1, 2)[None] for table in (cos, sin)]
+    apply_rotary_pos_emb(wide, wide, *both)[0].backward(slope.float())
+    assert ours.grad.dtype == dtype
+    one_bit = torch.finfo(dtype).eps
+    torch.testing.assert_close(ours.grad, wide.grad.to(dtype), rtol=one_bit, atol=one_bit)
