@@ -45,11 +45,13 @@ def masked_cross_entropy(
     Rows are whole sequences under `attention_mask`, or packed (`documents_BL`, see
     `model.attention`). `z_loss` adds that much of the squared log-normaliser. No logits are held.
     """
+    # Before the passes: to count the masks is to wait for the GPU, which has little to do yet.
+    places_N = masked_BL.flatten().nonzero()[:, 0]
     hidden_BLD = model.hidden(noisy_BL, attention_mask, documents_BL=documents_BL)
-    loss_N = cross_entropy(
-        hidden_BLD[masked_BL], model.head_weight, tokens_BL[masked_BL], z_loss=z_loss
-    )
-    return loss_N.new_zeros(masked_BL.shape).masked_scatter(masked_BL, loss_N)
+    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, places_N)
+    targets_N = tokens_BL.flatten().index_select(0, places_N)
+    loss_N = cross_entropy(hidden_ND, model.head_weight, targets_N, z_loss=z_loss)
+    return loss_N.new_zeros(masked_BL.numel()).index_copy(0, places_N, loss_N).view_as(masked_BL)
 
 
 def pretraining_loss(
