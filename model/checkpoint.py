@@ -8,6 +8,8 @@ to the stages.
 import json
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from model.llada import LLaDA
 from model.shards import INDEX, Span
 
 CONFIG = "config.json"
+READERS = 8  # threads that copy to a GPU: with one the bus waits (DECISIONS.md)
 HEAD, EMBEDDING = "model.transformer.ff_out.weight", "model.transformer.wte.weight"
 
 
@@ -43,15 +46,15 @@ def load(
     FileNotFoundError naming the file that is not there.
     """
     model, spans = _open(Path(path))
+    on_cpu = torch.device(device).type == "cpu"
     found: dict[str, torch.Tensor] = {}
-    for file, names in groupby(spans, key=lambda name: spans[name].file):
-        with safe_open(file, framework="pt", device=str(device)) as tensors:
-            for name in names:
-                tensor = tensors.get_tensor(name)
-                found[name] = tensor.to(dtype)
-                is_mapped = found[name] is tensor and torch.device(device).type == "cpu"
-                if check_finite or not is_mapped:
-                    refuse_nan(found[name], f"{file}: tensor {name}")
+    with ThreadPoolExecutor(READERS) as readers:
+        each = map if on_cpu else readers.map  # on a CPU nothing is copied
+        for file, group in groupby(spans, key=lambda name: spans[name].file):
+            names = list(group)
+            with safe_open(file, framework="pt", device=str(device)) as tensors:
+                read = partial(_read, file, tensors, dtype=dtype, check_finite=check_finite)
+                found |= zip(names, each(read, names), strict=True)
     if model.config.weight_tying and HEAD in found:
         _drop_tied_head(Path(path), found)
     model.load_state_dict(found, assign=True)
@@ -125,6 +128,18 @@ def _open(path: Path) -> tuple[LLaDA, dict[str, Span]]:
                 f"expected {tuple(allowed[name].shape)}"
             )
     return model, spans
+
+
+def _read(
+    file: Path, tensors: safe_open, name: str, *, dtype: torch.dtype, check_finite: bool
+) -> torch.Tensor:
+    """One tensor; NaN is refused unless the numbers stay where they are in the file."""
+    tensor = tensors.get_tensor(name)
+    found = tensor.to(dtype)
+    is_mapped = found is tensor and found.device.type == "cpu"
+    if check_finite or not is_mapped:
+        refuse_nan(found, f"{file}: tensor {name}")
+    return found
 
 
 def _drop_tied_head(path: Path, found: dict[str, torch.Tensor]) -> None:
