@@ -11,6 +11,7 @@ Shapes: B batch, L length, T real tokens of the batch, H heads, K head size.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -56,17 +57,29 @@ class Packing:
 
     def __init__(self, documents_BL: torch.Tensor) -> None:
         """Raises ValueError when `documents_BL` is not in the format above."""
-        self.shape = documents_BL.shape
         self.runs: list[tuple[int, bool]] = []
         """Lengths of the runs of the flattened batch, and whether each is a document."""
         for row in documents_BL.tolist():
             self._add(row)
         self.lengths = [length for length, real in self.runs if real]
-        self.groups = _groups(self.lengths)
-        self.device = documents_BL.device
         self.is_full = all(real for _, real in self.runs)
-        self.places_T = documents_BL.flatten().nonzero()[:, 0]
-        self.ends = torch.tensor([0, *self.lengths], device=self.device).cumsum(0).int()
+        self.is_plain = self.is_full and len(self.runs) == len(documents_BL)
+        self.documents_BL = documents_BL
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Which documents are computed together where there is no kernel for many lengths."""
+        return _groups(self.lengths)
+
+    @cached_property
+    def places_T(self) -> torch.Tensor:
+        """Where the tokens of documents lie in the flattened batch."""
+        return self.documents_BL.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def ends(self) -> torch.Tensor:
+        """0, then where each document ends among the tokens of documents: int32."""
+        return torch.tensor([0, *self.lengths], device=self.documents_BL.device).cumsum(0).int()
 
     def _add(self, row: list[int]) -> None:
         last = 0
@@ -82,13 +95,17 @@ class Packing:
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor):
         """Softmax attention [B, H, L, K] within each document; zero at padding.
 
-        Keys and values may have fewer heads. On a GPU in half precision it is FlashAttention's
-        variable-length kernel, elsewhere one dense attention per group of like-sized documents.
+        Keys and values may have fewer heads. Rows of one document each are plain attention. Others
+        are FlashAttention's variable-length kernel on a GPU in half precision, elsewhere one dense
+        attention per group of like-sized documents.
         """
+        if self.is_plain:
+            grouped = queries.shape[1] != keys.shape[1]
+            return attention(queries, keys, values, None, grouped=grouped)
         flat = [states.transpose(1, 2).flatten(0, 1) for states in (queries, keys, values)]
         flash = queries.is_cuda and queries.dtype in (torch.float16, torch.bfloat16)
         out = self._flash(*flat) if flash else self._dense(*flat)
-        return out.unflatten(0, self.shape).transpose(1, 2)
+        return out.unflatten(0, self.documents_BL.shape).transpose(1, 2)
 
     def _flash(self, queries, keys, values) -> torch.Tensor:
         shape, longest = queries.shape, max(self.lengths, default=0)
