@@ -6,6 +6,10 @@ and from then on it is replayed: where the block lies is read from a tensor, so 
 length share a recording. Shapes: B batch, S positions of the pass, D model width.
 """
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -52,7 +56,10 @@ class Recorder:
             self.start = torch.tensor(start, device=tokens_BS.device)
             self.graph = torch.cuda.CUDAGraph()
             # Thread-local: NCCL's watchdog and data loaders may go on with calls of their own.
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            with (
+                _no_collection(),
+                torch.cuda.graph(self.graph, capture_error_mode="thread_local"),
+            ):
                 self.hidden_BSD = self.model.hidden(
                     self.tokens_BS, self.attention_BL, cache=self.cache, start=self.start
                 )
@@ -60,3 +67,15 @@ class Recorder:
         self.start.fill_(start)
         self.graph.replay()
         return self.hidden_BSD
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Holds back the garbage collector: an older graph that it frees would break a recording."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
