@@ -63,16 +63,18 @@ class Row:
 def seconds(
     *ways: Callable[[], object],
     warm_up: Callable[[], object] | None = None,
+    before: Callable[[], object] = lambda: None,
     repeats: int = REPEATS,
     device: torch.device | str = "cpu",
 ) -> list[float]:
     """The median seconds of each way: a warm-up, then `repeats` rounds in turn.
 
-    Each way is its own warm-up where there is no shorter one.
+    Each way is its own warm-up where there is no shorter one. What is to be done `before` each call
+    is not timed.
     """
     for way in [warm_up] if warm_up else ways:
         way()
-    rounds = [[timed(way, device) for way in ways] for _ in range(repeats)]
+    rounds = [[timed(way, device, before) for way in ways] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
@@ -107,8 +109,13 @@ def peak(device: torch.device | str = "cpu") -> Iterator[list[int]]:
     found.append(_resident("VmHWM") - before)
 
 
-def timed(way: Callable[[], object], device: torch.device | str = "cpu") -> float:
-    """Seconds of one call, what it started on a GPU included."""
+def timed(
+    way: Callable[[], object],
+    device: torch.device | str = "cpu",
+    before: Callable[[], object] = lambda: None,
+) -> float:
+    """Seconds of one call, what it started on a GPU included, after `before`."""
+    before()
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)

@@ -1,11 +1,13 @@
 """Merging a rank-128 adapter into 4 GB of bf16 weights: ours against peft.
 
 peft: load, attach, `merge_and_unload`, `save_pretrained`. Ours: `components.merge`'s own work, from
-directory to directory. Both write to the same disk and neither waits for it. Memory is the
-process's resident set; pages of files that a process maps count, pages of the kernel's cache of
-files that it reads or writes do not.
+directory to directory. Both write to the same disk and neither waits for it; before each the disk
+has written what came earlier, or one way would wait for the other's pages. Memory is the process's
+resident set; pages of files that a process maps count, pages of the kernel's cache of files that
+it reads or writes do not.
 """
 
+import os
 import shutil
 import tempfile
 import warnings
@@ -44,7 +46,7 @@ def rows(device: str) -> list[Row]:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            times = seconds(theirs, ours, device=device)
+            times = seconds(theirs, ours, before=os.sync, device=device)
             memory = [extra_bytes(way) for way in (theirs, ours)]
         _compare(root / "theirs", root / "ours")
     work = f"merge rank 128 into {size / 1e9:.1f} GB"
