@@ -63,7 +63,7 @@ class Row:
 def seconds(
     *ways: Callable[[], object],
     warm_up: Callable[[], object] | None = None,
-    before: Callable[[], object] = lambda: None,
+    before: Callable[[], object] | None = None,
     repeats: int = REPEATS,
     device: torch.device | str = "cpu",
 ) -> list[float]:
@@ -74,8 +74,13 @@ def seconds(
     """
     for way in [warm_up] if warm_up else ways:
         way()
-    rounds = [[timed(way, device, before) for way in ways] for _ in range(repeats)]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+    spent: list[list[float]] = [[] for _ in ways]
+    for _ in range(repeats):
+        for way, times in zip(ways, spent, strict=True):
+            if before:
+                before()
+            times.append(timed(way, device))
+    return [statistics.median(times) for times in spent]
 
 
 def extra_bytes(way: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -109,13 +114,8 @@ def peak(device: torch.device | str = "cpu") -> Iterator[list[int]]:
     found.append(_resident("VmHWM") - before)
 
 
-def timed(
-    way: Callable[[], object],
-    device: torch.device | str = "cpu",
-    before: Callable[[], object] = lambda: None,
-) -> float:
-    """Seconds of one call, what it started on a GPU included, after `before`."""
-    before()
+def timed(way: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Seconds of one call, what it started on a GPU included."""
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)

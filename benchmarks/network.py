@@ -16,8 +16,6 @@ SMALL = LLaDAConfig(
     eos_token_id=1,
     pad_token_id=1,
 )
-
-
 LARGE = LLaDAConfig()  # 8B
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from model import diffusion, likelihood, lora, sampler, window
+from model import checkpoint, diffusion, likelihood, lora, sampler, window
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.recording import MOST, Recorder
@@ -174,3 +174,20 @@ def test_loss_and_gradient(models):
         diffusion.masked_cross_entropy(model, *given).sum().backward()
     for one, other in zip(cpu.parameters(), gpu.parameters(), strict=True):
         torch.testing.assert_close(other.grad.cpu(), one.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loading(models, tmp_path, dtype):
+    """Several threads copy: every weight is its own, over several files, and NaN is refused."""
+    cpu, _ = models
+    checkpoint.save(cpu, tmp_path, shard_size=100_000)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = checkpoint.load(tmp_path, dtype=dtype, device="cuda")
+    assert loaded.device.type == "cuda"
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor.cpu(), cpu.state_dict()[name].to(dtype)), name
+    broken = copy.deepcopy(cpu)
+    broken.model["transformer"]["ln_f"].weight.data[3] = torch.nan
+    checkpoint.save(broken, tmp_path)
+    with pytest.raises(ValueError, match=r"ln_f.weight holds NaN"):
+        checkpoint.load(tmp_path, dtype=dtype, device="cuda")

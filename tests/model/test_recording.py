@@ -1,5 +1,7 @@
 """Which models' passes may be recorded; the recordings themselves are in tests/gpu."""
 
+import gc
+
 import pytest
 
 from model import lora, recording
@@ -33,3 +35,17 @@ def test_adapters(changes, is_plain):
     model = LLaDA(CONFIG)
     lora.attach(model, **ADAPTER, **changes)
     assert recording.is_plain(model) == is_plain
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_collector_is_held_back_and_let_go(was_on):
+    """Within a recording, also within one that fails; afterwards it is as it was."""
+    before = gc.isenabled()
+    try:
+        gc.enable() if was_on else gc.disable()
+        with pytest.raises(ZeroDivisionError), recording._no_collection():
+            assert not gc.isenabled()
+            1 / 0  # noqa: B018
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable() if before else gc.disable()
