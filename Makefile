@@ -32,7 +32,7 @@ setup: .venv/ready ## make the virtual environment in .venv from requirements.lo
 	@touch $@
 
 pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs RUNNER=process|docker
-	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) --runner $(RUNNER) $(foreach setting,$(SET),--set $(setting))
+	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) --runner $(RUNNER) $(foreach setting,$(SET),--set '$(setting)')
 
 image-build: .venv/ready ## build the image of every stage: FLAVOUR=cpu|cuda TAG=llada-reasoning:dev BASE_IMAGE= TORCH_INDEX=
 	@$(BIN)/python -m images.build --flavour '$(FLAVOUR)' --tag '$(TAG)' $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') $(if $(TORCH_INDEX),--torch-index '$(TORCH_INDEX)')
@@ -44,7 +44,7 @@ component-run: .venv/ready ## run one stage in its container: STAGE=sft ARGS="..
 	@$(BIN)/python -m images.component --runs '$(RUNS)' --network '$(NETWORK)' $(STAGE) $(ARGS)
 
 pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
-	@$(BIN)/python -m pipelines.compile $(RECIPE) $(foreach setting,$(SET),--set $(setting))
+	@$(BIN)/python -m pipelines.compile $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
 
 kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docker, kind, the internet
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster up

@@ -1,8 +1,8 @@
 """The command line of every stage, built from the signature of its `run`.
 
-A parameter annotated with a dataclass or `dict` is a JSON flag, every other one (see `artifact`) is
-a path. The inputs are verified and the outputs made before `run` starts. What a stage does is not
-here.
+A parameter annotated with a dataclass or `dict` is a JSON flag, one with a Literal a word, every
+other one (see `artifact`) a path. The inputs are verified and the outputs made before `run` starts.
+What a stage does is not here.
 """
 
 import argparse
@@ -97,6 +97,10 @@ def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.Argume
                 metavar="PATH",
                 help=text,
             )
+        elif typing.get_origin(hint) is typing.Literal:
+            default = inspect.signature(run).parameters[name].default
+            words = ", ".join(typing.get_args(hint))
+            parser.add_argument(flag, dest=name, default=default, metavar="WORD", help=words)
         else:
             is_open = hint is dict
             text = f"JSON object{'' if is_open else f' of {hint.__name__} fields, below'}"
@@ -106,12 +110,16 @@ def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.Argume
 
 
 def _config(kind: type, name: str, text: str) -> Any:
-    """A dataclass from JSON, or the JSON object itself where the stage builds it."""
+    """A dataclass from JSON, or the JSON object itself where the stage builds it; or a word."""
+    if typing.get_origin(kind) is typing.Literal:
+        return coerce.value(kind, text, name)
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--{name}: not JSON: {error}") from None
-    return coerce.value(kind, values, "" if _is_config(kind) else f"--{name}")
+    if _is_config(kind):
+        return coerce.build(kind, values, "" if name == "config" else name)
+    return coerce.value(kind, values, f"--{name}")
 
 
 def _is_config(hint: Any) -> bool:

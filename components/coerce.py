@@ -1,6 +1,7 @@
-"""From JSON to a configuration: exact types, unknown keys refused, every message naming the field.
+"""From JSON to a configuration: unknown keys refused, every message naming the field by its path.
 
-KFP turns 1 into 1.0, so a whole float is an integer here; 1.5 is not.
+KFP turns 1 into 1.0, so a whole float is an integer here; 1.5 is not. What a value may be is the
+configuration's own check (`model.checks`).
 """
 
 import dataclasses
@@ -8,9 +9,12 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar, Union
+
+from model.checks import check, check_type
 
 T = TypeVar("T")
+EXACT = 2**53  # up to here a float holds every whole number
 
 
 def build(kind: type[T], values: Any, name: str = "") -> T:
@@ -18,59 +22,59 @@ def build(kind: type[T], values: Any, name: str = "") -> T:
 
     Raises ValueError naming the field, the value and what is allowed.
     """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{name or 'config'}={values!r}, allowed: a JSON object")
+    check(name or "config", values, isinstance(values, Mapping), "a JSON object")
     hints = typing.get_type_hints(kind)
-    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     prefix = f"{name}." if name else ""
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"unknown field {prefix}{key}{hint}; allowed: {_names(fields)}")
-    return kind(**{key: value(hints[key], given, prefix + key) for key, given in values.items()})
+            hint, known = nearest(key, fields), ", ".join(sorted(fields))
+            raise ValueError(f"unknown field {prefix}{key:.100}{hint}; allowed: {known}")
+    for key, field in fields.items():
+        if key not in values and field.default is dataclasses.MISSING:
+            raise ValueError(f"{prefix}{key} is missing, and has no default")
+    given = {key: _converted(hints[key], item, prefix + key) for key, item in values.items()}
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise ValueError(_placed(name, str(error))) from None
 
 
 def value(hint: Any, given: Any, name: str) -> Any:
     """`given` as the annotated type. Raises ValueError naming the field, the value and the type."""
+    converted = _converted(hint, given, name)
+    check_type(name, hint, converted)
+    return converted
+
+
+def nearest(key: str, known: typing.Iterable[str]) -> str:
+    """A hint at the known name that is most like `key`, empty where none is."""
+    near = difflib.get_close_matches(key, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _converted(hint: Any, given: Any, name: str) -> Any:
+    """JSON's lists, numbers and objects in the type's own kind; what does not fit, as it is."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (Union, types.UnionType):
-        if given is None and type(None) in arguments:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return value(inner, given, name)
-    if origin is Literal:
-        return _expect(given in arguments, given, name, ", ".join(map(str, arguments)), given)
-    if origin is tuple:
-        return _sequence(arguments, given, name)
+    if origin in (Union, types.UnionType) and given is not None:
+        (inner,) = (argument for argument in arguments if argument is not types.NoneType)
+        return _converted(inner, given, name)
+    if origin is tuple and isinstance(given, list | tuple):
+        hints = (arguments[0],) * len(given) if arguments[-1] is Ellipsis else arguments
+        if len(hints) != len(given):
+            return given
+        pairs = enumerate(zip(hints, given, strict=True))
+        return tuple(_converted(inner, item, f"{name}[{n}]") for n, (inner, item) in pairs)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), given, name)
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    if hint is int:
-        whole = is_number and float(given).is_integer()
-        return int(_expect(whole, given, name, "a whole number", given))
-    if hint is float:
-        return float(_expect(is_number, given, name, "a number", given))
-    kinds = {bool: "true or false", str: "a text", dict: "a JSON object"}
-    return _expect(isinstance(given, hint), given, name, kinds.get(hint, str(hint)), given)
+    if hint is int and isinstance(given, float) and abs(given) <= EXACT and given.is_integer():
+        return int(given)
+    if hint is float and type(given) is int and abs(given) <= EXACT:
+        return float(given)
+    return given
 
 
-def _sequence(arguments: tuple, given: Any, name: str) -> tuple:
-    _expect(isinstance(given, list | tuple), given, name, "a list", given)
-    if arguments[-1] is Ellipsis:
-        arguments = (arguments[0],) * len(given)
-    _expect(len(given) == len(arguments), given, name, f"a list of {len(arguments)}", given)
-    return tuple(
-        value(hint, item, f"{name}[{number}]")
-        for number, (hint, item) in enumerate(zip(arguments, given, strict=True))
-    )
-
-
-def _expect(good: bool, given: Any, name: str, allowed: str, result: Any) -> Any:
-    if not good:
-        raise ValueError(f"{name}={given!r}, allowed: {allowed}")
-    return result
-
-
-def _names(fields: set[str]) -> str:
-    return ", ".join(sorted(fields))
+def _placed(name: str, message: str) -> str:
+    """The message of a configuration's check with the path to it; some say their name already."""
+    own = f"{name.rpartition('.')[2]}."
+    return f"{name}.{message.removeprefix(own)}" if name else message

@@ -65,6 +65,7 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
         """
         checked = place(
             preflight(
+                preference=preference,
                 download=download,
                 pretrain=pretrain,
                 merge=merge,

@@ -61,7 +61,7 @@ def main() -> None:
         runner = _runner(given.runner, given.runs)
     except ValueError as error:
         _end(str(error), 2)
-    directory = _directory(given.runs, given.preference, given.seed)
+    directory = _directory(given.runs, recipe.preference, given.seed)
     try:
         report = run(recipe, directory, runner)
     except StageFailed as error:

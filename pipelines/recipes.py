@@ -8,20 +8,21 @@ from components.dpo.config import DpoConfig
 from components.evaluate.config import EvaluateConfig
 from components.grpo.config import GrpoConfig
 from components.merge.config import MergeConfig
+from components.preflight.config import Preference
 from components.pretrain.config import PretrainConfig
 from components.release.config import ReleaseConfig
 from components.report.config import ReportConfig
 from components.sft.config import SftConfig
-from model.settings import Lora, check
+from model.settings import Checked, Lora
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """The configuration of every stage, and the branch that aligns the model."""
 
-    preference: str
+    preference: Preference
     download: DownloadConfig
     pretrain: PretrainConfig
     merge: MergeConfig
@@ -32,12 +33,8 @@ class Recipe:
     report: ReportConfig
     release: ReleaseConfig
 
-    def __post_init__(self) -> None:
-        known = self.preference in ("dpo", "grpo")
-        check("preference", self.preference, known, "dpo, grpo")
 
-
-def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
+def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     """A new model of a million parameters learns two-digit sums on two CPU cores."""
     adapter = Lora(rank=32, alpha=64.0, dropout=0.0, targets=LAYERS)
     return Recipe(
@@ -110,7 +107,7 @@ def tiny(*, seed: int = 0, preference: str = "grpo") -> Recipe:
     )
 
 
-def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
+def llada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     """LLaDA-8B-Base on GPUs, with LoRA in every training stage."""
     adapter = Lora()
     still = replace(adapter, dropout=0.0)
@@ -119,6 +116,7 @@ def llada_8b(*, seed: int = 0, preference: str = "grpo") -> Recipe:
         download=DownloadConfig(seed=seed),
         pretrain=PretrainConfig(
             warmup_steps=20,
+            window=8192,
             context=8192,
             activation_checkpointing=True,
             lora=adapter,

@@ -1,14 +1,15 @@
 """What is downloaded, or made where a run needs nothing from outside."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import check
+from model.settings import Checked, check, check_source, check_text
+
+LARGEST = 2**20  # of a new model's sizes; no machine holds more
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class Shape(Checked):
     """A new, untrained LLaDA of this shape."""
 
     d_model: int = 128
@@ -28,16 +29,19 @@ class Shape:
     that every frequency tells positions of a short sequence apart."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "context"):
-            check(f"shape.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        check("shape.vocabulary", self.vocabulary, self.vocabulary >= 300, "300 or more")
+            size = getattr(self, name)
+            check(f"shape.{name}", size, 1 <= size <= LARGEST, f"1 or more, up to {LARGEST}")
+        rows = self.vocabulary
+        check("shape.vocabulary", rows, 300 <= rows <= LARGEST, f"300 or more, up to {LARGEST}")
         check("shape.rope_theta", self.rope_theta, self.rope_theta > 1, "above 1")
         even = self.d_model % (2 * self.n_heads) == 0
         check("shape.d_model", self.d_model, even, f"a multiple of {2 * self.n_heads}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Checked):
     """Where rows of one kind come from, streamed."""
 
     location: str
@@ -54,12 +58,14 @@ class Source:
     """What compares an answer with a problem's, where a row does not name it."""
 
     def __post_init__(self) -> None:
-        check("location", self.location, bool(self.location), "a path, s3:// or hf://")
-        check("weight", self.weight, 0 < self.weight < math.inf, "above 0")
+        super().__post_init__()
+        check_source("location", self.location, hub=True)
+        check_text("column", self.column, "the name of a column")
+        check("weight", self.weight, self.weight > 0, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Checked):
     """Which documents of the pretraining sources are taken, by their length in tokens."""
 
     documents: int | None = None
@@ -74,6 +80,7 @@ class Sample:
     """Drop documents by the rules of components/quality.py, each counted by its name."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         some = self.documents is None or self.documents >= 1
         check("sample.documents", self.documents, some, "1 or more")
         check("sample.min_tokens", self.min_tokens, self.min_tokens >= 1, "1 or more")
@@ -83,7 +90,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DownloadConfig:
+class DownloadConfig(Checked):
     """Where the base model and the data come from."""
 
     model: str = "GSAI-ML/LLaDA-8B-Base"
@@ -120,6 +127,11 @@ class DownloadConfig:
     """Seed of the made data, of the order in which sources are drawn, and of new weights."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_source("model", self.model, hub=False)
+        check_source("dataset", self.dataset, hub=False)
+        for name in ("revision", "dataset_revision"):
+            check_text(name, getattr(self, name), "null or a commit")
         check("test_problems", self.test_problems, 1 <= self.test_problems <= 2000, "1 to 2000")
         check("max_tokens", self.max_tokens, self.max_tokens >= 8, "8 or more")
         check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import Lora, Training, check
+from model.settings import SCHEME, Lora, Training, check, check_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +36,18 @@ class DpoConfig(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("max_length", self.max_length, self.max_length >= 2, "2 or more")
-        check("beta", self.beta, self.beta > 0, "above 0")
+        check("beta", self.beta, 0 < self.beta <= 1000, "above 0, up to 1000")
         check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")
         assert self.lora is not None
         dropout = self.lora.dropout
         check("lora.dropout", dropout, dropout == 0, "0: it would be noise in the margin")
-        check("loss", self.loss, self.loss in ("sigmoid", "ipo"), "sigmoid, ipo")
         smoothing = self.label_smoothing
         check("label_smoothing", smoothing, 0 <= smoothing < 0.5, "0 to below 0.5")
         plain = self.loss == "sigmoid" or smoothing == 0
         check("label_smoothing", smoothing, plain, "0 with loss='ipo'")
-        check("draws", self.draws, self.draws >= 1, "1 or more")
-        check("sft_weight", self.sft_weight, self.sft_weight >= 0, "0 or more")
+        check("draws", self.draws, 1 <= self.draws <= 1000, "1 or more, up to 1000")
+        cache = self.reference_cache
+        check_text("reference_cache", cache, "null or a local directory")
+        is_local = cache is None or not SCHEME.match(cache)
+        check("reference_cache", cache, is_local, "null or a local directory")
+        check("sft_weight", self.sft_weight, 0 <= self.sft_weight <= 1000, "0 or more, up to 1000")

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import check
+from model.settings import Checked, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Checked):
     """Exact match on unseen problems, by lm_eval. The defaults are those of the 8B recipe."""
 
     gen_length: int = 256
@@ -28,11 +28,12 @@ class EvaluateConfig:
     """Seed of lm_eval's own draws; generation itself is greedy."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
         check("block_length", self.block_length, self.block_length >= 1, "1 or more")
         in_range = self.threshold is None or 0 <= self.threshold <= 1
         check("threshold", self.threshold, in_range, "0 to 1")
-        check("cache", self.cache, self.cache in ("none", "prefix", "dual"), "none, prefix, dual")
         check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         check("limit", self.limit, self.limit is None or self.limit >= 1, "1 or more")
         check("traces", self.traces, self.traces >= 0, "0 or more")
+        check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 2^32 - 1, numpy's")

@@ -64,7 +64,8 @@ class GrpoConfig(Checkpointed):
         super().__post_init__()
         groups = self.group >= 2 and self.batch_size % self.group == 0
         check("group", self.group, groups, f"2 or more, a divisor of batch_size={self.batch_size}")
-        check("inner_updates", self.inner_updates, self.inner_updates >= 1, "1 or more")
+        updates = self.inner_updates
+        check("inner_updates", updates, 1 <= updates <= 1000, "1 or more, up to 1000")
         parts = self.minibatch is None or (
             self.minibatch >= 1 and self.batch_size % self.minibatch == 0
         )
@@ -72,17 +73,19 @@ class GrpoConfig(Checkpointed):
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")
-        known = ("one_pass", "complementary", "elbo", "trajectory")
-        check("estimator", self.estimator, self.estimator in known, ", ".join(known))
         check("passes", self.passes, 1 <= self.passes <= 64, "1 to 64")
         check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
         check("block_length", self.block_length, self.block_length >= 1, "1 or more")
         in_range = self.threshold is None or 0 <= self.threshold <= 1
         check("threshold", self.threshold, in_range, "0 to 1")
-        check("temperature", self.temperature, self.temperature > 0, "above 0")
+        warm = 0 < self.temperature <= 100
+        check("temperature", self.temperature, warm, "above 0, up to 100")
         check_rewards("rewards", self.rewards)
-        check("reward_workers", self.reward_workers, self.reward_workers >= 1, "1 or more")
+        counts = self.judge is not None or any(weight for _, weight in self.rewards)
+        check("rewards", self.rewards, counts, "a weight other than 0, or a judge")
+        workers = self.reward_workers
+        check("reward_workers", workers, 1 <= workers <= 1000, "1 or more, up to 1000")
         check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")
         assert self.lora is not None
         dropout = self.lora.dropout

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from model.settings import Checked
+
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
+class MergeConfig(Checked):
     """Nothing to choose: the base's files, names and precision are kept."""

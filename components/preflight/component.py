@@ -7,6 +7,7 @@ from components.container import container
 
 @dsl.container_component
 def preflight(
+    preference: str,
     download: dict,
     pretrain: dict,
     merge: dict,
@@ -22,6 +23,7 @@ def preflight(
     return container(
         "preflight",
         configs={
+            "preference": preference,
             "download": download,
             "pretrain": pretrain,
             "merge": merge,

@@ -7,13 +7,14 @@ from model.settings import LossOptions, Training, check
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Training):
-    """Masked-diffusion pretraining on plain text. The defaults are those of the 8B recipe."""
+    """Masked-diffusion pretraining on plain text. The defaults are those of the 8B recipe,
+    which extends the context as well."""
 
     steps: int = 500
     batch_size: int = 64
     micro_batch_size: int = 1
     learning_rate: float = 1e-5
-    window: int = 8192
+    window: int = 4096
     """Tokens in a training sequence; longer documents are cut, shorter ones packed together."""
     context: int | None = None
     """Longest sequence of the trained model; beyond the base's own, positions are stretched by YaRN
@@ -26,3 +27,4 @@ class PretrainConfig(Training):
         check("window", self.window, self.window >= 1, "1 or more")
         longest = self.context
         check("context", longest, longest is None or longest >= self.window, "the window or more")
+        check("context", longest, longest is None or longest <= 2**20, "up to 2^20")

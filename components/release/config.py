@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from model.settings import check
+from model.settings import Checked, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReleaseConfig:
+class ReleaseConfig(Checked):
     """A model is released when it is accurate enough. The defaults are those of the 8B recipe."""
 
     accuracy: float = 0.5
@@ -15,5 +15,6 @@ class ReleaseConfig:
     """Name of the model on its card."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check("accuracy", self.accuracy, 0 <= self.accuracy <= 1, "0 to 1")
         check("name", self.name, bool(self.name.strip()) and "\n" not in self.name, "one line")

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from model.settings import check
+from model.settings import Checked, check, check_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(Checked):
     """One page with curves, accuracies and answers as they denoise."""
 
     title: str = "LLaDA reasoning pipeline"
@@ -15,4 +15,6 @@ class ReportConfig:
     """Problems whose denoising is drawn."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_text("title", self.title)
         check("traces", self.traces, 0 <= self.traces <= 50, "0 to 50")

@@ -24,5 +24,8 @@ class SftConfig(Training):
         super().__post_init__()
         check("max_length", self.max_length, self.max_length >= 2, "2 or more")
         check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")
+        held, used = self.validation_examples, self.examples
+        fewer = used is None or held < used
+        check("validation_examples", held, fewer, f"fewer than the examples={used}")
         curriculum = self.objective.curriculum
         check("objective.curriculum", curriculum, curriculum is None, "null: it is pretraining's")

@@ -4,14 +4,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import check
+from model.settings import Checked, check, check_text
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|[KMGTP]i?)?")
+NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?")
+QUANTITY = re.compile(r"(?=[\d.]*[1-9])\d+(\.\d+)?(m|k|[KMGTP]i?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainjobConfig:
+class TrainjobConfig(Checked):
     """A training stage on several nodes. The defaults are those of the 8B recipe."""
 
     stage: Literal["pretrain", "sft"] = "pretrain"
@@ -56,9 +57,11 @@ class TrainjobConfig:
     """Seconds between two questions about the job."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("nodes", "processes"):
-            check(name, getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        check("gpus", self.gpus, self.gpus >= 0, "0 or more")
+            count = getattr(self, name)
+            check(name, count, 1 <= count <= 10_000, "1 or more, up to 10000")
+        check("gpus", self.gpus, 0 <= self.gpus <= 1000, "0 or more, up to 1000")
         for name in ("cpu", "memory", "shared_memory"):
             text = getattr(self, name)
             good = text is None or QUANTITY.fullmatch(text) is not None
@@ -68,6 +71,19 @@ class TrainjobConfig:
             check(name, text, LABEL.fullmatch(text) is not None, "a name, as in-small-letters")
         whole = self.directory.startswith("/") and self.directory.rstrip("/") != ""
         check("directory", self.directory, whole, "an absolute path")
-        check("image", self.image, self.image is None or bool(self.image.strip()), "an image")
-        check("hours", self.hours, self.hours > 0, "more than 0")
-        check("poll", self.poll, self.poll > 0, "more than 0")
+        check_text("image", self.image, "an image")
+        for name in ("gpu", "namespace", "tolerations", "secrets"):
+            check_names(name, getattr(self, name))
+        # The value of a label may be empty.
+        check_names("pool", tuple((label, value or label) for label, value in self.pool))
+        check("hours", self.hours, 0 < self.hours <= 10_000, "more than 0, up to 10000")
+        check("poll", self.poll, 0 < self.poll <= 3600, "more than 0, up to 3600")
+
+
+def check_names(name: str, value: str | tuple | None) -> None:
+    """Raises ValueError unless every text within is a name: letters, digits, and - _ . / in it."""
+    if isinstance(value, tuple):
+        for number, item in enumerate(value):
+            check_names(f"{name}[{number}]", item)
+    elif value is not None:
+        check(name, value, NAME.fullmatch(value) is not None, "a name, as nvidia.com/gpu")
