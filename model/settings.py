@@ -15,7 +15,9 @@ REWARDS = ("verified", "exact", "math", "code", "format", "equations", "overlong
 S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?")
 """A bucket, and a key perhaps."""
 HUB = re.compile(r"hf://[^/]+/[^/]+.*")
-URL = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?(/[!-~]*)?", re.ASCII)
+URL = re.compile(
+    r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?(/[!\"$->@-~]*)?", re.ASCII
+)
 SCHEME = re.compile(r"\w+:/")
 
 

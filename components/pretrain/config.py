@@ -7,8 +7,10 @@ from model.settings import LossOptions, Training, check
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Training):
-    """Masked-diffusion pretraining on plain text. The defaults are those of the 8B recipe,
-    which extends the context as well."""
+    """Masked-diffusion pretraining on plain text. The defaults are those of the 8B recipe.
+
+    They keep the base's context; the recipe extends it, and with it the window.
+    """
 
     steps: int = 500
     batch_size: int = 64

@@ -44,6 +44,16 @@ def test_edges(compiled):
     assert producers(tasks["evaluate-2"])["model"] == ("merge-2", "model")
 
 
+def test_preflight_is_given_all_that_a_run_is(compiled):
+    """The word too: a wrong one would train the other branch for hours."""
+    task = compiled.pipeline["root"]["dag"]["tasks"]["preflight"]
+    given = task["inputs"]["parameters"]
+    assert given == {name: {"componentInputParameter": name} for name in ("preference", *STAGES)}
+    (container,) = [found for stage, found, _ in compiled.executors() if stage == "preflight"]
+    place = container["args"].index("--preference")
+    assert container["args"][place + 1] == "{{$.inputs.parameters['preference']}}"
+
+
 def test_branches(compiled):
     """Each aligns the SFT model, merges, evaluates and reports; only one of them runs."""
     pipeline = compiled.pipeline

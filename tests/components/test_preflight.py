@@ -1,0 +1,178 @@
+"""What preflight passes and what it refuses, through its command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipelines import llada
+from pipelines.recipes import RECIPES, tiny
+from tests.components.test_bad_input import refused
+from tests.conftest import ROOT, stage
+
+
+def preflight(*, recipe="tiny", preference=None, **changes):
+    """The stage on a recipe's values, with some fields of some stages changed."""
+    given = llada.arguments(RECIPES[recipe]())
+    del given["preference"]
+    for name, fields in changes.items():
+        given[name] = {**given[name], **fields}
+    word = {} if preference is None else {"preference": preference}
+    texts = {name: json.dumps(values) for name, values in given.items()}
+    return stage("preflight", check=False, **word, **texts)
+
+
+@pytest.mark.parametrize("preference", ["dpo", "grpo", None])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_pass(recipe, preference):
+    done = preflight(recipe=recipe, preference=preference)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "preflight: every configuration is valid\n"
+
+
+def test_the_defaults_pass():
+    assert stage("preflight").returncode == 0
+
+
+@pytest.mark.parametrize("preference", ["DPO", "ppo", "", "dpo ", "grpo,dpo", "null"])
+def test_preference(tmp_path, preference):
+    done = preflight(preference=preference)
+    refused(done, tmp_path, f"preference={preference!r}", "dpo, grpo")
+
+
+def test_the_command_itself(tmp_path):
+    """The other tests run the stage in a fork."""
+    command = [sys.executable, "-m", "components.preflight", "--preference", "DPO"]
+    command += ["--release-accuracy", str(tmp_path / "bar")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    refused(done, tmp_path, "components.preflight", "preference='DPO'", "dpo, grpo")
+    assert not (tmp_path / "bar").exists()
+
+
+FIELDS = [
+    ("grpo", "gen_length", "below 128"),
+    ("evaluate", "gen_length", "below 128"),
+    ("pretrain", "window", "up to 128"),
+    ("sft", "max_length", "up to 128"),
+    ("dpo", "max_length", "up to 128"),
+]
+
+
+@pytest.mark.parametrize(("name", "field", "allowed"), FIELDS)
+def test_every_length_is_compared_with_the_context(tmp_path, name, field, allowed):
+    over = 128 if allowed.startswith("below") else 129
+    for length in (over, 4096):
+        done = preflight(**{name: {field: length}})
+        refused(done, tmp_path, f"{name}.{field}={length}, allowed: {allowed}", "download.shape")
+    assert preflight(**{name: {field: over - 1}}).returncode == 0
+
+
+@pytest.mark.parametrize(("name", "field", "allowed"), FIELDS)
+def test_pretraining_may_make_room(tmp_path, name, field, allowed):
+    longer = {"pretrain": {"context": 512}}
+    longer[name] = {**longer.get(name, {}), field: 300}
+    assert preflight(**longer).returncode == 0
+    longer[name][field] = 513
+    if name != "pretrain":
+        done = preflight(**longer)
+        refused(done, tmp_path, f"{name}.{field}=513", "512 (the context of pretrain.context)")
+
+
+def test_all_lengths_are_said_at_once(tmp_path):
+    done = preflight(**{name: {field: 4096} for name, field, _ in FIELDS})
+    refused(done, tmp_path, *(f"{name}.{field}=4096, allowed: {to}" for name, field, to in FIELDS))
+
+
+def test_the_context_does_not_shrink(tmp_path):
+    done = preflight(pretrain={"context": 64, "window": 64})
+    refused(done, tmp_path, "pretrain.context=64, allowed: 128 (the base's own) or more")
+
+
+def test_context_of_a_published_model(tmp_path):
+    done = preflight(recipe="llada_8b", pretrain={"context": 2048, "window": 2048})
+    refused(done, tmp_path, "pretrain.context=2048, allowed: 4096 (the base's own) or more")
+    done = preflight(recipe="llada_8b", grpo={"gen_length": 8192})
+    refused(done, tmp_path, "grpo.gen_length=8192, allowed: below 8192 (the context of pretrain")
+
+
+def test_context_of_a_local_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"max_sequence_length": 100}')
+    model = {"model": str(tmp_path)}
+    done = preflight(download=model, sft={"max_length": 101})
+    refused(done, tmp_path, "sft.max_length=101, allowed: up to 100", str(tmp_path))
+    assert preflight(download=model, sft={"max_length": 100}).returncode == 0
+    for text in ("{", "[]", '{"max_sequence_length": "long"}', "[" * 100_000, "\udcff"):
+        (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+        refused(preflight(download=model), tmp_path, f"{tmp_path}/config.json")
+
+
+@pytest.mark.parametrize("model", ["someone/else", "s3://bucket/model", "/not/mounted/here"])
+def test_a_context_that_is_not_known(tmp_path, model):
+    """Without network nothing is compared, unless pretraining says how long the context becomes."""
+    given = {"model": model}
+    done = preflight(download=given, sft={"max_length": 4096})
+    assert done.returncode == 0 and f"{model!r} is not here" in done.stdout
+    done = preflight(download=given, pretrain={"context": 256}, sft={"max_length": 4096})
+    refused(done, tmp_path, "sft.max_length=4096, allowed: up to 256")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "word"),
+    [
+        ("pretrain", {"weight_decay": float("inf")}, "pretrain.weight_decay=inf"),
+        ("sft", {"steps": 1e300}, "sft.steps=1e+300"),
+        ("sft", {"steps": True}, "sft.steps=True"),
+        ("sft", {"clip": float("nan")}, "sft.clip=nan"),
+        ("dpo", {"beta": float("inf")}, "dpo.beta=inf"),
+        ("grpo", {"temperature": float("inf")}, "grpo.temperature=inf"),
+        ("grpo", {"judge": {"url": "h", "model": "m"}}, "grpo.judge.url='h'"),
+        ("grpo", {"judge": {"url": "http://h"}}, "grpo.judge.model is missing"),
+        ("grpo", {"checkpoint_uri": "gs://bucket/key"}, "grpo.checkpoint_uri='gs://bucket/key'"),
+        ("release", {"accuracy": 60}, "release.accuracy=60.0, allowed: 0 to 1"),
+        ("report", {"title": " "}, "report.title=' '"),
+        ("download", {"shape": {"rope_theta": float("inf")}}, "download.shape.rope_theta=inf"),
+    ],
+)
+def test_values_name_their_stage(tmp_path, name, fields, word):
+    refused(preflight(**{name: fields}), tmp_path, word)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"steps": ' + "9" * 5000 + "}", "{", "", "\ud800"]
+)
+def test_text_that_is_no_json(tmp_path, text):
+    refused(stage("preflight", check=False, sft=text), tmp_path, "--sft: not JSON")
+
+
+def test_parts_of_the_data_that_nothing_gives(tmp_path):
+    """An evaluation would miss its problems after pretraining, GRPO its own after SFT."""
+    parts = ("pretrain", "sft", "preferences", "problems", "test")
+    whole = {part: [{"location": f"/data/{part}.jsonl"}] for part in parts}
+    assert preflight(download=whole).returncode == 0
+    for part in parts:
+        done = preflight(preference="grpo", download={**whole, part: []})
+        if part == "preferences":  # which are DPO's
+            assert done.returncode == 0
+            done = preflight(preference="dpo", download={**whole, part: []})
+        refused(done, tmp_path, f"download.{part}=[]", "download.dataset")
+    ready = {"sft": whole["sft"], "dataset": "/data/ready"}
+    assert preflight(download=ready).returncode == 0
+    few = preflight(download={**whole, "examples": 10}, sft={"validation_examples": 10})
+    refused(few, tmp_path, "sft.validation_examples=10, allowed: below 10 (download.examples)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sft": {"steps": 10}}, "sft.warmup_steps=50 with 10 updates"),
+        ({"grpo": {"warmup_steps": 137}}, "grpo.warmup_steps=137 with 136 updates"),
+        ({"evaluate": {"gen_length": 32}}, "grpo.gen_length=24 with evaluate.gen_length=32"),
+        ({"grpo": {"gen_length": 100}}, "grpo.gen_length=100 with sft.max_length=64"),
+    ],
+)
+def test_doubts_are_said_and_stop_nothing(changes, words):
+    assert tiny().grpo.steps * 4 == 136
+    done = preflight(**changes)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
