@@ -81,9 +81,11 @@ def _set(kind: type, values: dict, path: Path, given: object) -> dict:
     """`values` of the dataclass `kind` with one set; a null configuration begins as its default."""
     head, *rest = path
     inner, found = _nested(kind, head), values.get(head)
-    if rest and inner is not None and (found is None or isinstance(found, dict)):
-        return {**values, head: _set(inner, found or {}, tuple(rest), given)}
-    return {**values, ".".join(path): given}
+    if not rest or inner is None:
+        return {**values, ".".join(path): given}
+    if found is not None and not isinstance(found, dict):
+        return values  # is refused as it is
+    return {**values, head: _set(inner, found or {}, tuple(rest), given)}
 
 
 def _nested(kind: type, name: str) -> type | None:

@@ -29,7 +29,7 @@ def refused(done, *words):
         assert word in line
 
 
-@pytest.mark.parametrize("order", itertools.permutations(TOGETHER))
+@pytest.mark.parametrize("order", list(itertools.permutations(TOGETHER)))
 def test_settings_that_are_valid_only_together(order):
     grpo = choose("tiny", settings=list(order)).grpo
     assert (grpo.batch_size, grpo.micro_batch_size, grpo.minibatch) == (48, 48, 48)
