@@ -251,8 +251,9 @@ class Checkpointed(Optimisation):
     """A run that goes on after it was stopped: where its states are kept, and how often."""
 
     checkpoint_uri: str | None = None
-    """Directory or s3://BUCKET/KEY of the checkpoints; null keeps none. Runs that differ in base,
-    data or configuration have folders of their own below it, so that all stages may share one."""
+    """Absolute path or s3://BUCKET/KEY of the checkpoints; null keeps none. Runs that differ in
+    base, data or configuration have folders of their own below it, so that all stages may share
+    one."""
     checkpoint_steps: int | None = None
     """Steps between checkpoints; null goes by the minutes alone."""
     checkpoint_minutes: float = 20.0

@@ -3,8 +3,11 @@
 The command line does the building: what reaches `run` is valid field by field.
 """
 
+import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from components.artifact import Parameter
 from components.download.config import DownloadConfig
@@ -52,13 +55,23 @@ def run(
         "evaluate": evaluate,
     }
     base = context_of(download)
-    between.refuse(between.lengths(base, configs), between.data(preference, configs))
+    between.refuse(
+        between.lengths(base, configs), between.data(preference, configs), missing(configs)
+    )
     for doubt in between.doubts(configs):
         print(f"preflight: note: {doubt}", flush=True)
     if base.tokens is None and pretrain.context is None:
         print(f"preflight: note: {base.origin} is not here, nor its context known", flush=True)
     release_accuracy.write_text(json.dumps(release.accuracy))
     print("preflight: every configuration is valid", flush=True)
+
+
+def missing(configs: dict[str, Any]) -> Iterator[str]:
+    """Complains of a library that the image of all stages lacks."""
+    for stage, config in configs.items():
+        adapter = getattr(config, "lora", None)
+        if adapter and adapter.quantised and importlib.util.find_spec("bitsandbytes") is None:
+            yield f"{stage}.lora.quantised=True, allowed: false, bitsandbytes is not installed"
 
 
 def context_of(download: DownloadConfig) -> Context:

@@ -17,4 +17,5 @@ class ReleaseConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("accuracy", self.accuracy, 0 <= self.accuracy <= 1, "0 to 1")
-        check("name", self.name, bool(self.name.strip()) and "\n" not in self.name, "one line")
+        is_line = bool(self.name.strip()) and self.name.splitlines() == [self.name]
+        check("name", self.name, is_line, "one line")

@@ -1,5 +1,6 @@
 """What preflight passes and what it refuses, through its command line."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -160,6 +161,12 @@ def test_parts_of_the_data_that_nothing_gives(tmp_path):
     assert preflight(download=ready).returncode == 0
     few = preflight(download={**whole, "examples": 10}, sft={"validation_examples": 10})
     refused(few, tmp_path, "sft.validation_examples=10, allowed: below 10 (download.examples)")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="it is there")
+def test_a_library_that_is_not_there(tmp_path):
+    done = preflight(recipe="llada_8b", sft={"lora": {"quantised": True}})
+    refused(done, tmp_path, "sft.lora.quantised=True, allowed: false", "bitsandbytes")
 
 
 @pytest.mark.parametrize(
