@@ -13,7 +13,7 @@ class EvaluateConfig(Checked):
     gen_length: int = 256
     """New tokens per answer."""
     block_length: int = 16
-    """Tokens denoised together, a block after a block."""
+    """Tokens denoised together, a block after a block; at most gen_length."""
     threshold: float | None = None
     """Confidence from which a token is committed at once; null commits one token a pass."""
     cache: Literal["none", "prefix", "dual"] = "prefix"
@@ -30,10 +30,11 @@ class EvaluateConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
-        check("block_length", self.block_length, self.block_length >= 1, "1 or more")
+        fits = 1 <= self.block_length <= self.gen_length
+        check("block_length", self.block_length, fits, f"1 to gen_length={self.gen_length}")
         in_range = self.threshold is None or 0 <= self.threshold <= 1
         check("threshold", self.threshold, in_range, "0 to 1")
         check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         check("limit", self.limit, self.limit is None or self.limit >= 1, "1 or more")
         check("traces", self.traces, self.traces >= 0, "0 or more")
-        check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 2^32 - 1, numpy's")
+        check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 2^32 - 1")

@@ -73,10 +73,13 @@ class GrpoConfig(Checkpointed):
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")
+        known = ("one_pass", "complementary", "elbo", "trajectory")
+        check("estimator", self.estimator, self.estimator in known, ", ".join(known))
         check("passes", self.passes, 1 <= self.passes <= 64, "1 to 64")
         check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")
-        check("block_length", self.block_length, self.block_length >= 1, "1 or more")
+        fits = 1 <= self.block_length <= self.gen_length
+        check("block_length", self.block_length, fits, f"1 to gen_length={self.gen_length}")
         in_range = self.threshold is None or 0 <= self.threshold <= 1
         check("threshold", self.threshold, in_range, "0 to 1")
         warm = 0 < self.temperature <= 100

@@ -165,6 +165,12 @@ def test_built_without_json(kind):
         ("sft", {"examples": 10, "validation_examples": 10}, "sft.validation_examples=10"),
         ("grpo", {"rewards": [["format", 0]]}, "grpo.rewards=(('format', 0.0),)"),
         ("evaluate", {"seed": 2**32}, "evaluate.seed=4294967296"),
+        (
+            "evaluate",
+            {"block_length": 9, "gen_length": 8},
+            "evaluate.block_length=9, allowed: 1 to",
+        ),
+        ("grpo", {"block_length": 9, "gen_length": 8}, "grpo.block_length=9, allowed: 1 to"),
     ],
 )
 def test_messages_give_the_path(stage, change, message):

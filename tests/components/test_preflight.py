@@ -8,16 +8,30 @@ import sys
 import pytest
 
 from pipelines import llada
-from pipelines.recipes import RECIPES, tiny
+from pipelines.recipes import RECIPES
 from tests.components.test_bad_input import refused
 from tests.conftest import ROOT, stage
+
+# A context of 128 and lengths within it, whatever the tiny recipe has.
+SMALL = {
+    "download": {"model": "new", "shape": {"context": 128}},
+    "pretrain": {"window": 64},
+    "sft": {"max_length": 64, "steps": 100, "warmup_steps": 50},
+    "dpo": {"max_length": 64},
+    "grpo": {"gen_length": 24, "block_length": 8, "steps": 10, "batch_size": 16}
+    | {"micro_batch_size": 4, "minibatch": 4, "inner_updates": 3, "warmup_steps": 120},
+    "evaluate": {"gen_length": 24, "block_length": 8},
+}
 
 
 def preflight(*, recipe="tiny", preference=None, **changes):
     """The stage on a recipe's values, with some fields of some stages changed."""
     given = llada.arguments(RECIPES[recipe]())
     del given["preference"]
-    for name, fields in changes.items():
+    for name, fields in [
+        *(SMALL.items() if changes and recipe == "tiny" else ()),
+        *changes.items(),
+    ]:
         given[name] = {**given[name], **fields}
     word = {} if preference is None else {"preference": preference}
     texts = {name: json.dumps(values) for name, values in given.items()}
@@ -173,13 +187,12 @@ def test_a_library_that_is_not_there(tmp_path):
     ("changes", "words"),
     [
         ({"sft": {"steps": 10}}, "sft.warmup_steps=50 with 10 updates"),
-        ({"grpo": {"warmup_steps": 137}}, "grpo.warmup_steps=137 with 136 updates"),
+        ({"grpo": {"warmup_steps": 121}}, "grpo.warmup_steps=121 with 120 updates"),
         ({"evaluate": {"gen_length": 32}}, "grpo.gen_length=24 with evaluate.gen_length=32"),
         ({"grpo": {"gen_length": 100}}, "grpo.gen_length=100 with sft.max_length=64"),
     ],
 )
 def test_doubts_are_said_and_stop_nothing(changes, words):
-    assert tiny().grpo.steps * 4 == 136
     done = preflight(**changes)
     assert done.returncode == 0, done.stderr
-    assert words in done.stdout
+    assert words in done.stdout and done.stdout.count("preflight: note: ") <= 2
