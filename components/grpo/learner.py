@@ -7,9 +7,10 @@ rollouts are `rollouts.py`'s.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -25,9 +26,21 @@ from model.estimators import View
 from model.feed import Checkpoints, Log, Snapshot
 from model.interruption import Interruption, Preempted
 from model.llada import LLaDA
+from model.train import TOLERATED
 
 # Minibatches, each an optimiser step, as micro-batches of row numbers.
 Plan = list[Sequence[torch.Tensor]]
+Level = Literal["token", "sequence"]
+FEW = 4  # problems that a complaint names of each step
+
+
+class Round(NamedTuple):
+    """An inner update: what is scored together, under which views, and the scores before it."""
+
+    plan: Plan
+    views: list[View]
+    old_BL: torch.Tensor
+    reference_BL: torch.Tensor
 
 
 class Learner:
@@ -46,10 +59,14 @@ class Learner:
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
         self.accelerator = optimisation.accelerate(config)
-        self.minibatches = config.batch_size // (config.minibatch or config.batch_size)
-        updates = config.steps * config.inner_updates * self.minibatches
-        self.optimiser, self.schedule = optimisation.optimiser_for(model, config, steps=updates)
-        self.updates = 0
+        self.minibatch = config.minibatch or config.batch_size
+        # Of a step in which every rollout is of use; the schedule goes by these.
+        self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch)
+        total = config.steps * self.updates
+        self.optimiser, self.schedule = optimisation.optimiser_for(model, config, steps=total)
+        self.level: Level = "sequence" if config.estimator == "elbo" else "token"
+        self.skipped, self.unrewarded = 0, 0
+        self.bad: list[list[str]] = []  # problems of the optimiser steps in a row not finite
         self.judge = Judge(config.judge, seed=config.seed) if config.judge else None
 
     def fit(
@@ -61,16 +78,23 @@ class Learner:
     ) -> None:
         """Goes on to the last step, from `snapshot` where there is one.
 
-        SIGTERM saves the last whole step and raises Preempted.
+        SIGTERM saves the last whole step and raises Preempted. An optimiser step whose loss or
+        gradient is not finite changes no weight; three in a row raise FloatingPointError naming
+        their problems. Three steps in a row without a reward for any group raise ValueError.
         """
         first = 0
         if snapshot is not None:
             facts = snapshot.facts
-            first, self.updates = facts["step"], facts["updates"]
+            first, self.skipped, self.bad = facts["step"], facts["skipped"], facts["bad"]
+            self.unrewarded = facts["unrewarded"]
             if self.judge is not None:
                 self.judge.calls, self.judge.failed = facts["judge_calls"], facts["judge_failed"]
             optimisation.restore(
-                self.model, self.optimiser, self.schedule, snapshot.tensors, self.updates
+                self.model,
+                self.optimiser,
+                self.schedule,
+                snapshot.tensors,
+                first * self.updates,
             )
         with Interruption() as interruption:
             for number in range(first, self.config.steps):
@@ -88,73 +112,133 @@ class Learner:
         rollouts, record = roll_out(
             self.model, self.words, problems, self.config, self.random, self.judge
         )
+        self._stop_without_rewards(number, record["rewards_failed"])
         figures = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "gradient_norm": 0.0}
         useful = rollouts.advantage_B != 0
         if useful.any():
-            figures |= self.update(rollouts.rows(useful))
+            prompts = [problem["prompt"] for problem in problems]
+            figures = self.update(rollouts.rows(useful), number, prompts)
         tokens = int(rollouts.attention_BL.sum())
         speed = tokens / (time.perf_counter() - started)
-        return {**figures, **record, "tokens": tokens, "tokens_per_second": speed}
+        return {
+            **figures,
+            **record,
+            "skipped_steps": self.skipped,
+            "tokens": tokens,
+            "tokens_per_second": speed,
+        }
+
+    def _stop_without_rewards(self, number: int, failed: float) -> None:
+        self.unrewarded = self.unrewarded + 1 if failed == self.config.batch_size else 0
+        if self.unrewarded > TOLERATED:
+            raise ValueError(
+                f"steps {number + 2 - self.unrewarded} to {number + 1}: no answer could be "
+                "rewarded, for the reasons above"
+            )
 
     def _save(self, checkpoints: Checkpoints, step: int) -> None:
         state = optimisation.state(self.model, self.optimiser)
-        facts = {"step": step, "updates": self.updates}
+        facts = {"step": step, "skipped": self.skipped, "bad": self.bad}
+        facts["unrewarded"] = self.unrewarded
         if self.judge is not None:
             facts |= {"judge_calls": self.judge.calls, "judge_failed": self.judge.failed}
         checkpoints.save(step, state, facts)
 
-    def update(self, rollouts: Rollouts) -> dict[str, float]:
-        """Inner updates; before the first of them every ratio is exactly 1."""
-        rounds = [self._round(rollouts) for _ in range(self.config.inner_updates)]
-        total = dict.fromkeys(("loss", "kl", "clipped"), 0.0)
-        last: dict[str, float] = {}
-        count = len(rollouts.tokens_BL)
-        for plan, views, old_BL, reference_BL in rounds:
-            for minibatch in plan:
-                size = sum(map(len, minibatch))
-                for rows in minibatch:
-                    figures = self._backward(
-                        rollouts.rows(rows),
-                        [view.rows(rows) for view in views],
-                        old_BL[rows],
-                        reference_BL[rows],
-                        share=len(rows) / size,
-                    )
-                    for name in total:
-                        total[name] += figures[name] * len(rows) / count / len(rounds)
-                last = optimisation.update(
-                    self.accelerator, self.model, self.optimiser, self.schedule, self.config
-                )
-                self.updates += 1
-        return {**total, **last}
+    def update(self, rollouts: Rollouts, number: int, prompts: list[str]) -> dict[str, float]:
+        """Inner updates of step `number`; before the first of them every ratio is exactly 1.
 
-    def _round(self, rollouts: Rollouts) -> tuple[Plan, list[View], torch.Tensor, torch.Tensor]:
+        The figures are means over what was scored, whatever the micro-batches; steps that were not
+        finite are left out. Each optimiser step has the learning rate of its place in the run.
+        """
+        rounds = [self._round(rollouts) for _ in range(self.config.inner_updates)]
+        steps = [(whole, minibatch) for whole in rounds for minibatch in whole.plan]
+        total = dict.fromkeys(("loss", "kl", "clipped", "count"), 0.0)
+        last: dict[str, float] = {}
+        for place, (whole, minibatch) in enumerate(steps):
+            position = number * self.updates + place * self.updates // len(steps)
+            optimisation.seek(self.optimiser, self.schedule, position)
+            figures, last = self._optimise(rollouts, whole, minibatch, prompts)
+            for name in figures:
+                total[name] += figures[name] * (figures["count"] if name != "count" else 1)
+        count = total.pop("count")
+        return {**{name: value / count for name, value in total.items() if count}, **last}
+
+    def _optimise(
+        self,
+        rollouts: Rollouts,
+        whole: Round,
+        minibatch: Sequence[torch.Tensor],
+        prompts: list[str],
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """One optimiser step, its micro-batches' sums over the count of the whole minibatch.
+
+        Returns the figures of its loss, none where it was not finite, and of its update.
+        """
+        rows = torch.cat(list(minibatch))
+        count = len(rows) if self.level == "sequence" else int(rollouts.answer_BL[rows].sum())
+        parts = [self._backward(rollouts, whole, rows, count) for rows in minibatch]
+        total = {name: sum(part[name] for part in parts) for name in parts[0]}
+        is_finite = [math.isfinite(part["loss"]) for part in parts]
+        if not all(is_finite):
+            self.optimiser.zero_grad()
+            bad = [rows for rows, good in zip(minibatch, is_finite, strict=True) if not good]
+            self._skip(rollouts, bad, prompts)
+            return {}, {"learning_rate": self.optimiser.param_groups[0]["lr"]}
+        found = optimisation.update(
+            self.accelerator, self.model, self.optimiser, self.schedule, self.config
+        )
+        if not math.isfinite(found["gradient_norm"]):
+            self._skip(rollouts, minibatch, prompts)
+            return {}, {"learning_rate": found["learning_rate"]}
+        self.bad = []
+        return {**total, "count": count}, found
+
+    def _skip(self, rollouts: Rollouts, parts: Sequence[torch.Tensor], prompts: list[str]) -> None:
+        """Counts a step that was not finite; one too many in a row ends the run."""
+        places = rollouts.problem_B[torch.cat(list(parts))].unique().tolist()
+        self.skipped += 1
+        self.bad.append([prompts[place] for place in places])
+        if len(self.bad) > TOLERATED:
+            raise FloatingPointError(
+                f"{len(self.bad)} optimiser steps in a row: the loss or its gradient is not "
+                f"finite; problems by step: {[_few(names) for names in self.bad]}"
+            )
+
+    def _round(self, rollouts: Rollouts) -> Round:
         """One inner update: its minibatches, its views, and what they score under the policy as it
         is and under the reference, by the same micro-batches as the update."""
         count, size = len(rollouts.tokens_BL), self.config.micro_batch_size
         order = torch.randperm(count, generator=self.random, device=self.random.device)
-        minibatches = order.tensor_split(min(self.minibatches, count))
+        minibatches = order.tensor_split(math.ceil(count / self.minibatch))
         plan = [minibatch.split(size) for minibatch in minibatches]
         views = self._views(rollouts)
         old_BL = reference_BL = self._scored(rollouts, views, plan)
         if self.config.kl:
             with self.wrapped.disable_adapter():
                 reference_BL = self._scored(rollouts, views, plan)
-        return plan, views, old_BL, reference_BL
+        return Round(plan, views, old_BL, reference_BL)
 
     def _views(self, rollouts: Rollouts) -> list[View]:
-        config, answer_BL, random = self.config, rollouts.answer_BL, self.random
+        config, random = self.config, self.random
+        window_BL, answer_BL = rollouts.window_BL, rollouts.answer_BL
         if config.estimator == "complementary":
-            return estimators.complementary(answer_BL, generator=random)
+            return estimators.complementary(window_BL, answer_BL, generator=random)
         if config.estimator == "elbo":
-            return estimators.quadrature(answer_BL, points=config.passes, generator=random)
+            return estimators.quadrature(
+                window_BL, answer_BL, points=config.passes, generator=random
+            )
         if config.estimator == "trajectory":
             return estimators.trajectory(
-                rollouts.order_BL, answer_BL, slices=config.passes, generator=random
+                window_BL,
+                answer_BL,
+                rollouts.order_BL,
+                slice_tokens=config.slice_tokens,
+                passes=config.passes,
+                generator=random,
             )
-        prompt_BL = rollouts.attention_BL & ~answer_BL
+        prompt_BL = rollouts.attention_BL & ~window_BL
         return estimators.one_pass(
-            answer_BL, prompt_BL, prompt_mask=config.prompt_mask, generator=random
+            window_BL, answer_BL, prompt_BL, prompt_mask=config.prompt_mask, generator=random
         )
 
     @torch.no_grad()
@@ -168,32 +252,42 @@ class Learner:
         return scored_BL
 
     def _backward(
-        self,
-        rollouts: Rollouts,
-        views: list[View],
-        old_BL: torch.Tensor,
-        reference_BL: torch.Tensor,
-        *,
-        share: float,
+        self, rollouts: Rollouts, whole: Round, rows: torch.Tensor, count: int
     ) -> dict[str, float]:
-        """Gradients of one micro-batch, which is `share` of its optimiser step."""
+        """Gradients of one micro-batch of an optimiser step that scores `count`; its part of the
+        step's figures."""
         config = self.config
+        part, views = rollouts.rows(rows), [view.rows(rows) for view in whole.views]
+        is_whole = self.level == "sequence"
         loss, figures = preference.grpo_loss(
-            self._log_probabilities(rollouts, views),
-            old_BL,
-            reference_BL,
-            rollouts.advantage_B,
-            rollouts.scored_BL,
+            self._log_probabilities(part, views),
+            whole.old_BL[rows],
+            whole.reference_BL[rows],
+            part.advantage_B,
+            part.answer_BL if is_whole else estimators.token_weights(views),
+            count=count,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             kl=config.kl,
-            level="sequence" if config.estimator == "elbo" else "token",
+            level=self.level,
         )
-        self.accelerator.backward(loss * share)
+        if loss.requires_grad:  # not where a quadrature happened to hide nothing
+            self.accelerator.backward(loss)
         return {"loss": float(loss.detach()), **figures}
 
     def _log_probabilities(self, rollouts: Rollouts, views: list[View]) -> torch.Tensor:
+        """Under the rollouts' temperature; views that score nothing here cost nothing."""
         with self.accelerator.autocast():
             return estimators.log_probabilities(
-                self.model, rollouts.tokens_BL, rollouts.attention_BL, views
+                self.model,
+                rollouts.tokens_BL,
+                rollouts.attention_BL,
+                [view for view in views if view.scored_BL.any()],
+                temperature=self.config.temperature,
             )
+
+
+def _few(prompts: list[str]) -> list[str]:
+    """The beginnings of the first prompts."""
+    more = [f"and {len(prompts) - FEW} more"] if len(prompts) > FEW else []
+    return [f"{prompt:.40}" for prompt in prompts[:FEW]] + more
