@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import Rollouts, roll_out
+from components.grpo.views import draw_views
 from components.judge import Judge
 from model import draws, estimators, optimisation, preference
 from model.attention import training_kernels
@@ -150,14 +151,15 @@ class Learner:
         The figures are means over what was scored, whatever the micro-batches; steps that were not
         finite are left out. Each optimiser step has the learning rate of its place in the run.
         """
-        rounds = [self._round(rollouts) for _ in range(self.config.inner_updates)]
+        inner = range(self.config.inner_updates)
+        rounds = [self._round(rollouts, is_first=number == 0) for number in inner]
         steps = [(whole, minibatch) for whole in rounds for minibatch in whole.plan]
         total = dict.fromkeys(("loss", "kl", "clipped", "count"), 0.0)
         last: dict[str, float] = {}
         for place, (whole, minibatch) in enumerate(steps):
             position = number * self.updates + place * self.updates // len(steps)
             optimisation.seek(self.optimiser, self.schedule, position)
-            figures, last = self._optimise(rollouts, whole, minibatch, prompts)
+            figures, last = self._optimise(rollouts, whole, minibatch, prompts, is_first=place == 0)
             for name in figures:
                 total[name] += figures[name] * (figures["count"] if name != "count" else 1)
         count = total.pop("count")
@@ -169,6 +171,8 @@ class Learner:
         whole: Round,
         minibatch: Sequence[torch.Tensor],
         prompts: list[str],
+        *,
+        is_first: bool,
     ) -> tuple[dict[str, float], dict[str, float]]:
         """One optimiser step, its micro-batches' sums over the count of the whole minibatch.
 
@@ -176,7 +180,9 @@ class Learner:
         """
         rows = torch.cat(list(minibatch))
         count = len(rows) if self.level == "sequence" else int(rollouts.answer_BL[rows].sum())
-        parts = [self._backward(rollouts, whole, rows, count) for rows in minibatch]
+        parts = [
+            self._backward(rollouts, whole, rows, count, is_first=is_first) for rows in minibatch
+        ]
         total = {name: sum(part[name] for part in parts) for name in parts[0]}
         is_finite = [math.isfinite(part["loss"]) for part in parts]
         if not all(is_finite):
@@ -204,46 +210,26 @@ class Learner:
                 f"finite; problems by step: {[_few(names) for names in self.bad]}"
             )
 
-    def _round(self, rollouts: Rollouts) -> Round:
+    def _round(self, rollouts: Rollouts, *, is_first: bool = False) -> Round:
         """One inner update: its minibatches, its views, and what they score under the policy as it
-        is and under the reference, by the same micro-batches as the update."""
+        is and under the reference, by the same micro-batches as the update.
+
+        Of the first one the first minibatch is left out: the policy that it updates is the old one.
+        """
         count, size = len(rollouts.tokens_BL), self.config.micro_batch_size
         order = torch.randperm(count, generator=self.random, device=self.random.device)
         minibatches = order.tensor_split(math.ceil(count / self.minibatch))
         plan = [minibatch.split(size) for minibatch in minibatches]
-        views = self._views(rollouts)
-        old_BL = reference_BL = self._scored(rollouts, views, plan)
+        views = draw_views(rollouts, self.config, self.random)
+        old_BL = reference_BL = self._scored(rollouts, views, plan[1:] if is_first else plan)
         if self.config.kl:
             with self.wrapped.disable_adapter():
                 reference_BL = self._scored(rollouts, views, plan)
         return Round(plan, views, old_BL, reference_BL)
 
-    def _views(self, rollouts: Rollouts) -> list[View]:
-        config, random = self.config, self.random
-        window_BL, answer_BL = rollouts.window_BL, rollouts.answer_BL
-        if config.estimator == "complementary":
-            return estimators.complementary(window_BL, answer_BL, generator=random)
-        if config.estimator == "elbo":
-            return estimators.quadrature(
-                window_BL, answer_BL, points=config.passes, generator=random
-            )
-        if config.estimator == "trajectory":
-            return estimators.trajectory(
-                window_BL,
-                answer_BL,
-                rollouts.order_BL,
-                slice_tokens=config.slice_tokens,
-                passes=config.passes,
-                generator=random,
-            )
-        prompt_BL = rollouts.attention_BL & ~window_BL
-        return estimators.one_pass(
-            window_BL, answer_BL, prompt_BL, prompt_mask=config.prompt_mask, generator=random
-        )
-
     @torch.no_grad()
     def _scored(self, rollouts: Rollouts, views: list[View], plan: Plan) -> torch.Tensor:
-        scored_BL = torch.empty(rollouts.tokens_BL.shape, device=self.model.device)
+        scored_BL = torch.zeros(rollouts.tokens_BL.shape, device=self.model.device)
         with training_kernels(self.model.device):
             for rows in itertools.chain.from_iterable(plan):
                 scored_BL[rows] = self._log_probabilities(
@@ -252,17 +238,26 @@ class Learner:
         return scored_BL
 
     def _backward(
-        self, rollouts: Rollouts, whole: Round, rows: torch.Tensor, count: int
+        self,
+        rollouts: Rollouts,
+        whole: Round,
+        rows: torch.Tensor,
+        count: int,
+        *,
+        is_first: bool = False,
     ) -> dict[str, float]:
         """Gradients of one micro-batch of an optimiser step that scores `count`; its part of the
-        step's figures."""
+        step's figures. Of the first step the old scores are its own."""
         config = self.config
         part, views = rollouts.rows(rows), [view.rows(rows) for view in whole.views]
         is_whole = self.level == "sequence"
+        new_BL = self._log_probabilities(part, views)
+        old_BL = new_BL.detach() if is_first else whole.old_BL[rows]
+        reference_BL = whole.reference_BL[rows] if config.kl else old_BL
         loss, figures = preference.grpo_loss(
-            self._log_probabilities(part, views),
-            whole.old_BL[rows],
-            whole.reference_BL[rows],
+            new_BL,
+            old_BL,
+            reference_BL,
             part.advantage_B,
             part.answer_BL if is_whole else estimators.token_weights(views),
             count=count,

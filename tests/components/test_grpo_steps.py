@@ -1,4 +1,4 @@
-"""GRPO's optimiser steps: micro-batches, minibatches, the learning rate, what fails or is refused."""
+"""GRPO's optimiser steps: micro-batches, minibatches, learning rates; what fails or is refused."""
 
 import dataclasses
 import json
@@ -134,6 +134,25 @@ def test_three_in_a_row_end_the_run_and_name_their_problems(taught, downloaded):
     with pytest.raises(FloatingPointError, match="3 optimiser steps in a row") as caught:
         subject.update(rolled(subject), 0, prompts(subject))
     assert subject.problems[0]["prompt"][:40] in str(caught.value)
+
+
+def test_the_first_minibatch_needs_no_old_scores(taught, downloaded):
+    """The policy that it updates is the one that would have scored it: the same gradient."""
+    found = []
+    for is_first in (False, True):
+        subject = learner(taught, downloaded / "dataset")
+        rollouts = rolled(subject)
+        whole = subject._round(rollouts, is_first=is_first)
+        first = torch.cat(list(whole.plan[0]))
+        assert bool(whole.old_BL[first].any()) != is_first
+        for rows in whole.plan[0]:
+            subject._backward(rollouts, whole, rows, 100, is_first=is_first)
+        found.append([p.grad.clone() for p in trained(subject).values()])
+        later = torch.cat(list(whole.plan[1]))
+        found[-1].append(whole.old_BL[later])
+    assert any(gradient.any() for gradient in found[0])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_answers_end_with_the_stop_token_that_was_sampled(taught, downloaded):

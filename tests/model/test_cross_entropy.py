@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import diffusion
 from model.cross_entropy import cross_entropy
+from tests.model.factors import competing
 from tests.model.test_llada import small
 
 
@@ -82,16 +83,6 @@ def test_temperature_divides_the_logits(temperature):
     if temperature == 1.0:
         plain = cross_entropy(hidden, weight, targets, slice_bytes=20 * 4 * 7)
         assert torch.equal(found, plain)
-
-
-def competing(dtype):
-    """States and two rows of the head that they like nearly alike, logits around 12."""
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(500, 64, generator=generator)
-    weight = 0.1 * torch.randn(40, 64, generator=generator)
-    weight[:2] += 1.5 * hidden.sign().mean(0) / 64**0.5
-    hidden = hidden + 12 * weight[0] / weight[0].square().sum()
-    return hidden.to(dtype), weight.to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
