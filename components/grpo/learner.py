@@ -151,8 +151,8 @@ class Learner:
         The figures are means over what was scored, whatever the micro-batches; steps that were not
         finite are left out. Each optimiser step has the learning rate of its place in the run.
         """
-        inner = range(self.config.inner_updates)
-        rounds = [self._round(rollouts, is_first=number == 0) for number in inner]
+        passes = range(self.config.inner_updates)
+        rounds = [self._round(rollouts, is_first=inner == 0) for inner in passes]
         steps = [(whole, minibatch) for whole in rounds for minibatch in whole.plan]
         total = dict.fromkeys(("loss", "kl", "clipped", "count"), 0.0)
         last: dict[str, float] = {}

@@ -20,6 +20,9 @@ from model.llada import LLaDA
 from model.rewards import Scored
 from model.sandbox import SandboxError
 
+# Faults of the machine and of no answer; a RuntimeError is that math-verify does not start.
+MACHINE = (SandboxError, OSError, MemoryError, RuntimeError)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
@@ -114,7 +117,9 @@ def _compare(
         score_NG, unjudged_N = _judged(judge, texts, problems, config.group)
         reward_NG = reward_NG + judge.config.weight * score_NG.double()
         largest += abs(judge.config.weight)
-        figures |= {"judged": float(score_NG[~unjudged_N].mean()), "judge_failed": judge.failed}
+        figures["judge_failed"] = judge.failed
+        if not unjudged_N.all():
+            figures["judged"] = float(score_NG[~unjudged_N].mean())
     advantage_NG = preference.advantages(
         reward_NG,
         normalise=config.normalise,
@@ -181,9 +186,9 @@ def _scored(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | 
     """
     try:
         return rewards.score(text, problem, config.rewards)
-    except (SandboxError, OSError, MemoryError):
-        raise
     except Exception as error:
+        if isinstance(error, MACHINE) and not isinstance(error, RecursionError):
+            raise
         return f"problem {problem['prompt']!r:.60}: {type(error).__name__}: {error}"
 
 

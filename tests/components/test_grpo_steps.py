@@ -212,13 +212,14 @@ def test_three_steps_without_any_reward_end_the_run(taught, downloaded, capsys):
         subject.step(2)
 
 
-def test_a_machine_that_cannot_run_code_ends_the_run(taught, downloaded, monkeypatch):
+@pytest.mark.parametrize("fault", [SandboxError, RuntimeError, OSError])
+def test_a_machine_that_cannot_reward_ends_the_run(taught, downloaded, monkeypatch, fault):
     def broken(*_):
-        raise SandboxError("no cgroup")
+        raise fault("no cgroup")
 
     subject = learner(taught, downloaded / "dataset")
     monkeypatch.setattr(rewards, "score", broken)
-    with pytest.raises(SandboxError, match="no cgroup"):
+    with pytest.raises(fault, match="no cgroup"):
         rolled(subject)
 
 
