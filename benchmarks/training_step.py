@@ -1,7 +1,8 @@
 """A training step with a large vocabulary against one that makes logits for every position.
 
 Forward and backward of full fine-tuning, the head trained, over 4 sequences of 512 tokens; about
-half of the tokens are masked. On a GPU the 8B shape in bf16, activations checkpointed. The
+half of the tokens are masked. Then the head's product alone, summed in fp32 against rounded to
+bf16. On a GPU the 8B shape in bf16, activations checkpointed. The
 gradients are allocated before, as in every micro-batch but the first of an optimiser step: both
 ways need them alike, so they are not in the extra memory.
 """
@@ -15,6 +16,7 @@ from benchmarks.network import network
 from model import diffusion
 from model.config import LLaDAConfig
 from model.llada import LLaDA
+from model.projection import wide_logits
 
 SMALL = LLaDAConfig(
     d_model=512, n_heads=8, n_layers=2, mlp_hidden_size=1536, max_sequence_length=512
@@ -45,6 +47,40 @@ def rows(device: str) -> list[Row]:
             bar=5.0,
         ),
         Row(work=work, against=against, unit="s", theirs=seconds[0], ours=seconds[1], bar=1.0),
+        *head_rows(model, device),
+    ]
+
+
+@torch.no_grad()
+def head_rows(model: LLaDA, device: str) -> list[Row]:
+    """The logits of 256 positions from bf16 factors: seconds, and how far log p is off."""
+    weight_VD = model.head_weight.to(torch.bfloat16)
+    states_ND = torch.randn(256, weight_VD.shape[1], device=device)
+    # As large as a trained model's, whose likeliest tokens have logits of about 17.
+    states_ND *= 4 / (states_ND @ weight_VD.float().T).std()
+    states_ND = states_ND.to(torch.bfloat16)
+    ways = [
+        lambda: F.linear(states_ND, weight_VD).float(),
+        lambda: wide_logits(states_ND, weight_VD),
+    ]
+    seconds = measure.seconds(*ways, device=device)
+    exact_NV = states_ND.double() @ weight_VD.double().T
+    best_N2 = exact_NV.topk(2).indices
+    errors = [
+        (way().gather(1, best_N2) - exact_NV.gather(1, best_N2)).diff().std().item() for way in ways
+    ]
+    work = f"logits of 256 positions from bf16, vocabulary {weight_VD.shape[0]}"
+    against = "products rounded to bf16"
+    return [
+        Row(work=work, against=against, unit="s", theirs=seconds[0], ours=seconds[1], bar=None),
+        Row(
+            work="log p of the two likeliest tokens, deviation of its error",
+            against=against,
+            unit="nats",
+            theirs=errors[0],
+            ours=errors[1],
+            bar=None,
+        ),
     ]
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch.autograd.function import once_differentiable
 
+from model.projection import wide_logits
+
 SLICE_BYTES = {"cpu": 8 * 2**20}
 SLICE_BYTES_ELSEWHERE = 256 * 2**20
 ALIGNED = 128  # a GPU multiplies rows that are not a multiple of 16 bytes at half the speed
@@ -22,12 +24,14 @@ def cross_entropy(
     targets_N: torch.Tensor,
     *,
     z_loss: float = 0.0,
+    temperature: float = 1.0,
     slice_bytes: int | None = None,
 ) -> torch.Tensor:
-    """-log softmax(W h)[target] + z_loss * log(sum exp(W h))^2 of each position [N], fp32 at least.
+    """-log softmax(a)[target] + z_loss * log(sum exp(a))^2 of each position [N], fp32 at least.
 
-    Products are made in the inputs' dtype, or in autocast's; the softmax is in fp32 at least. Holds
-    at most `slice_bytes` of logits. The gradient of `hidden_ND` is made in the forward pass (it is
+    The logits are a = W h / temperature. Factors are in the inputs' dtype, or in autocast's; their
+    products and the softmax are in fp32 at least, never rounded to less (`wide_logits`). Holds at
+    most `slice_bytes` of logits. The gradient of `hidden_ND` is made in the forward pass (it is
     linear in a position's coefficient); that of `weight_VD` recomputes the logits, and is neither
     made nor allocated when the weight is frozen. z-loss: PaLM (arXiv:2204.02311, section 5).
     """
@@ -38,12 +42,13 @@ def cross_entropy(
     if slice_bytes is None:
         slice_bytes = SLICE_BYTES.get(device, SLICE_BYTES_ELSEWHERE)
     wide = torch.promote_types(dtype, torch.float32)
+    scale = 1.0 / temperature
     rows = max(slice_bytes // (max(len(hidden_ND), 1) * wide.itemsize), 1)
     if rows > ALIGNED:
         rows -= rows % ALIGNED
     with torch.autocast(device, enabled=False):
         return _CrossEntropy.apply(
-            hidden_ND, weight_VD, targets_N, z_loss, dtype, rows, torch.is_grad_enabled()
+            hidden_ND, weight_VD, targets_N, z_loss, scale, dtype, rows, torch.is_grad_enabled()
         )
 
 
@@ -51,15 +56,17 @@ class _CrossEntropy(torch.autograd.Function):
     """One pass over the vocabulary forward, one more backward where the weight is trained."""
 
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, targets_N, z_loss, dtype, rows, grad_enabled):
+    def forward(ctx, hidden_ND, weight_VD, targets_N, z_loss, scale, dtype, rows, grad_enabled):
         states_ND = hidden_ND.to(dtype)
         trains_hidden, trains_weight = (grad_enabled and need for need in ctx.needs_input_grad[:2])
         total_N, target_N, mean_ND = _softmax(
-            states_ND, weight_VD, targets_N, rows, with_mean=trains_hidden
+            states_ND, weight_VD, targets_N, scale, rows, with_mean=trains_hidden
         )
         if trains_hidden:
             mean_ND.mul_((1 + 2 * z_loss * total_N)[:, None]).sub_(weight_VD[targets_N].to(dtype))
-        ctx.z_loss, ctx.rows, ctx.dtypes = z_loss, rows, (hidden_ND.dtype, weight_VD.dtype)
+            mean_ND.mul_(scale)
+        ctx.z_loss, ctx.scale, ctx.rows = z_loss, scale, rows
+        ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         ctx.save_for_backward(
             mean_ND if trains_hidden else None,
             *((states_ND, weight_VD, targets_N, total_N) if trains_weight else (None,) * 4),
@@ -76,17 +83,18 @@ class _CrossEntropy(torch.autograd.Function):
             of_hidden = (slope_ND * coefficient_N[:, None]).to(hidden_dtype)
         if weight_VD is not None:
             of_weight = torch.empty_like(weight_VD)
-            scale_N = coefficient_N * (1 + 2 * ctx.z_loss * total_N)
+            coefficient_N = coefficient_N * ctx.scale
+            slope_N = coefficient_N * (1 + 2 * ctx.z_loss * total_N)
             for part, rows_CD in _slices(weight_VD, ctx.rows, states_ND.dtype):
-                chances_NC = _logits(states_ND, rows_CD).sub_(total_N[:, None]).exp_()
-                chances_NC.mul_(scale_N[:, None])
+                chances_NC = _logits(states_ND, rows_CD, ctx.scale).sub_(total_N[:, None]).exp_()
+                chances_NC.mul_(slope_N[:, None])
                 of_weight[part] = chances_NC.to(states_ND.dtype).T @ states_ND
             at_target_ND = (states_ND * -coefficient_N[:, None]).to(weight_dtype)
             of_weight.index_add_(0, targets_N, at_target_ND)
-        return of_hidden, of_weight, None, None, None, None, None
+        return of_hidden, of_weight, None, None, None, None, None, None
 
 
-def _softmax(states_ND, weight_VD, targets_N, rows: int, *, with_mean: bool):
+def _softmax(states_ND, weight_VD, targets_N, scale: float, rows: int, *, with_mean: bool):
     """log sum exp [N] of the logits, the target's logit [N], and the weight's mean row [N, D].
 
     The mean is under each position's softmax; None unless asked for.
@@ -96,7 +104,7 @@ def _softmax(states_ND, weight_VD, targets_N, rows: int, *, with_mean: bool):
     sum_N, target_N = torch.zeros_like(top_N), torch.zeros_like(top_N)
     mean_ND = torch.zeros_like(states_ND, dtype=wide) if with_mean else None
     for part, rows_CD in _slices(weight_VD, rows, states_ND.dtype):
-        logits_NC = _logits(states_ND, rows_CD)
+        logits_NC = _logits(states_ND, rows_CD, scale)
         index_N = targets_N - part.start
         here_N = (index_N >= 0) & (index_N < len(rows_CD))
         found_N = logits_NC.gather(1, index_N.clamp(0, len(rows_CD) - 1)[:, None])[:, 0]
@@ -114,9 +122,10 @@ def _softmax(states_ND, weight_VD, targets_N, rows: int, *, with_mean: bool):
     return top_N + sum_N.log(), target_N, mean_ND
 
 
-def _logits(states_ND: torch.Tensor, rows_CD: torch.Tensor) -> torch.Tensor:
+def _logits(states_ND: torch.Tensor, rows_CD: torch.Tensor, scale: float) -> torch.Tensor:
     """A slice of the logits, fp32 or wider, that may be written over."""
-    return (states_ND @ rows_CD.T).to(torch.promote_types(states_ND.dtype, torch.float32))
+    logits_NC = wide_logits(states_ND, rows_CD)
+    return logits_NC if scale == 1.0 else logits_NC.mul_(scale)
 
 
 def _slices(

@@ -39,18 +39,22 @@ def masked_cross_entropy(
     *,
     documents_BL: torch.Tensor | None = None,
     z_loss: float = 0.0,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """-log p(token | noisy) as [B, L], zero where not masked; the head sees masked positions.
 
-    Rows are whole sequences under `attention_mask`, or packed (`documents_BL`, see
-    `model.attention`). `z_loss` adds that much of the squared log-normaliser. No logits are held.
+    p is the softmax of the logits divided by `temperature`. Rows are whole sequences under
+    `attention_mask`, or packed (`documents_BL`, see `model.attention`). `z_loss` adds that much of
+    the squared log-normaliser. No logits are held.
     """
     # Before the passes: to count the masks is to wait for the GPU, which has little to do yet.
     places_N = masked_BL.flatten().nonzero()[:, 0]
     hidden_BLD = model.hidden(noisy_BL, attention_mask, documents_BL=documents_BL)
     hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, places_N)
     targets_N = tokens_BL.flatten().index_select(0, places_N)
-    loss_N = cross_entropy(hidden_ND, model.head_weight, targets_N, z_loss=z_loss)
+    loss_N = cross_entropy(
+        hidden_ND, model.head_weight, targets_N, z_loss=z_loss, temperature=temperature
+    )
     return loss_N.new_zeros(masked_BL.numel()).index_copy(0, places_N, loss_N).view_as(masked_BL)
 
 

@@ -127,10 +127,7 @@ def restore(
 
     Raises ValueError on a missing tensor or another shape.
     """
-    schedule.last_epoch, schedule._step_count = step, step + 1
-    rates = zip(optimiser.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    for group, peak, factor in rates:
-        group["lr"] = peak * factor(step)
+    seek(optimiser, schedule, step)
     for name, parameter in _trained(model):
         with torch.no_grad():
             parameter.copy_(_share(parameter, _found(tensors, f"weight/{name}", parameter)))
@@ -141,6 +138,16 @@ def restore(
             "exp_avg": _share(parameter, _found(tensors, f"exp_avg/{name}", parameter)),
             "exp_avg_sq": _share(parameter, _found(tensors, f"exp_avg_sq/{name}", parameter)),
         }
+
+
+def seek(
+    optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, step: int
+) -> None:
+    """Sets the learning rate that the schedule has after `step` steps."""
+    schedule.last_epoch, schedule._step_count = step, step + 1
+    rates = zip(optimiser.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    for group, peak, factor in rates:
+        group["lr"] = peak * factor(step)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -57,22 +57,36 @@ def elbo(
 
 
 def advantages(
-    reward_NG: torch.Tensor, *, normalise: bool = True, leave_one_out: bool = False
+    reward_NG: torch.Tensor,
+    *,
+    normalise: bool = True,
+    leave_one_out: bool = False,
+    scale: float = 0.0,
 ) -> torch.Tensor:
-    """How much better each answer is than its prompt's group: [N, G], 0 without spread.
+    """How much better each answer is than its prompt's group: [N, G], exactly 0 without spread.
 
     r - mean, divided by the group's deviation (GRPO, arXiv:2402.03300) unless `normalise` is off
     (Dr. GRPO, arXiv:2503.20783: the division favours questions that are too easy or too hard).
     `leave_one_out` compares with the mean of the others (RLOO, arXiv:2402.14740): r - mean times
     G / (G - 1). Raises ValueError on a reward that is not finite.
+
+    Computed in fp64. Differences of less than `scale`, the largest reward that there can be (that
+    of the group if it is larger), times 1e-9, or times 16 units of rounding where the rewards are
+    of less precision, are rounding: AdamW would make a whole step of them.
     """
     if not reward_NG.isfinite().all():
         raise ValueError(f"rewards={reward_NG.tolist()}, allowed: finite numbers")
-    group = reward_NG.shape[1]
-    centred = reward_NG - reward_NG.mean(1, keepdim=True)
+    precision = max(1e-9, 16 * torch.finfo(reward_NG.dtype).eps)
+    wide_NG, group = reward_NG.double(), reward_NG.shape[1]
+    noise_N1 = precision * wide_NG.abs().amax(1, keepdim=True).clamp(min=scale)
+    centred_NG = wide_NG - wide_NG.mean(1, keepdim=True)
+    is_flat_N1 = wide_NG.amax(1, keepdim=True) - wide_NG.amin(1, keepdim=True) <= noise_N1
+    centred_NG = centred_NG.masked_fill(is_flat_N1 | (centred_NG.abs() <= noise_N1), 0.0)
     if leave_one_out:
-        centred = centred * group / (group - 1)
-    return centred / (reward_NG.std(1, keepdim=True) + 1e-4) if normalise else centred
+        centred_NG = centred_NG * group / (group - 1)
+    if normalise:
+        centred_NG = centred_NG / (wide_NG.std(1, keepdim=True) + 1e-4)
+    return centred_NG.to(reward_NG.dtype)
 
 
 def grpo_loss(
@@ -80,8 +94,9 @@ def grpo_loss(
     old_BL: torch.Tensor,
     reference_BL: torch.Tensor,
     advantage_B: torch.Tensor,
-    scored_BL: torch.Tensor,
+    weight_BL: torch.Tensor,
     *,
+    count: float | None = None,
     clip_low: float,
     clip_high: float,
     kl: float,
@@ -90,12 +105,14 @@ def grpo_loss(
     """The clipped objective with the k3 divergence: the loss, and what a log should know of it.
 
     -min(r A, clip(r, 1 - low, 1 + high) A) + kl * (exp(d) - d - 1), with r = exp(new - old) and
-    d = reference - new (GRPO, equations 3 and 4), averaged over the scored tokens. At the level of
+    d = reference - new (GRPO, equations 3 and 4), summed over the tokens times `weight_BL` (0 where
+    a token is not scored) and divided by `count`. That is the number of scored tokens of the whole
+    optimiser step, of which these may be a micro-batch; None takes these alone. At the level of
     sequences both are first averaged over each answer's tokens, so that a ratio belongs to the
     whole answer and not to its length (GSPO, arXiv:2507.18071; ESPO, arXiv:2512.03759); answers
-    then count alike.
+    then count alike, and `count` is their number.
     """
-    weight_BL = scored_BL.float()
+    weight_BL = weight_BL.float()
     if level == "sequence":
         length_B1 = weight_BL.sum(1, keepdim=True).clamp(min=1)
         new_BL, old_BL, reference_BL = (
@@ -103,13 +120,14 @@ def grpo_loss(
             for states in (new_BL, old_BL, reference_BL)
         )
         weight_BL = torch.ones_like(length_B1)
+    if count is None:
+        count = max(float(weight_BL.sum()), 1.0)
     ratio = (new_BL - old_BL).exp()
     advantage = advantage_B[:, None]
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     gain = torch.minimum(ratio * advantage, clipped * advantage)
     gap = reference_BL - new_BL
     divergence = gap.exp() - gap - 1
-    count = weight_BL.sum().clamp(min=1)
     gain, divergence, cut = (
         (states * weight_BL).sum() / count
         for states in (gain, divergence, (gain < ratio * advantage).float())

@@ -66,8 +66,10 @@ def stream(
     temperature > 0 a row's draws depend on the rows beside it.) A row ends at the first of
     `stop_tokens` that has no mask before it; what follows becomes padding, and the row is computed
     no further. `forbidden_tokens` have logits of minus infinity, `deferred_tokens` a confidence
-    below all others. LLaDA's published evaluations call them `logits_eos_inf` (forbidden: EOS) and
-    `confidence_eos_eot_inf` (deferred: EOS and EOT).
+    below all others and, once tokens are drawn, no part in the softmax of the others' confidences.
+    LLaDA's published evaluations call them `logits_eos_inf` (forbidden: EOS) and
+    `confidence_eos_eot_inf` (deferred: EOS and EOT; upstream's own drops EOS from that softmax at
+    temperature 0 alone).
 
     Raises ValueError on an option out of range, an empty prompt, a mask token in the prompt, a
     window longer than the model's context, and logits that are not finite.
@@ -110,7 +112,10 @@ def stream(
                 deferred=deferred_tokens,
                 generator=generator,
             )
-            commit_BM = choose(confidence_BM, window.masked_BM, budget - turn, threshold, factor)
+            places = window.places() if deferred_tokens else None  # deferred tokens tie
+            commit_BM = choose(
+                confidence_BM, window.masked_BM, budget - turn, threshold, factor, places
+            )
             window.commit(token_BM, commit_BM, stop_tokens)
             with torch.inference_mode(False):  # the tokens may go on to training
                 tokens_BL = window.result_BL.clone()

@@ -13,7 +13,7 @@ import torch
 
 from model.cache import KeyValueCache
 from model.llada import LLaDA
-from model.projection import project
+from model.projection import project, wide_logits
 from model.recording import MOST, Recorder, can_record
 
 SLICE = 2048  # rows of the head multiplied at once on a CPU
@@ -73,6 +73,10 @@ class Window:
             conditional, blind = logits_BMV.chunk(2)
             logits_BMV = blind + (self.cfg_scale + 1) * (conditional - blind)
         return logits_BMV
+
+    def places(self) -> tuple[torch.Tensor, int]:
+        """Where the block's masked positions [B, M] are in the window, and the window's length."""
+        return self.places_BM + self.start, self.tokens_BL.shape[1]
 
     def seen(self) -> torch.Tensor:
         """Which tokens a row shows [B, V]: prompt and committed; no mask, no padding."""
@@ -164,10 +168,10 @@ def _align(
 
 
 def _head(hidden_BMD: torch.Tensor, weight_VD: torch.Tensor) -> torch.Tensor:
-    """Logits [B, M, V]. On a CPU in slices of the vocabulary, each put in its place while it is in
-    the processor's cache (DECISIONS.md)."""
+    """Logits [B, M, V], in fp32 on a GPU. On a CPU in slices of the vocabulary, each put in its
+    place while it is in the processor's cache (DECISIONS.md)."""
     if hidden_BMD.device.type != "cpu":
-        return torch.nn.functional.linear(hidden_BMD, weight_VD)
+        return wide_logits(hidden_BMD.flatten(0, 1), weight_VD).unflatten(0, hidden_BMD.shape[:2])
     logits_BMV = hidden_BMD.new_empty(*hidden_BMD.shape[:-1], len(weight_VD))
     for columns, rows in zip(logits_BMV.split(SLICE, -1), weight_VD.split(SLICE), strict=True):
         columns.copy_(project(hidden_BMD, rows))

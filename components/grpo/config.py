@@ -24,7 +24,8 @@ class GrpoConfig(Checkpointed):
     inner_updates: int = 12
     """Passes over each batch of rollouts, each with masks of its own."""
     minibatch: int | None = None
-    """Rollouts per optimiser step, a divisor of batch_size; null takes the whole batch at once."""
+    """Most rollouts in an optimiser step, a divisor of batch_size; null takes the whole batch. The
+    n rollouts whose group has a spread make ceil(n / minibatch) steps of nearly equal size."""
     normalise: bool = True
     """Whether advantages are divided by their group's standard deviation (off in Dr. GRPO)."""
     leave_one_out: bool = False
@@ -36,22 +37,25 @@ class GrpoConfig(Checkpointed):
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
     estimator: Literal["one_pass", "complementary", "elbo", "trajectory"] = "trajectory"
-    """How log-probabilities are estimated: the whole answer hidden in one pass (diffu-GRPO), two
-    passes that share the answer out between them (coupled-GRPO), the ELBO by quadrature, at the
-    level of sequences (GDPO), or in the order in which the tokens were committed (TraceRL)."""
-    passes: int = 3
-    """Passes of the elbo estimator, quadrature points, and slices of the trajectory estimator, of
-    which the offset cuts one in two, so that it makes a pass more."""
+    """How log-probabilities are estimated: the whole answer hidden in one pass (diffu-GRPO), the
+    mean of that and of two passes that share the answer out between them (coupled-GRPO), the ELBO
+    by quadrature, at the level of sequences (GDPO), or in the order in which the tokens were
+    committed (TraceRL)."""
+    slice_tokens: int = 8
+    """Tokens that the trajectory estimator scores in one view; 1 makes a view of every pass."""
+    passes: int = 4
+    """Quadrature points of the elbo estimator, and most slices that the trajectory estimator scores
+    in an inner update: of an answer that has more they are drawn at random, and weigh more."""
     prompt_mask: float = 0.15
     """Share of prompt tokens masked by the one-pass estimator."""
     gen_length: int = 256
     """New tokens per answer."""
     block_length: int = 16
-    """Tokens denoised together, a block after a block."""
+    """Tokens denoised together, a block after a block; at most gen_length."""
     threshold: float | None = None
     """Confidence from which a token is committed at once; null commits on a fixed schedule."""
     temperature: float = 0.9
-    """Temperature of the rollouts."""
+    """Temperature of the rollouts, at which they are scored as well."""
     rewards: tuple[tuple[str, float], ...] = (("verified", 1.0), ("format", 0.1))
     """Names of rewards (model/rewards.py) and their weights: the verdict of each problem's own
     verifier, exact, math, code, format, equations (of the thought), overlong."""
@@ -75,6 +79,7 @@ class GrpoConfig(Checkpointed):
         check("kl", self.kl, self.kl >= 0, "0 or more")
         known = ("one_pass", "complementary", "elbo", "trajectory")
         check("estimator", self.estimator, self.estimator in known, ", ".join(known))
+        check("slice_tokens", self.slice_tokens, self.slice_tokens >= 1, "1 or more")
         check("passes", self.passes, 1 <= self.passes <= 64, "1 to 64")
         check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")
         check("gen_length", self.gen_length, self.gen_length >= 1, "1 or more")

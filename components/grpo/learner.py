@@ -7,9 +7,10 @@ rollouts are `rollouts.py`'s.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import Rollouts, roll_out
+from components.grpo.views import draw_views
 from components.judge import Judge
 from model import draws, estimators, optimisation, preference
 from model.attention import training_kernels
@@ -25,9 +27,21 @@ from model.estimators import View
 from model.feed import Checkpoints, Log, Snapshot
 from model.interruption import Interruption, Preempted
 from model.llada import LLaDA
+from model.train import TOLERATED
 
 # Minibatches, each an optimiser step, as micro-batches of row numbers.
 Plan = list[Sequence[torch.Tensor]]
+Level = Literal["token", "sequence"]
+FEW = 4  # problems that a complaint names of each step
+
+
+class Round(NamedTuple):
+    """An inner update: what is scored together, under which views, and the scores before it."""
+
+    plan: Plan
+    views: list[View]
+    old_BL: torch.Tensor
+    reference_BL: torch.Tensor
 
 
 class Learner:
@@ -46,10 +60,14 @@ class Learner:
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
         self.accelerator = optimisation.accelerate(config)
-        self.minibatches = config.batch_size // (config.minibatch or config.batch_size)
-        updates = config.steps * config.inner_updates * self.minibatches
-        self.optimiser, self.schedule = optimisation.optimiser_for(model, config, steps=updates)
-        self.updates = 0
+        self.minibatch = config.minibatch or config.batch_size
+        # Of a step in which every rollout is of use; the schedule goes by these.
+        self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch)
+        total = config.steps * self.updates
+        self.optimiser, self.schedule = optimisation.optimiser_for(model, config, steps=total)
+        self.level: Level = "sequence" if config.estimator == "elbo" else "token"
+        self.skipped, self.unrewarded = 0, 0
+        self.bad: list[list[str]] = []  # problems of the optimiser steps in a row not finite
         self.judge = Judge(config.judge, seed=config.seed) if config.judge else None
 
     def fit(
@@ -61,16 +79,23 @@ class Learner:
     ) -> None:
         """Goes on to the last step, from `snapshot` where there is one.
 
-        SIGTERM saves the last whole step and raises Preempted.
+        SIGTERM saves the last whole step and raises Preempted. An optimiser step whose loss or
+        gradient is not finite changes no weight; three in a row raise FloatingPointError naming
+        their problems. Three steps in a row without a reward for any group raise ValueError.
         """
         first = 0
         if snapshot is not None:
             facts = snapshot.facts
-            first, self.updates = facts["step"], facts["updates"]
+            first, self.skipped, self.bad = facts["step"], facts["skipped"], facts["bad"]
+            self.unrewarded = facts["unrewarded"]
             if self.judge is not None:
                 self.judge.calls, self.judge.failed = facts["judge_calls"], facts["judge_failed"]
             optimisation.restore(
-                self.model, self.optimiser, self.schedule, snapshot.tensors, self.updates
+                self.model,
+                self.optimiser,
+                self.schedule,
+                snapshot.tensors,
+                first * self.updates,
             )
         with Interruption() as interruption:
             for number in range(first, self.config.steps):
@@ -88,78 +113,123 @@ class Learner:
         rollouts, record = roll_out(
             self.model, self.words, problems, self.config, self.random, self.judge
         )
+        self._stop_without_rewards(number, record["rewards_failed"])
         figures = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "gradient_norm": 0.0}
         useful = rollouts.advantage_B != 0
         if useful.any():
-            figures |= self.update(rollouts.rows(useful))
+            prompts = [problem["prompt"] for problem in problems]
+            figures = self.update(rollouts.rows(useful), number, prompts)
         tokens = int(rollouts.attention_BL.sum())
         speed = tokens / (time.perf_counter() - started)
-        return {**figures, **record, "tokens": tokens, "tokens_per_second": speed}
+        return {
+            **figures,
+            **record,
+            "skipped_steps": self.skipped,
+            "tokens": tokens,
+            "tokens_per_second": speed,
+        }
+
+    def _stop_without_rewards(self, number: int, failed: float) -> None:
+        self.unrewarded = self.unrewarded + 1 if failed == self.config.batch_size else 0
+        if self.unrewarded > TOLERATED:
+            raise ValueError(
+                f"steps {number + 2 - self.unrewarded} to {number + 1}: no answer could be "
+                "rewarded, for the reasons above"
+            )
 
     def _save(self, checkpoints: Checkpoints, step: int) -> None:
         state = optimisation.state(self.model, self.optimiser)
-        facts = {"step": step, "updates": self.updates}
+        facts = {"step": step, "skipped": self.skipped, "bad": self.bad}
+        facts["unrewarded"] = self.unrewarded
         if self.judge is not None:
             facts |= {"judge_calls": self.judge.calls, "judge_failed": self.judge.failed}
         checkpoints.save(step, state, facts)
 
-    def update(self, rollouts: Rollouts) -> dict[str, float]:
-        """Inner updates; before the first of them every ratio is exactly 1."""
-        rounds = [self._round(rollouts) for _ in range(self.config.inner_updates)]
-        total = dict.fromkeys(("loss", "kl", "clipped"), 0.0)
-        last: dict[str, float] = {}
-        count = len(rollouts.tokens_BL)
-        for plan, views, old_BL, reference_BL in rounds:
-            for minibatch in plan:
-                size = sum(map(len, minibatch))
-                for rows in minibatch:
-                    figures = self._backward(
-                        rollouts.rows(rows),
-                        [view.rows(rows) for view in views],
-                        old_BL[rows],
-                        reference_BL[rows],
-                        share=len(rows) / size,
-                    )
-                    for name in total:
-                        total[name] += figures[name] * len(rows) / count / len(rounds)
-                last = optimisation.update(
-                    self.accelerator, self.model, self.optimiser, self.schedule, self.config
-                )
-                self.updates += 1
-        return {**total, **last}
+    def update(self, rollouts: Rollouts, number: int, prompts: list[str]) -> dict[str, float]:
+        """Inner updates of step `number`; before the first of them every ratio is exactly 1.
 
-    def _round(self, rollouts: Rollouts) -> tuple[Plan, list[View], torch.Tensor, torch.Tensor]:
+        The figures are means over what was scored, whatever the micro-batches; steps that were not
+        finite are left out. Each optimiser step has the learning rate of its place in the run.
+        """
+        passes = range(self.config.inner_updates)
+        rounds = [self._round(rollouts, is_first=inner == 0) for inner in passes]
+        steps = [(whole, minibatch) for whole in rounds for minibatch in whole.plan]
+        total = dict.fromkeys(("loss", "kl", "clipped", "count"), 0.0)
+        last: dict[str, float] = {}
+        for place, (whole, minibatch) in enumerate(steps):
+            position = number * self.updates + place * self.updates // len(steps)
+            optimisation.seek(self.optimiser, self.schedule, position)
+            figures, last = self._optimise(rollouts, whole, minibatch, prompts, is_first=place == 0)
+            for name in figures:
+                total[name] += figures[name] * (figures["count"] if name != "count" else 1)
+        count = total.pop("count")
+        return {**{name: value / count for name, value in total.items() if count}, **last}
+
+    def _optimise(
+        self,
+        rollouts: Rollouts,
+        whole: Round,
+        minibatch: Sequence[torch.Tensor],
+        prompts: list[str],
+        *,
+        is_first: bool,
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """One optimiser step, its micro-batches' sums over the count of the whole minibatch.
+
+        Returns the figures of its loss, none where it was not finite, and of its update.
+        """
+        rows = torch.cat(list(minibatch))
+        count = len(rows) if self.level == "sequence" else int(rollouts.answer_BL[rows].sum())
+        parts = [
+            self._backward(rollouts, whole, rows, count, is_first=is_first) for rows in minibatch
+        ]
+        total = {name: sum(part[name] for part in parts) for name in parts[0]}
+        is_finite = [math.isfinite(part["loss"]) for part in parts]
+        if not all(is_finite):
+            self.optimiser.zero_grad()
+            bad = [rows for rows, good in zip(minibatch, is_finite, strict=True) if not good]
+            self._skip(rollouts, bad, prompts)
+            return {}, {"learning_rate": self.optimiser.param_groups[0]["lr"]}
+        found = optimisation.update(
+            self.accelerator, self.model, self.optimiser, self.schedule, self.config
+        )
+        if not math.isfinite(found["gradient_norm"]):
+            self._skip(rollouts, minibatch, prompts)
+            return {}, {"learning_rate": found["learning_rate"]}
+        self.bad = []
+        return {**total, "count": count}, found
+
+    def _skip(self, rollouts: Rollouts, parts: Sequence[torch.Tensor], prompts: list[str]) -> None:
+        """Counts a step that was not finite; one too many in a row ends the run."""
+        places = rollouts.problem_B[torch.cat(list(parts))].unique().tolist()
+        self.skipped += 1
+        self.bad.append([prompts[place] for place in places])
+        if len(self.bad) > TOLERATED:
+            raise FloatingPointError(
+                f"{len(self.bad)} optimiser steps in a row: the loss or its gradient is not "
+                f"finite; problems by step: {[_few(names) for names in self.bad]}"
+            )
+
+    def _round(self, rollouts: Rollouts, *, is_first: bool = False) -> Round:
         """One inner update: its minibatches, its views, and what they score under the policy as it
-        is and under the reference, by the same micro-batches as the update."""
+        is and under the reference, by the same micro-batches as the update.
+
+        Of the first one the first minibatch is left out: the policy that it updates is the old one.
+        """
         count, size = len(rollouts.tokens_BL), self.config.micro_batch_size
         order = torch.randperm(count, generator=self.random, device=self.random.device)
-        minibatches = order.tensor_split(min(self.minibatches, count))
+        minibatches = order.tensor_split(math.ceil(count / self.minibatch))
         plan = [minibatch.split(size) for minibatch in minibatches]
-        views = self._views(rollouts)
-        old_BL = reference_BL = self._scored(rollouts, views, plan)
+        views = draw_views(rollouts, self.config, self.random)
+        old_BL = reference_BL = self._scored(rollouts, views, plan[1:] if is_first else plan)
         if self.config.kl:
             with self.wrapped.disable_adapter():
                 reference_BL = self._scored(rollouts, views, plan)
-        return plan, views, old_BL, reference_BL
-
-    def _views(self, rollouts: Rollouts) -> list[View]:
-        config, answer_BL, random = self.config, rollouts.answer_BL, self.random
-        if config.estimator == "complementary":
-            return estimators.complementary(answer_BL, generator=random)
-        if config.estimator == "elbo":
-            return estimators.quadrature(answer_BL, points=config.passes, generator=random)
-        if config.estimator == "trajectory":
-            return estimators.trajectory(
-                rollouts.order_BL, answer_BL, slices=config.passes, generator=random
-            )
-        prompt_BL = rollouts.attention_BL & ~answer_BL
-        return estimators.one_pass(
-            answer_BL, prompt_BL, prompt_mask=config.prompt_mask, generator=random
-        )
+        return Round(plan, views, old_BL, reference_BL)
 
     @torch.no_grad()
     def _scored(self, rollouts: Rollouts, views: list[View], plan: Plan) -> torch.Tensor:
-        scored_BL = torch.empty(rollouts.tokens_BL.shape, device=self.model.device)
+        scored_BL = torch.zeros(rollouts.tokens_BL.shape, device=self.model.device)
         with training_kernels(self.model.device):
             for rows in itertools.chain.from_iterable(plan):
                 scored_BL[rows] = self._log_probabilities(
@@ -170,30 +240,49 @@ class Learner:
     def _backward(
         self,
         rollouts: Rollouts,
-        views: list[View],
-        old_BL: torch.Tensor,
-        reference_BL: torch.Tensor,
+        whole: Round,
+        rows: torch.Tensor,
+        count: int,
         *,
-        share: float,
+        is_first: bool = False,
     ) -> dict[str, float]:
-        """Gradients of one micro-batch, which is `share` of its optimiser step."""
+        """Gradients of one micro-batch of an optimiser step that scores `count`; its part of the
+        step's figures. Of the first step the old scores are its own."""
         config = self.config
+        part, views = rollouts.rows(rows), [view.rows(rows) for view in whole.views]
+        is_whole = self.level == "sequence"
+        new_BL = self._log_probabilities(part, views)
+        old_BL = new_BL.detach() if is_first else whole.old_BL[rows]
+        reference_BL = whole.reference_BL[rows] if config.kl else old_BL
         loss, figures = preference.grpo_loss(
-            self._log_probabilities(rollouts, views),
+            new_BL,
             old_BL,
             reference_BL,
-            rollouts.advantage_B,
-            rollouts.scored_BL,
+            part.advantage_B,
+            part.answer_BL if is_whole else estimators.token_weights(views),
+            count=count,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             kl=config.kl,
-            level="sequence" if config.estimator == "elbo" else "token",
+            level=self.level,
         )
-        self.accelerator.backward(loss * share)
+        if loss.requires_grad:  # not where a quadrature happened to hide nothing
+            self.accelerator.backward(loss)
         return {"loss": float(loss.detach()), **figures}
 
     def _log_probabilities(self, rollouts: Rollouts, views: list[View]) -> torch.Tensor:
+        """Under the rollouts' temperature; views that score nothing here cost nothing."""
         with self.accelerator.autocast():
             return estimators.log_probabilities(
-                self.model, rollouts.tokens_BL, rollouts.attention_BL, views
+                self.model,
+                rollouts.tokens_BL,
+                rollouts.attention_BL,
+                [view for view in views if view.scored_BL.any()],
+                temperature=self.config.temperature,
             )
+
+
+def _few(prompts: list[str]) -> list[str]:
+    """The beginnings of the first prompts."""
+    more = [f"and {len(prompts) - FEW} more"] if len(prompts) > FEW else []
+    return [f"{prompt:.40}" for prompt in prompts[:FEW]] + more

@@ -1,10 +1,13 @@
 """Groups of answers to a batch of prompts: generated, rewarded and compared.
 
 The policy is in eval mode here, without dropout. What is learnt from the answers is `learner.py`'s.
-Shapes: B answers, P prompt, G generated tokens, L = P+G.
+Shapes: B answers, N prompts, G answers per prompt, P prompt, L = prompt and generated tokens.
 """
 
 import dataclasses
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -14,23 +17,29 @@ from components.grpo.config import GrpoConfig
 from components.judge import Group, Judge
 from model import preference, rewards, sampler, tokenizer
 from model.llada import LLaDA
+from model.rewards import Scored
+from model.sandbox import SandboxError
+
+# Faults of the machine and of no answer; a RuntimeError is that math-verify does not start.
+MACHINE = (SandboxError, OSError, MemoryError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
     """Answers with what the objective needs of them.
 
-    `answer_BL` is the whole window that was denoised, `scored_BL` each answer up to its first EOS:
-    what follows is hidden like the rest, since generation did not see it, but earns nothing.
-    `order_BL` is the pass that committed a token, from 1.
+    `window_BL` is all that was denoised, `answer_BL` each answer up to the stop token that ended it
+    (all of the window where none did): what follows is padding that nothing sampled. `order_BL` is
+    the pass that committed a token, from 1. `problem_B` says which of the step's problems is asked.
     """
 
     tokens_BL: torch.Tensor
     attention_BL: torch.Tensor
+    window_BL: torch.Tensor
     answer_BL: torch.Tensor
-    scored_BL: torch.Tensor
     order_BL: torch.Tensor
     advantage_B: torch.Tensor
+    problem_B: torch.Tensor
 
     def rows(self, rows: torch.Tensor) -> "Rollouts":
         """Some of the answers."""
@@ -47,30 +56,37 @@ def roll_out(
     judge: Judge | None = None,
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
-    asked = [problem for problem in problems for _ in range(config.group)]
     prompts = [
-        tokenizer.chat(words, [{"role": "user", "content": problem["prompt"]}]) for problem in asked
+        tokenizer.chat(words, [{"role": "user", "content": problem["prompt"]}])
+        for problem in _each(problems, config.group)
     ]
     batch = words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     prompt_BP = batch["input_ids"].to(model.device)
     seen_BP = batch["attention_mask"].to(model.device).bool()
     tokens_BL, order_BL = _generate(model, words, prompt_BP, seen_BP, config, generator)
-    is_answer_L = torch.arange(tokens_BL.shape[1], device=model.device) >= prompt_BP.shape[1]
-    answer_BL = is_answer_L.expand(tokens_BL.shape).clone()
-    ended_BL = ((tokens_BL == words.eos_token_id) & answer_BL).cumsum(1).cumsum(1) > 1
-    scored_BL = answer_BL & ~ended_BL
-    answers = [row[scored].tolist() for row, scored in zip(tokens_BL, scored_BL, strict=True)]
+    window_BL = torch.ones_like(tokens_BL, dtype=torch.bool)
+    window_BL[:, : prompt_BP.shape[1]] = False
+    is_stop_BL = torch.isin(tokens_BL, torch.tensor(_stops(words), device=model.device)) & window_BL
+    answer_BL = window_BL & (is_stop_BL.cumsum(1) - is_stop_BL.int() == 0)
+    answers = [row[answer].tolist() for row, answer in zip(tokens_BL, answer_BL, strict=True)]
     advantage_NG, figures = _compare(answers, problems, words, config, judge)
     figures["rollout_passes"] = int(order_BL.max())
+    places_N = torch.arange(len(problems), device=model.device)
     rollouts = Rollouts(
         tokens_BL=tokens_BL,
-        attention_BL=torch.cat((seen_BP, torch.ones_like(answer_BL[:, prompt_BP.shape[1] :])), 1),
+        attention_BL=torch.cat((seen_BP, window_BL[:, prompt_BP.shape[1] :]), 1),
+        window_BL=window_BL,
         answer_BL=answer_BL,
-        scored_BL=scored_BL,
         order_BL=order_BL,
-        advantage_B=advantage_NG.flatten().to(model.device),
+        advantage_B=advantage_NG.flatten().float().to(model.device),
+        problem_B=places_N.repeat_interleave(config.group),
     )
     return rollouts, figures
+
+
+def _stops(words: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer."""
+    return [words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)]
 
 
 def _compare(
@@ -80,21 +96,38 @@ def _compare(
     config: GrpoConfig,
     judge: Judge | None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Advantages [N, G], zero in a group that the judge failed to judge, and the figures."""
-    asked = [problem for problem in problems for _ in range(config.group)]
-    reward_B, figures = _rewards(answers, asked, words, config)
+    """Advantages [N, G] and the figures.
+
+    They are zero in a group that cannot be compared: one that the judge failed to judge, or with an
+    answer whose reward failed.
+    """
+    stops = _stops(words)
+    spoken = [answer[:-1] if answer[-1] in stops else answer for answer in answers]
+    texts = words.batch_decode(spoken, skip_special_tokens=False)
+    asked = [
+        {**problem, "tokens": len(answer), "max_tokens": config.gen_length}
+        for problem, answer in zip(_each(problems, config.group), answers, strict=True)
+    ]
+    reward_B, figures = _rewards(texts, asked, config)
     reward_NG = reward_B.view(-1, config.group)
-    unjudged_N = torch.zeros(len(problems), dtype=torch.bool)
+    failed_N = reward_NG.isnan().any(1)
+    unjudged_N = torch.zeros_like(failed_N)
+    reward_NG, largest = reward_NG.nan_to_num(0.0), sum(abs(w) for _, w in config.rewards)
     if judge is not None:
-        texts = words.batch_decode(answers, skip_special_tokens=False)
         score_NG, unjudged_N = _judged(judge, texts, problems, config.group)
-        reward_NG = reward_NG + judge.config.weight * score_NG
-        figures |= {"judged": float(score_NG[~unjudged_N].mean()), "judge_failed": judge.failed}
+        reward_NG = reward_NG + judge.config.weight * score_NG.double()
+        largest += abs(judge.config.weight)
+        figures["judge_failed"] = judge.failed
+        if not unjudged_N.all():
+            figures["judged"] = float(score_NG[~unjudged_N].mean())
     advantage_NG = preference.advantages(
-        reward_NG, normalise=config.normalise, leave_one_out=config.leave_one_out
+        reward_NG,
+        normalise=config.normalise,
+        leave_one_out=config.leave_one_out,
+        scale=largest,
     )
-    advantage_NG[unjudged_N] = 0.0
-    is_flat_N = (advantage_NG == 0).all(1) & ~unjudged_N
+    advantage_NG[unjudged_N | failed_N] = 0.0
+    is_flat_N = (advantage_NG == 0).all(1) & ~unjudged_N & ~failed_N
     return advantage_NG, {**figures, "groups_without_spread": int(is_flat_N.sum())}
 
 
@@ -111,7 +144,7 @@ def _generate(model, words, prompt_BP, seen_BP, config: GrpoConfig, generator):
         temperature=config.temperature,
         cache="dual",
         attention_mask_BP=seen_BP,
-        stop_tokens=[words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)],
+        stop_tokens=_stops(words),
         generator=generator,
     ):
         known_BL = generation.tokens_BL != model.config.mask_token_id
@@ -123,21 +156,40 @@ def _generate(model, words, prompt_BP, seen_BP, config: GrpoConfig, generator):
 
 
 def _rewards(
-    answers: list[list[int]], asked: list[dict[str, Any]], words, config: GrpoConfig
+    texts: list[str], asked: list[dict[str, Any]], config: GrpoConfig
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The weighted reward of each answer [B], and the mean of every part by its name."""
-    rows = [
-        {**problem, "tokens": len(answer), "max_tokens": config.gen_length}
-        for problem, answer in zip(asked, answers, strict=True)
-    ]
-    texts = words.batch_decode(answers)
-    scored = rewards.score_all(texts, rows, config.rewards, workers=config.reward_workers)
-    totals = torch.tensor([score.total for score in scored])
-    parts = {
-        "accuracy" if name == "verified" else name: _mean([s.parts[name] for s in scored])
-        for name, _ in config.rewards
-    }
-    return totals, {"reward": float(totals.mean()), **parts}
+    """The weighted reward of each answer [B] in fp64, NaN where it failed, and the figures.
+
+    These are the mean of the rewards and of every part by its name, and how many failed.
+    """
+    with ThreadPoolExecutor(config.reward_workers) as pool:
+        found = list(pool.map(_scored, texts, asked, itertools.repeat(config)))
+    scored = [score for score in found if isinstance(score, Scored)]
+    failures = [text for text in found if isinstance(text, str)]
+    if failures:
+        print(f"grpo: no reward for {len(failures)} answers, the first: {failures[0]}", flush=True)
+    totals = [score.total if isinstance(score, Scored) else math.nan for score in found]
+    figures: dict[str, float] = {"rewards_failed": len(failures)}
+    if scored:
+        figures["reward"] = _mean([score.total for score in scored])
+        for name, _ in config.rewards:
+            shown = "accuracy" if name == "verified" else name
+            figures[shown] = _mean([score.parts[name] for score in scored])
+    return torch.tensor(totals, dtype=torch.float64), figures
+
+
+def _scored(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | str:
+    """An answer's rewards, or the problem and why they cannot be computed.
+
+    A reward is the code of others that reads what a model wrote: whatever it raises is the fault of
+    one answer, but for a machine that cannot run what it is asked to.
+    """
+    try:
+        return rewards.score(text, problem, config.rewards)
+    except Exception as error:
+        if isinstance(error, MACHINE) and not isinstance(error, RecursionError):
+            raise
+        return f"problem {problem['prompt']!r:.60}: {type(error).__name__}: {error}"
 
 
 def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int):
@@ -149,6 +201,11 @@ def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], grou
     found = judge.score_groups(groups)
     scores = torch.tensor([[0.0] * group if row is None else row for row in found])
     return scores, torch.tensor([row is None for row in found])
+
+
+def _each(problems: list[dict[str, Any]], group: int) -> list[dict[str, Any]]:
+    """Each problem as often as it is asked."""
+    return [problem for problem in problems for _ in range(group)]
 
 
 def _mean(values: list[float]) -> float:

@@ -75,7 +75,7 @@ def test_order_of_commits_is_the_samplers(taught, downloaded):
     rollouts, figures = roll_out(
         subject.model, subject.words, subject.problems[:4], subject.config, subject.random
     )
-    order = rollouts.order_BL[rollouts.answer_BL].view(16, -1)
+    order = rollouts.order_BL[rollouts.window_BL].view(16, -1)
     assert (order >= 1).all()
     unfinished = ~(rollouts.tokens_BL == subject.words.eos_token_id).any(1)
     for row in order[unfinished]:
@@ -164,5 +164,7 @@ def test_estimators_differ(taught, downloaded):
     rollouts, _ = roll_out(
         subject.model, subject.words, subject.problems[:2], subject.config, subject.random
     )
-    hidden = estimators.quadrature(rollouts.answer_BL, points=2, generator=subject.random)
+    hidden = estimators.quadrature(
+        rollouts.window_BL, rollouts.answer_BL, points=2, generator=subject.random
+    )
     assert hidden[0].hidden_BL.sum() < hidden[1].hidden_BL.sum()

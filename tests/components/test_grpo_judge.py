@@ -68,6 +68,7 @@ def test_a_group_without_verdict_is_skipped_and_counted(taught, downloaded, tmp_
         grpo(taught, downloaded / "dataset", tmp_path, {**FEW, "steps": 2, "judge": judge})
     first, second = figures(tmp_path)
     assert (first["judge_failed"], second["judge_failed"]) == (2, 2)
+    assert "judged" not in first and 0 <= second["judged"] <= 1
     assert first["gradient_norm"] == 0, "no group of the first step was judged"
     assert second["gradient_norm"] > 0
 

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import diffusion
 from model.cross_entropy import cross_entropy
+from tests.model.factors import competing
 from tests.model.test_llada import small
 
 
@@ -35,11 +36,13 @@ def states(count, width, vocabulary, dtype=torch.float64, seed=0):
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
 @pytest.mark.parametrize("slice_bytes", [1, 7 * 8 * 3, 2**20])
-def test_gradcheck(z_loss, slice_bytes):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_gradcheck(z_loss, slice_bytes, temperature):
     hidden, weight, targets = states(7, 5, 11)
+    options = dict(z_loss=z_loss, temperature=temperature, slice_bytes=slice_bytes)
 
     def loss(hidden, weight):
-        return cross_entropy(hidden, weight, targets, z_loss=z_loss, slice_bytes=slice_bytes)
+        return cross_entropy(hidden, weight, targets, **options)
 
     assert torch.autograd.gradcheck(loss, (hidden, weight))
     assert torch.autograd.gradcheck(lambda hidden: loss(hidden, weight.detach()), (hidden,))
@@ -70,6 +73,32 @@ def test_equals_plain_cross_entropy(count, vocabulary, slice_bytes, scale, seed)
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5 * scale * (count + 1))
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_temperature_divides_the_logits(temperature):
+    hidden, weight, targets = states(20, 6, 30, torch.float32)
+    found = cross_entropy(hidden, weight, targets, temperature=temperature, slice_bytes=20 * 4 * 7)
+    logits = F.linear(hidden, weight) / temperature
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    if temperature == 1.0:
+        plain = cross_entropy(hidden, weight, targets, slice_bytes=20 * 4 * 7)
+        assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_of_competing_tokens_are_not_rounded(dtype):
+    """In bf16, by autocast or by the weights: what fp32 gives of the same bf16 factors."""
+    hidden, weight = competing(dtype)
+    targets = torch.arange(500) % 2
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+        found = cross_entropy(hidden, weight, targets)
+    logits = hidden.bfloat16().double() @ weight.bfloat16().double().T
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    rounded = F.cross_entropy(logits.bfloat16().double(), targets, reduction="none")
+    assert (rounded - expected).std() > 1e-3, "logits that rounding does not move show nothing"
+    assert (found - expected).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bf16_products_and_a_wide_softmax(dtype):
     """As autocast does with fp32 weights, and as bf16 weights do without it."""
@@ -78,7 +107,8 @@ def test_bf16_products_and_a_wide_softmax(dtype):
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32)
     with autocast:
         ours = cross_entropy(hidden, weight, targets, slice_bytes=20 * 4 * 64)
-        plain = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
+    logits = F.linear(hidden.bfloat16().float(), weight.bfloat16().float())
+    plain = F.cross_entropy(logits, targets, reduction="none")
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     (gradient,) = torch.autograd.grad(ours.sum(), weight)

@@ -9,29 +9,36 @@ from model import checkpoint, estimators, lora
 from tests.model.test_golden import GOLDEN
 
 ROWS, PROMPT, LENGTH = 3, 6, 14
-ANSWER = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
-ANSWER[:, PROMPT:] = True
+WINDOW = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+WINDOW[:, PROMPT:] = True
+ANSWER = WINDOW.clone()
+ANSWER[1, 11:] = False  # a stop token at 10, and padding behind it
 SEEN = torch.ones_like(ANSWER)
 TOKENS = torch.randint(2, 300, (ROWS, LENGTH), generator=torch.Generator().manual_seed(3))
 ORDER = torch.zeros(ROWS, LENGTH, dtype=torch.long)
 ORDER[:, PROMPT:] = torch.stack([torch.randperm(LENGTH - PROMPT) + 1 for _ in range(ROWS)])
+ORDER[1, 11:] = LENGTH - PROMPT
 
 
 def random(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def slices(size, passes=64, seed=0, order=ORDER, answer=ANSWER, window=WINDOW):
+    return estimators.trajectory(
+        window, answer, order, slice_tokens=size, passes=passes, generator=random(seed)
+    )
+
+
 def draw(name, seed=0):
     """The views of every estimator on the same answers."""
     return {
         "one_pass": lambda: estimators.one_pass(
-            ANSWER, ~ANSWER, prompt_mask=0.3, generator=random(seed)
+            WINDOW, ANSWER, ~WINDOW, prompt_mask=0.3, generator=random(seed)
         ),
-        "complementary": lambda: estimators.complementary(ANSWER, generator=random(seed)),
-        "elbo": lambda: estimators.quadrature(ANSWER, points=3, generator=random(seed)),
-        "trajectory": lambda: estimators.trajectory(
-            ORDER, ANSWER, slices=3, generator=random(seed)
-        ),
+        "complementary": lambda: estimators.complementary(WINDOW, ANSWER, generator=random(seed)),
+        "elbo": lambda: estimators.quadrature(WINDOW, ANSWER, points=3, generator=random(seed)),
+        "trajectory": lambda: slices(3, seed=seed),
     }[name]()
 
 
@@ -45,42 +52,141 @@ def test_what_is_scored_is_hidden_and_belongs_to_the_answer(name):
         assert not (view.scored_BL & ~ANSWER).any()
 
 
-@pytest.mark.parametrize("name", ["one_pass", "complementary", "trajectory"])
+@pytest.mark.parametrize("name", ["one_pass", "trajectory"])
 def test_every_token_is_scored_once(name):
     times = sum(view.scored_BL.int() for view in draw(name))
     assert torch.equal(times, ANSWER.int())
+    assert torch.equal(estimators.token_weights(draw(name)), ANSWER.float())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tail_behind_the_answer_is_hidden_in_every_view(name):
+    """Padding in sight would tell where the answer ends."""
+    for view in draw(name):
+        assert view.hidden_BL[WINDOW & ~ANSWER].all()
 
 
 def test_one_pass_hides_some_of_the_prompt():
     (view,) = draw("one_pass")
-    assert view.hidden_BL[ANSWER].all()
-    assert 0 < view.hidden_BL[~ANSWER].sum() < (~ANSWER).sum()
+    assert view.hidden_BL[WINDOW].all()
+    assert 0 < view.hidden_BL[~WINDOW].sum() < (~WINDOW).sum()
+
+
+def test_complementary_is_coupled_grpos():
+    """(log p0 + log p1 / t) / 2 where the first of the pair hides a token, or with 1 / (1 - t)."""
+    first, second, whole = draw("complementary")
+    assert torch.equal(first.scored_BL ^ second.scored_BL, ANSWER)
+    assert torch.equal(whole.hidden_BL, WINDOW) and torch.equal(whole.scored_BL, ANSWER)
+    assert (whole.weight_B == 0.5).all()
+    t_B = 0.5 / first.weight_B
+    assert (t_B > 0.2).all() and (t_B < 0.8).all()
+    torch.testing.assert_close(0.5 / second.weight_B, 1 - t_B)
+    model = checkpoint.load(GOLDEN, dtype=torch.float32)
+
+    def scored(hidden_BL):
+        logits = model(TOKENS.masked_fill(hidden_BL, model.config.mask_token_id))
+        return logits.log_softmax(-1).gather(-1, TOKENS[..., None])[..., 0]
+
+    with torch.no_grad():
+        found = estimators.log_probabilities(model, TOKENS, SEEN, [first, second, whole])
+        each = torch.where(
+            first.scored_BL,
+            scored(first.hidden_BL) / t_B[:, None],
+            scored(second.hidden_BL) / (1 - t_B)[:, None],
+        )
+        expected = (scored(WINDOW) + each) / 2 * ANSWER
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_shares_of_a_pair_are_those_of_its_ratio():
+    many = ANSWER[:1].repeat(4000, 1)
+    first, second, _ = estimators.complementary(many, many, generator=random())
+    for view, ratio in ((first, 0.5 / first.weight_B), (second, 0.5 / second.weight_B)):
+        error = view.scored_BL.sum(1) / many.sum(1) - ratio
+        assert abs(error.mean()) < 0.01
 
 
 def test_trajectory_hides_what_was_committed_later():
-    views = draw("trajectory")
+    views = slices(3)
     for earlier, later in itertools.pairwise(views):
         for row in range(ROWS):
             before, after = ORDER[row][earlier.scored_BL[row]], ORDER[row][later.scored_BL[row]]
             if len(before) and len(after):
                 assert before.max() < after.min()
-        assert torch.equal(later.hidden_BL, earlier.hidden_BL & ~earlier.scored_BL)
+        assert not (later.hidden_BL & ~earlier.hidden_BL).any()
+        assert torch.equal(
+            later.hidden_BL & ANSWER, earlier.hidden_BL & ANSWER & ~earlier.scored_BL
+        )
 
 
-def test_as_many_slices_as_passes_give_the_samplers_own_probability():
+def test_a_slice_a_token_gives_the_samplers_own_probability():
     """With one pass a slice every token is scored under the very window that it was chosen from."""
-    count = LENGTH - PROMPT
-    views = estimators.trajectory(ORDER, ANSWER, slices=count, generator=random())
-    for view in views:
+    for view in slices(1):
         for row in range(ROWS):
-            (place,) = view.scored_BL[row].nonzero()[:, 0] if view.scored_BL[row].any() else [None]
-            if place is not None:
-                assert torch.equal(view.hidden_BL[row], ORDER[row] >= ORDER[row][place])
+            for place in view.scored_BL[row].nonzero()[:, 0]:
+                earlier = (ORDER[row] < ORDER[row][place]) & ANSWER[row]
+                assert torch.equal(view.hidden_BL[row], WINDOW[row] & ~earlier)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_slice_has_so_many_tokens_and_a_pass_is_never_cut(size):
+    """Long answers get more slices, not longer ones."""
+    length = 100
+    window = torch.ones(4, length, dtype=torch.bool)
+    order = torch.stack([torch.randperm(length) for _ in range(4)]) + 1
+    views = slices(size, 1000, order=order, answer=window, window=window)
+    assert all(view.scored_BL.sum(1).max() <= size for view in views)
+    assert len(views) <= -(-length // size) + 1
+    passes = (order + 4) // 5  # five tokens a pass
+    for view in slices(size, 1000, order=passes, answer=window, window=window):
+        for row, scored in zip(passes, view.scored_BL, strict=True):
+            assert not set(row[scored].tolist()) & set(row[~scored].tolist())
+
+
+def test_slices_that_are_drawn_stand_for_all():
+    """Weighted, the sum over the tokens of any function has the expectation of that over all."""
+    length, passes = 40, 3
+    window = torch.ones(2000, length, dtype=torch.bool)
+    order = (torch.randperm(length) + 1).repeat(2000, 1)
+    views = slices(5, passes, order=order, answer=window, window=window)
+    assert len(views) == passes
+    weight = estimators.token_weights(views)
+    assert torch.equal(weight > 0, torch.stack([view.scored_BL for view in views]).any(0))
+    assert (sum(view.scored_BL.int() for view in views) <= 1).all()
+    value = torch.randn(length, generator=random(1))
+    found = (weight * value).sum(1)
+    assert abs(found.mean() - value.sum()) < 5 * found.std() / 2000**0.5
+
+
+def test_rows_without_a_token_in_a_view_change_nothing():
+    model = checkpoint.load(GOLDEN, dtype=torch.float32).eval()
+    views = slices(2)
+    assert any(0 < view.scored_BL.any(1).sum() < ROWS for view in views)
+    with torch.no_grad():
+        together = estimators.log_probabilities(model, TOKENS, SEEN, views)
+        for row in range(ROWS):
+            rows = torch.tensor([row])
+            alone = estimators.log_probabilities(
+                model, TOKENS[rows], SEEN[rows], [view.rows(rows) for view in views]
+            )
+            torch.testing.assert_close(together[rows], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_scores_are_those_of_the_temperature(temperature):
+    """What the sampler draws from: softmax(logits / T)."""
+    model = checkpoint.load(GOLDEN, dtype=torch.float32).eval()
+    (view,) = estimators.one_pass(WINDOW, ANSWER, ~WINDOW, prompt_mask=0.0, generator=random())
+    with torch.no_grad():
+        found = estimators.log_probabilities(model, TOKENS, SEEN, [view], temperature=temperature)
+        logits = model(TOKENS.masked_fill(WINDOW, model.config.mask_token_id)) / temperature
+    expected = logits.log_softmax(-1).gather(-1, TOKENS[..., None])[..., 0] * ANSWER
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_monte_carlo_is_unbiased_and_stratified():
     """With log p = -1 for every token the expectation is the length, whatever the draws."""
-    many = ANSWER[:1].repeat(4000, 1)
+    many = WINDOW[:1].repeat(4000, 1)
     for draws in (1, 4):
         views = estimators.monte_carlo(many, draws=draws, generator=random())
         estimate = sum(view.weight_B * view.scored_BL.sum(1) for view in views)
@@ -91,9 +197,8 @@ def test_monte_carlo_is_unbiased_and_stratified():
 
 def test_quadrature_is_exact_where_the_loss_is_a_polynomial():
     """With log p = -1 for every token, E over masks of sum / t is the length, at every node."""
-    views = [
-        estimators.quadrature(ANSWER.repeat(400, 1), points=3, generator=random(s)) for s in (1, 2)
-    ]
+    many = ANSWER[:1].repeat(1200, 1)
+    views = [estimators.quadrature(many, many, points=3, generator=random(s)) for s in (1, 2)]
     for drawn in views:
         estimate = sum(view.weight_B * view.scored_BL.sum(1) for view in drawn)
         assert estimate.mean().item() == pytest.approx(LENGTH - PROMPT, rel=0.05)

@@ -100,6 +100,64 @@ def test_advantages_by_hand():
     assert found[1].tolist() == [0.0] * 4
 
 
+@pytest.mark.parametrize("group", range(2, 17))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_group_without_spread_has_no_advantage(group, dtype):
+    """Exactly none: what is left of rounding would be divided by 1e-4 and trained on."""
+    values = torch.tensor([[0.1], [0.7], [1.1], [-0.3], [1e-3], [1e6 / 3]], dtype=dtype)
+    for options in ({}, {"normalise": False}, {"leave_one_out": True}):
+        assert (preference.advantages(values.repeat(1, group), **options) == 0).all()
+
+
+@pytest.mark.parametrize("group", range(2, 17))
+def test_sums_of_rewards_in_another_order_have_no_spread(group):
+    """0.1 + 0.2 + 0.3 by rounding is 0.6 or a little more; so is a sum that cancels out."""
+    sums = [(0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3)]
+    assert sums[0] != sums[1]
+    mixed = torch.tensor([[sums[n % 2] for n in range(group)]], dtype=torch.float64)
+    assert (preference.advantages(mixed) == 0).all()
+    nothing = [0.1 + 0.2 - 0.3, 0.0]
+    assert nothing[0] != 0
+    mixed = torch.tensor([[nothing[n % 2] for n in range(group)]], dtype=torch.float64)
+    assert (preference.advantages(mixed, scale=0.6) == 0).all()
+
+
+def test_an_answer_at_its_groups_mean_has_no_advantage():
+    found = preference.advantages(torch.tensor([[0.1, 0.2, 0.3]], dtype=torch.float64))
+    assert found[0, 1] == 0 and found[0, 0] < 0 < found[0, 2]
+
+
+def test_small_spreads_count():
+    found = preference.advantages(torch.tensor([[0.5, 0.5001]], dtype=torch.float64))
+    assert found[0, 0] < 0 < found[0, 1]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_micro_batches_add_up_to_the_loss_of_the_whole(level, size):
+    """Answers of one to six tokens: each token, or answer, counts alike wherever it stands."""
+    generator = torch.Generator().manual_seed(0)
+    new, old, reference = -torch.rand(3, 6, 6, generator=generator)
+    weight = (torch.arange(6) <= torch.arange(6)[:, None]).float()
+    advantage = torch.randn(6, generator=generator)
+    options = dict(clip_low=0.2, clip_high=0.2, kl=0.1, level=level)
+    whole, figures = preference.grpo_loss(new, old, reference, advantage, weight, **options)
+    count = 6 if level == "sequence" else int(weight.sum())
+    parts = [
+        preference.grpo_loss(
+            *(tensor[first : first + size] for tensor in (new, old, reference)),
+            advantage[first : first + size],
+            weight[first : first + size],
+            count=count,
+            **options,
+        )
+        for first in range(0, 6, size)
+    ]
+    assert sum(loss for loss, _ in parts).item() == pytest.approx(whole.item(), rel=1e-6)
+    for name, value in figures.items():
+        assert sum(part[name] for _, part in parts) == pytest.approx(value, rel=1e-6)
+
+
 def test_grpo_loss_by_hand():
     new = torch.tensor([[math.log(0.5), math.log(0.3)]])
     old = torch.tensor([[math.log(0.25), math.log(0.3)]])
