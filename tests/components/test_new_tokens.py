@@ -102,7 +102,8 @@ def test_pretraining_leaves_rows_that_plain_text_never_holds(base):
     finish(start("pretrain", config, output=base / "log", **paths, **outputs), base / "log")
     stored = load_file(base / "adapter" / "adapter_model.safetensors")
     assert stored and not [name for name in stored if "trainable_tokens" in name]
-    merged = {"base": base / "model", "adapter": base / "adapter", "merged": base / "merged"}
+    merged = {"base": base / "model", "adapter": base / "adapter", "model": base / "merged"}
+    merged["metrics"] = base / "merging"
     finish(start("merge", {}, output=base / "log", **merged), base / "log")
     rows = tokenizer.new_tokens(tokenizer.load(base / "merged"))
     before, after = (checkpoint.load(base / name) for name in ("model", "merged"))
