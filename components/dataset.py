@@ -8,7 +8,7 @@
     test.jsonl         {"prompt", "answer", "verifier"}
     report.json, .md   counts, lengths, drops and samples (components/datacard.py)
 
-Reads local paths only. Shapes: B batch, L length; answers are padded with EOS, prompts on the left.
+Reads local paths only. Shapes: B batch, L length; answers are padded with EOS.
 """
 
 import json
@@ -115,20 +115,17 @@ def shuffled(count: int, batch_size: int, *, seed: int) -> Iterator[list[int]]:
 
 
 def pad_dialogues(items: list[tuple[list[int], list[int]]], eos: int, length: int) -> Batch:
-    """tokens, answer, attention [B, L]: prompts padded on the left, answers with EOS to `length`.
+    """tokens, answer [B, length]: each prompt, its answer, and EOS up to `length`.
 
-    The EOS behind an answer belongs to it, as in LLaDA's recipe: the model learns to end.
+    The EOS behind an answer belongs to it, as in LLaDA's recipe: the model learns to end. Raises
+    ValueError when a row is longer than `length`.
     """
-    longest = max(len(prompt) for prompt, _ in items)
-    tokens, is_answer, seen = [], [], []
-    for prompt, answer in items:
-        gap, tail = longest - len(prompt), length - len(answer)
-        tokens.append([eos] * gap + prompt + answer + [eos] * tail)
-        is_answer.append([False] * longest + [True] * length)
-        seen.append([False] * gap + [True] * (len(prompt) + length))
-    tensors = {
-        "tokens": torch.tensor(tokens),
-        "answer": torch.tensor(is_answer),
-        "attention": torch.tensor(seen),
-    }
-    return Batch(tensors, int(tensors["attention"].sum()))
+    tokens = torch.full((len(items), length), eos)
+    is_answer = torch.ones(len(items), length, dtype=torch.bool)
+    for row, (prompt, answer) in enumerate(items):
+        own = prompt + answer
+        if len(own) > length:
+            raise ValueError(f"length={length}, allowed: {len(own)} or more, a row's own")
+        tokens[row, : len(own)] = torch.tensor(own)
+        is_answer[row, : len(prompt)] = False
+    return Batch({"tokens": tokens, "answer": is_answer}, tokens.numel())

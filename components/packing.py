@@ -1,8 +1,8 @@
 """Documents packed into windows: few cuts, little padding, and each document sees itself alone.
 
 Documents longer than the window are cut into windows; what is left of them and all shorter ones are
-packed by best fit (arXiv:2404.10830). A window is found by its number, so the order, the place in
-it and the number of processes are the training loop's. Shapes: B batch, L length.
+packed by best fit (arXiv:2404.10830). A window is found by its number; which ones a step has is the
+training loop's. Shapes: B batch, L length.
 """
 
 import bisect
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from components.shards import Shards
+from model.draws import Draw
 from model.feed import Batch
 
 BLOCK = 1 << 16  # pieces that are packed together, at random from the whole corpus
@@ -23,7 +24,7 @@ class Windows:
     def __init__(
         self, shards: Shards, window: int, *, pad: int, seed: int, random_length: float = 0.01
     ) -> None:
-        """`random_length` is the share of batches that are cut to a length drawn from 1..window."""
+        """`random_length` is the share of rows that are cut to a length from 1 to their own."""
         self.shards, self.window, self.pad, self.seed = shards, window, pad, seed
         self.random_length = random_length
         counts = -(-shards.lengths // window)
@@ -39,6 +40,7 @@ class Windows:
         ]
         self.ends = np.cumsum([len(pieces) for pieces in packed])
         self.pieces = np.concatenate(packed)
+        self.lengths = np.add.reduceat(lengths[self.pieces], self.ends - [len(p) for p in packed])
         self.useful = float(lengths.sum()) / (len(packed) * window)
 
     def __len__(self) -> int:
@@ -56,33 +58,31 @@ class Windows:
             )
         ]
 
-    def collate(self, picked: list[int]) -> Batch:
-        """tokens, documents, real [B, L] of some windows: a function of their numbers alone.
+    def collate(self, draw: Draw) -> Batch:
+        """tokens, documents, real [B, L] of some places; their share is that of real tokens.
 
         `documents` numbers the documents of a row from 1; 0 is padding, where `real` is False.
         """
-        rows = [self[number] for number in picked]
-        length = max(sum(map(len, row)) for row in rows)
-        tokens = np.full((len(rows), length), self.pad, np.int64)
-        documents = np.zeros((len(rows), length), np.int64)
-        for row, parts in enumerate(rows):
-            ids = np.concatenate(parts)
-            tokens[row, : len(ids)] = ids
-            documents[row, : len(ids)] = np.repeat(
-                np.arange(1, len(parts) + 1), [len(part) for part in parts]
-            )
-        kept = self._length(picked, length)
-        tensors = {
-            "tokens": torch.from_numpy(tokens[:, :kept].copy()),
-            "documents": torch.from_numpy(documents[:, :kept].copy()),
-        }
+        kept = self._kept(draw)
+        own = kept[list(draw.places)]
+        tokens = np.full((len(own), own.max()), self.pad, np.int64)
+        documents = np.zeros(tokens.shape, np.int64)
+        for row, (number, length) in enumerate(zip(draw.picked, own.tolist(), strict=True)):
+            parts = self[number]
+            counts = [len(part) for part in parts]
+            tokens[row, :length] = np.concatenate(parts)[:length]
+            documents[row, :length] = np.repeat(np.arange(1, len(parts) + 1), counts)[:length]
+        tensors = {"tokens": torch.from_numpy(tokens), "documents": torch.from_numpy(documents)}
         tensors["real"] = tensors["documents"] > 0
-        return Batch(tensors, int(tensors["real"].sum()))
+        return Batch(tensors, int(own.sum()), share=float(own.sum() / kept.sum()))
 
-    def _length(self, picked: list[int], length: int) -> int:
-        """A random length for some batches, so that short sequences stay known (LLaDA, 2.2)."""
-        draw = np.random.default_rng([self.seed, *picked])
-        return int(draw.integers(1, length + 1)) if draw.random() < self.random_length else length
+    def _kept(self, draw: Draw) -> np.ndarray:
+        """Tokens of each row of the whole batch: some rows are cut at random, so that short
+        sequences stay known (LLaDA, section 2.2)."""
+        lengths = self.lengths[list(draw.examples)]
+        chance, place = draw.batch(2, len(lengths)).numpy()
+        cut = 1 + (place * lengths).astype(np.int64)
+        return np.where(chance < self.random_length, cut, lengths)
 
 
 def _packed(order: np.ndarray, lengths: np.ndarray, window: int) -> Iterator[list[int]]:

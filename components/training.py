@@ -18,7 +18,7 @@ from components.checkpointing import Checkpoints
 from components.metrics import MetricsLog
 from model import checkpoint, lora, noising, optimisation, quantisation, tokenizer
 from model.llada import LLaDA
-from model.settings import Checkpointed, Optimisation
+from model.settings import Checkpointed, Optimisation, check
 
 BUCKETS = 10
 Fit = Callable[..., None]
@@ -57,14 +57,28 @@ class LossByRatio:
         return {"loss_by_ratio": means}
 
 
+def check_context(base: Path, name: str, length: int, context: int | None = None) -> None:
+    """Raises ValueError naming the field unless so many tokens fit: before anything is loaded.
+
+    `context` is the longest sequence of the trained model, the base's own if it is None.
+    """
+    longest = context or checkpoint.read_config(base).max_sequence_length
+    check(name, length, length <= longest, f"up to {longest}, the model's context")
+
+
 def open_base(
-    base: Path, config: Optimisation, *, context: int | None = None
+    base: Path,
+    config: Optimisation,
+    *,
+    context: int | None = None,
+    new_tokens: bool = True,
 ) -> tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase]:
     """The model with what will be trained on it, its adapter if there is one, and its tokenizer.
 
     Full training keeps fp32 weights, and so does fp32 arithmetic; in bf16 arithmetic the frozen
     base under an adapter keeps the precision in which it is stored. `context` is the longest
-    sequence of the trained model, the base's own if it is None.
+    sequence of the trained model, the base's own if it is None. Without `new_tokens` an adapter
+    leaves their rows alone, whatever the configuration says: plain text never holds them.
     """
     accelerator = optimisation.accelerate(config)
     torch.manual_seed(config.seed)
@@ -90,7 +104,7 @@ def open_base(
         targets=adapter.targets,
         rslora=adapter.rslora,
         dora=adapter.dora,
-        new_tokens=tokenizer.new_tokens(words) if adapter.new_tokens else (),
+        new_tokens=tokenizer.new_tokens(words) if new_tokens and adapter.new_tokens else (),
     )
     return model, wrapped, words
 

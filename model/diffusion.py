@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from model.cross_entropy import cross_entropy
+from model.draws import Random
 from model.likelihood import log_likelihood, log_likelihoods, mask_counts
 from model.llada import LLaDA
 from model.noising import EPS, PLAIN, LossOptions, Noised, corrupt, noise, sample_mask_ratio
@@ -67,7 +68,7 @@ def pretraining_loss(
     options: LossOptions = PLAIN,
     progress: float = 1.0,
     observe: Observe | None = None,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
 ) -> torch.Tensor:
     """Sum over masked tokens of CE / p, over all real tokens (LLaDA, equation 3).
 
@@ -98,7 +99,7 @@ def sft_loss(
     attention_mask_BL: torch.Tensor | None = None,
     options: LossOptions = PLAIN,
     observe: Observe | None = None,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
 ) -> torch.Tensor:
     """Sum over masked answer tokens of CE / p, by each answer's own length (LLaDA, equation 5).
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from model import diffusion
+from model.draws import Random, timesteps, uniform
 from model.llada import LLaDA
 
 
@@ -79,20 +80,23 @@ def complementary(
     ]
 
 
-def monte_carlo(answer_BL: torch.Tensor, *, draws: int, generator: torch.Generator) -> list[View]:
-    """The ELBO by Monte Carlo: mean over draws of 1/t times the sum of log p, one mask a timestep.
+def monte_carlo(answer_BL: torch.Tensor, *, draws: int, generator: Random) -> list[View]:
+    """The ELBO by Monte Carlo: mean over draws of A/k times the sum of log p over k hidden tokens.
 
     VRPO (LLaDA 1.5, arXiv:2505.19223, section 3.2) spends its budget on timesteps, each with one
-    mask. The timesteps of a sequence are stratified, t_n = (u + n / draws) mod 1, u ~ U(0, 1).
+    mask. Of an answer's A tokens exactly k are hidden (LLaDA, equation 6), k ~ U{1..A}, which
+    varies less than a coin for each token at ratio t. The counts of a sequence are stratified:
+    k_n = floor(t_n A) + 1 with t_n = (t + n / draws) mod 1. An empty answer hides nothing.
     """
-    device = answer_BL.device
-    offset_B = torch.rand(len(answer_BL), generator=generator, device=device)
+    length_B = answer_BL.sum(1)
+    t_B = timesteps(generator, len(answer_BL), answer_BL.device)
     views = []
     for number in range(draws):
-        t_B = (offset_B + number / draws) % 1
-        ratio_B = (1 - diffusion.EPS) * t_B + diffusion.EPS
-        hidden_BL = (_uniform(answer_BL, generator) < ratio_B[:, None]) & answer_BL
-        views.append(View(hidden_BL, hidden_BL, 1 / (draws * ratio_B)))
+        count_B = (((t_B + number / draws) % 1) * length_B).long() + 1
+        draw_BL = uniform(generator, answer_BL, number).masked_fill(~answer_BL, 1)
+        rank_BL = draw_BL.argsort(stable=True, dim=1).argsort(1)
+        hidden_BL = (rank_BL < count_B[:, None]) & answer_BL
+        views.append(View(hidden_BL, hidden_BL, length_B / (draws * count_B)))
     return views
 
 

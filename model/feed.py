@@ -11,18 +11,20 @@ from model.draws import Draw
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of one micro-batch, and how many tokens it holds."""
+    """Tensors of one micro-batch, how many tokens it holds, and its part of the step's loss."""
 
     tensors: dict[str, torch.Tensor]
     tokens: int
+    share: float | None = None
+    """What its loss counts in the step's; the shares of a step add up to 1. None: by examples."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The examples by number, and how a few of them become a micro-batch."""
+    """How many examples there are, and how some places of a step become a micro-batch."""
 
     count: int
-    collate: Callable[[list[int]], Batch]
+    collate: Callable[[Draw], Batch]
 
 
 @dataclass(frozen=True)

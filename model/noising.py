@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from model import draws
+from model.draws import Random
 from model.settings import Curriculum, LossOptions
 
 EPS = 1e-3
+GOLDEN = (5**0.5 - 1) / 2
 PLAIN = LossOptions()
 
 
@@ -38,7 +41,7 @@ def sample_mask_ratio(
     *,
     band: tuple[float, float] = PLAIN.band,
     lowest_inverse: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """p_B = (1-eps) t + eps with t ~ U(0,1), one per sequence (LLaDA, algorithm 1).
@@ -47,9 +50,11 @@ def sample_mask_ratio(
     each t keeps its uniform marginal and the batch's loss varies less. t is clipped into `band`;
     1 - p is `lowest_inverse` or more.
     """
-    offset = torch.rand((), generator=generator, device=device)
-    t_B = (offset + torch.arange(batch, device=device) / batch) % 1
-    return (1 - EPS - lowest_inverse) * t_B.clamp(*band) + EPS
+    return _ratio(draws.timesteps(generator, batch, device), band, lowest_inverse)
+
+
+def _ratio(t: torch.Tensor, band: tuple[float, float], lowest_inverse: float) -> torch.Tensor:
+    return (1 - EPS - lowest_inverse) * t.clamp(*band) + EPS
 
 
 def noise(
@@ -58,13 +63,13 @@ def noise(
     maskable_BL: torch.Tensor,
     mask_token_id: int,
     *,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Replaces each maskable token by the mask with its probability: (noisy_BL, masked_BL).
 
     `ratio` is [B], one per row, or [B, 1] or [B, L].
     """
-    draw_BL = torch.rand(tokens_BL.shape, generator=generator, device=tokens_BL.device)
+    draw_BL = draws.uniform(generator, tokens_BL)
     masked_BL = (draw_BL < (ratio[:, None] if ratio.ndim == 1 else ratio)) & maskable_BL
     return tokens_BL.masked_fill(masked_BL, mask_token_id), masked_BL
 
@@ -77,23 +82,18 @@ def corrupt(
     documents_BL: torch.Tensor | None = None,
     options: LossOptions = PLAIN,
     progress: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
 ) -> Noised:
     """Draws the noise of a training batch.
 
-    Packed rows (`documents_BL`, see model.packing) draw one ratio per document: a document is the
+    Packed rows (`documents_BL`, see model.attention) draw one ratio per document: a document is the
     sequence of LLaDA's objective, and one ratio per row would tie its documents together.
     `progress` is the fraction of training that is done, for the curriculum.
     """
-    row_B1 = torch.arange(len(tokens_BL), device=tokens_BL.device)[:, None]
-    sequence = row_B1 if documents_BL is None else _number(documents_BL)
-    ratio = sample_mask_ratio(
-        len(tokens_BL) if documents_BL is None else int(sequence.max()) + 1,
-        band=options.band,
-        lowest_inverse=EPS if options.complementary else 0.0,
-        generator=generator,
-        device=tokens_BL.device,
-    )[sequence]
+    t = draws.timesteps(generator, len(tokens_BL), tokens_BL.device)[:, None]
+    if documents_BL is not None:
+        t = _apart(t, documents_BL)
+    ratio = _ratio(t, options.band, EPS if options.complementary else 0.0)
     ratio, divisor = _curriculum(ratio, tokens_BL, documents_BL, options.curriculum, progress)
     noisy_BL, masked_BL = noise(tokens_BL, ratio, maskable_BL, mask_token_id, generator=generator)
     if not options.complementary:
@@ -116,12 +116,14 @@ def _curriculum(ratio, tokens_BL, documents_BL, curriculum: Curriculum | None, p
     return torch.where(far_BL, further, ratio), torch.where(far_BL, further / slope, ratio)
 
 
-def _number(documents_BL: torch.Tensor) -> torch.Tensor:
-    """Documents numbered from 0 across the rows; padding gets its row's last document's number."""
-    counts_B = documents_BL.amax(1)
-    before_B = counts_B.cumsum(0) - counts_B
-    numbers_BL = torch.where(documents_BL > 0, documents_BL, counts_B[:, None])
-    return (before_B[:, None] + numbers_BL - 1).clamp(min=0)
+def _apart(t_B1: torch.Tensor, documents_BL: torch.Tensor) -> torch.Tensor:
+    """A t for each document of a row, (t + n / golden ratio) mod 1: however many, they lie apart.
+
+    The first document has the row's own t, and each t the uniform marginal of t. What a document
+    draws depends on its number in the row alone, not on the rows beside it.
+    """
+    later_BL = (documents_BL - 1).clamp(min=0).double()
+    return ((t_B1.double() + later_BL * GOLDEN) % 1).to(t_B1.dtype)
 
 
 def _positions(tokens_BL: torch.Tensor, documents_BL: torch.Tensor | None) -> torch.Tensor:

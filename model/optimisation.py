@@ -4,6 +4,7 @@ The loop that uses them is `model.train`; GRPO and DPO, which step by themselves
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -14,19 +15,38 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model.settings import Optimisation
 
+# Beginnings of the variables by which accelerate and its plugins are configured from outside.
+ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "DEEPSPEED_")
+
 
 def accelerate(settings: Optimisation) -> Accelerator:
     """An accelerator with the arithmetic that the settings ask for, in this process's place.
 
-    Under torchrun it joins the others: NCCL between GPUs, gloo between CPUs.
+    Under torchrun it joins the others: NCCL between GPUs, gloo between CPUs. Variables of the
+    environment that would decide anything else of it are removed.
     """
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16())
+    _forget_environment()
+    torch.set_float32_matmul_precision("highest")
     copies = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision=arithmetic(settings),
+        gradient_accumulation_steps=1,
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[copies],
     )
+
+
+def arithmetic(settings: Optimisation) -> str:
+    """How passes multiply, as accelerate names it: "bf16", or "no" for fp32."""
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16())
+    return "bf16" if bf16 else "no"
+
+
+def _forget_environment() -> None:
+    """Accelerate takes the place of what is not passed to it, and some that is, from variables."""
+    for name in list(os.environ):
+        if name.startswith(ACCELERATE):
+            del os.environ[name]
 
 
 def device_of(accelerator: Accelerator) -> torch.device:

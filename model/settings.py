@@ -119,7 +119,8 @@ class Lora(Checked):
     dora: bool = False
     """Train the columns' magnitudes apart from their directions (DoRA, arXiv:2402.09353)."""
     new_tokens: bool = True
-    """Train the embedding and head rows of special tokens that the base's tokenizer lacked."""
+    """Train the embedding and head rows of special tokens that the base's tokenizer lacked; never
+    in pretraining, whose plain text does not hold them."""
     quantised: bool = False
     """Keep the frozen base in 4 bits (QLoRA, arXiv:2305.14314), where bitsandbytes works."""
 

@@ -37,8 +37,8 @@ def fit(
     """Trains to step `settings.steps`, from `snapshot` where there is one.
 
     A loss is a scalar, or scalars by name of which "loss" is trained and the others are logged.
-    `log` gets one record a step: step, loss (mean over the micro-batches of all processes),
-    tokens, their speed, gradient_norm, learning_rate, skipped_steps, peak_memory_bytes, and where
+    `log` gets one record a step: step, loss (of the whole batch, however it is shared out), tokens,
+    their speed, gradient_norm, learning_rate, skipped_steps, peak_memory_bytes, and where
     they are known validation_loss and mfu. A step whose loss or gradient is not finite changes no
     weight; three in a row raise FloatingPointError naming their examples. SIGTERM saves and raises
     Preempted. Raises ValueError when the batch cannot be shared out among the processes.
@@ -100,7 +100,6 @@ class Loop:
         self.keeps_gradients = self.world > 1 and not shard
         self.optimiser, self.schedule = optimiser_for(model, settings)
         self.order = Order(self.trained_on, settings.batch_size, settings.seed)
-        self.generator = torch.Generator(self.device)
         self.peak_flops = throughput.peak_flops(self.device)
         self.step, self.saved, self.skipped = 0, 0, 0
         self.bad: list[list[int]] = []  # examples of the steps in a row that were not finite
@@ -135,16 +134,16 @@ class Loop:
         for first in range(0, self.micro_batches, self.world):
             index = first + self.rank
             is_last = first + self.world == self.micro_batches
-            picked = examples[index * size : (index + 1) * size]
-            found, count = self._gather(*self._backward(picked, index, is_last))
+            places = range(index * size, (index + 1) * size)
+            found, count = self._gather(*self._backward(examples, places, is_last))
             parts += found
             tokens += count
         losses = [part["loss"] for part in parts]
-        means = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-        figures = self._update(means["loss"])
+        totals = {name: sum(part[name] for part in parts) for name in parts[0]}
+        figures = self._update(totals["loss"])
         if "loss" in figures:
             self.bad = []
-            figures = {**means, **figures}
+            figures = {**totals, **figures}
         else:
             self.skipped += 1
             bad = [examples[n * size : (n + 1) * size] for n in _not_finite(losses)]
@@ -156,23 +155,31 @@ class Loop:
             "skipped_steps": self.skipped,
         }
 
-    def _backward(self, picked: list[int], index: int, is_last: bool) -> tuple[Figures, int]:
-        """Gradients of one micro-batch; its figures and tokens."""
-        batch = self.feed.collate(picked)
-        number = self.step * self.micro_batches + index
-        draw = self._draw(draws.NOISE, number, self.step / self.settings.steps)
-        draws.seed_dropout(draws.key(draws.DROPOUT, self.settings.seed, number), self.device)
+    def _backward(self, examples: list[int], places: range, is_last: bool) -> tuple[Figures, int]:
+        """Gradients of one micro-batch; its part of the step's figures, and its tokens."""
+        draw = Draw(
+            purpose=draws.NOISE,
+            seed=self.settings.seed,
+            step=self.step,
+            examples=examples,
+            places=places,
+            progress=self.step / self.settings.steps,
+        )
+        draws.seed_dropout(draw.key(draws.DROPOUT), self.device)
         is_local = self.keeps_gradients and not is_last
         with self.accelerator.no_sync(self.objective) if is_local else nullcontext():
-            with self.accelerator.autocast():
-                found = self.objective(batch.tensors, draw)
+            found, tokens = self._figures(draw)
             # Between processes gradients are averaged, within one they add up.
-            self.accelerator.backward(found["loss"] * self.world / self.micro_batches)
-        return {name: value.detach() for name, value in found.items()}, batch.tokens
+            self.accelerator.backward(found["loss"] * self.world)
+        return {name: value.detach() for name, value in found.items()}, tokens
 
-    def _draw(self, purpose: str, number: int, progress: float) -> Draw:
-        self.generator.manual_seed(draws.key(purpose, self.settings.seed, number))
-        return Draw(self.generator, progress)
+    def _figures(self, draw: Draw) -> tuple[Figures, int]:
+        """What a micro-batch adds to the figures of its batch, and its tokens."""
+        batch = self.feed.collate(draw)
+        share = draw.share if batch.share is None else batch.share
+        with self.accelerator.autocast():
+            found = self.objective(batch.tensors, draw)
+        return {name: value * share for name, value in found.items()}, batch.tokens
 
     def _update(self, loss: float) -> dict[str, float]:
         """The optimiser step unless the loss is not finite; the record lacks what is not."""
@@ -205,20 +212,17 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """The loss of the held-out examples, with the same noise every time."""
-        size = self.settings.micro_batch_size
+        """The loss of the held-out examples, batch by batch, with the same noise every time."""
         held = range(self.trained_on, self.feed.count)
-        parts = [list(held[first : first + size]) for first in range(0, len(held), size)]
+        parts = draws.validation(held, self.settings)
         self.model.eval()
         losses: list[float] = []
         for first in range(0, len(parts), self.world):
             index = (first + self.rank) % len(parts)  # one too many is computed and dropped
-            batch = self.feed.collate(parts[index])
-            with self.accelerator.autocast():
-                found = self.objective(batch.tensors, self._draw(draws.VALIDATION, index, 1.0))
-            losses += [part["loss"] for part in self._gather(found, batch.tokens)[0]]
+            losses += [part["loss"] for part in self._gather(*self._figures(parts[index]))[0]]
         self.model.train()
-        return sum(loss * len(part) for loss, part in zip(losses, parts, strict=False)) / len(held)
+        weighed = zip(losses, parts, strict=False)
+        return sum(loss * len(part.examples) for loss, part in weighed) / len(held)
 
     def _gather(self, found: Figures, tokens: int) -> tuple[list[dict[str, float]], int]:
         """The figures of all processes in the micro-batches' order, and the sum of their tokens.

@@ -29,7 +29,7 @@ class Pair:
     rejected: list[int]
 
     def key(self, *context: object) -> str:
-        """A fingerprint of the pair's content and of what else a cached value depends on."""
+        """A fingerprint of the pair's content and of what else a value of it depends on."""
         content = json.dumps([self.prompt, self.chosen, self.rejected, *context])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -74,3 +74,12 @@ def pad(pairs: Sequence[Pair], eos: int) -> data.Batch:
         seen_BL[row, :end] = True
     tensors = {"tokens": tokens, "answer": answer_BL, "attention": seen_BL}
     return data.Batch(tensors, int(seen_BL.sum()))
+
+
+def pad_chosen(pairs: Sequence[Pair], eos: int, length: int) -> dict[str, torch.Tensor]:
+    """plain_tokens and plain_answer [B, L] of the chosen answers, as SFT has them.
+
+    There the EOS up to `length` is learnt with the answer: no count of masks tells where it ends.
+    """
+    batch = data.pad_dialogues([(pair.prompt, pair.chosen) for pair in pairs], eos, length)
+    return {f"plain_{name}": tensor for name, tensor in batch.tensors.items()}

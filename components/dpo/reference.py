@@ -1,7 +1,8 @@
 """Margins of the reference, computed once for each pair and kept in a directory.
 
 A margin that is to be used again belongs to fixed noise, so the draws of a pair come from its
-content. Losses and training are elsewhere. Shapes: B pairs, L length.
+content. It is known by all that decides it: the pair, what its draws hide and weigh, and how the
+reference computes. Losses and training are elsewhere. Shapes: B pairs, L length.
 """
 
 import json
@@ -19,12 +20,12 @@ from model.estimators import View
 class ReferenceMargins:
     """An append-only store, one file a process; what one run computed serves the next."""
 
-    def __init__(self, directory: Path, *context: object) -> None:
-        """`context` is what a margin depends on beside its pair: base, seed, draws.
+    def __init__(self, directory: Path, *context: object, draws: int) -> None:
+        """`context` is what a margin depends on beside its pair and its `draws`: base, arithmetic.
 
         Raises ValueError when the directory holds a line that is not a margin.
         """
-        self.directory, self.context = directory, context
+        self.context, self.draws = context, draws
         self.known: dict[str, float] = {}
         directory.mkdir(parents=True, exist_ok=True)
         for file in sorted(directory.glob("margins-*.jsonl")):
@@ -38,7 +39,7 @@ class ReferenceMargins:
 
     def margins(self, pairs: Sequence[Pair], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The margin of each pair [B]; `compute` gives all of them where one is not known."""
-        keys = [pair.key(*self.context) for pair in pairs]
+        keys = [self._key(pair) for pair in pairs]
         if not all(key in self.known for key in keys):
             found = dict(zip(keys, compute().tolist(), strict=True))
             fresh = {key: margin for key, margin in found.items() if key not in self.known}
@@ -48,11 +49,11 @@ class ReferenceMargins:
             self.known |= fresh
         return torch.tensor([self.known[key] for key in keys])
 
-    def views(self, pairs: Sequence[Pair], answer_BL: torch.Tensor, draws: int) -> list[View]:
+    def views(self, pairs: Sequence[Pair], answer_BL: torch.Tensor) -> list[View]:
         """The draws that belong to each pair, the same at every call, for a batch [2B, L]."""
-        rows = [self._views(pair, side, draws) for side in SIDES for pair in pairs]
+        rows = [self._views(pair, side) for side in SIDES for pair in pairs]
         views = []
-        for number in range(draws):
+        for number in range(self.draws):
             hidden_BL = torch.zeros_like(answer_BL)
             weight_B = torch.empty(len(rows), device=answer_BL.device)
             for row, drawn in enumerate(rows):
@@ -63,8 +64,16 @@ class ReferenceMargins:
             views.append(View(hidden_BL, hidden_BL, weight_B))
         return views
 
-    def _views(self, pair: Pair, side: str, draws: int) -> list[View]:
+    def _key(self, pair: Pair) -> str:
+        drawn = [
+            (view.hidden_BL[0].nonzero()[:, 0].tolist(), view.weight_B[0].item())
+            for side in SIDES
+            for view in self._views(pair, side)
+        ]
+        return pair.key(*self.context, drawn)
+
+    def _views(self, pair: Pair, side: str) -> list[View]:
         seed = int(pair.key(side, *self.context)[:15], 16)
         everything = torch.ones(1, len(getattr(pair, side)), dtype=torch.bool)
         generator = torch.Generator().manual_seed(seed)
-        return estimators.monte_carlo(everything, draws=draws, generator=generator)
+        return estimators.monte_carlo(everything, draws=self.draws, generator=generator)

@@ -14,8 +14,8 @@ from components.artifact import Input, Output
 from components.dpo import pairs
 from components.dpo.config import DpoConfig
 from components.dpo.reference import ReferenceMargins
-from components.training import open_base, to_device, train_and_record
-from model import diffusion, estimators, preference, train
+from components.training import check_context, open_base, to_device, train_and_record
+from model import diffusion, estimators, optimisation, preference, train
 from model.attention import training_kernels
 from model.draws import Draw
 from model.feed import Batch, Feed, Figures
@@ -25,27 +25,37 @@ def run(
     config: DpoConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
 ) -> None:
     """Trains an adapter on `base` to prefer each pair's chosen answer over the rejected one."""
+    check_context(base, "max_length", config.max_length)
     opened = model, wrapped, words = open_base(base, config)
-    assert wrapped is not None, "DpoConfig refuses a run without an adapter"
+    assert wrapped is not None and config.lora is not None, (
+        "DpoConfig refuses a run without an adapter"
+    )
     usable, dropped = pairs.read(data.read(dataset, "preferences"), words, config.max_length)
     known = None
     if config.reference_cache is not None:
-        fingerprint = artifact.read(base)["fingerprint"]
-        context = (fingerprint, config.seed, config.draws, config.length_normalised)
-        known = ReferenceMargins(Path(config.reference_cache), *context)
+        arithmetic = (optimisation.arithmetic(config), config.lora.quantised, model.device.type)
+        context = (artifact.read(base)["fingerprint"], config.seed, config.length_normalised)
+        place = Path(config.reference_cache)
+        known = ReferenceMargins(place, *context, *arithmetic, draws=config.draws)
 
-    def collate(picked: list[int]) -> Batch:
-        batch = pairs.pad([usable[number] for number in picked], words.eos_token_id)
-        return Batch({**batch.tensors, "picked": torch.tensor(picked)}, batch.tokens)
+    def collate(draw: Draw) -> Batch:
+        chosen = [usable[number] for number in draw.picked]
+        batch = pairs.pad(chosen, words.eos_token_id)
+        if not config.sft_weight:
+            return batch
+        # The plain loss is SFT's, and so is its canvas: that of the whole step.
+        longest = max(len(usable[n].prompt) + len(usable[n].chosen) for n in draw.examples)
+        plain = pairs.pad_chosen(chosen, words.eos_token_id, longest)
+        return Batch({**batch.tensors, **plain}, batch.tokens)
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> Figures:
-        chosen = [usable[number] for number in batch.pop("picked").tolist()]
+        chosen = [usable[number] for number in draw.picked]
         batch = to_device(batch, model)
         tokens, answer, seen = batch["tokens"], batch["answer"], batch["attention"]
         if known is None:
-            views = estimators.monte_carlo(answer, draws=config.draws, generator=draw.generator)
+            views = estimators.monte_carlo(answer, draws=config.draws, generator=draw.twice())
         else:
-            views = known.views(chosen, answer, config.draws)
+            views = known.views(chosen, answer)
 
         def margin() -> torch.Tensor:
             """Chosen minus rejected ELBO of each pair [B]."""
@@ -66,13 +76,11 @@ def run(
             margin_B, beta=config.beta, kind=config.loss, label_smoothing=config.label_smoothing
         ).mean()
         if config.sft_weight:
-            half = len(tokens) // 2
             plain = diffusion.sft_loss(
                 model,
-                tokens[:half],
-                answer[:half],
-                attention_mask_BL=seen[:half],
-                generator=draw.generator,
+                batch["plain_tokens"],
+                batch["plain_answer"],
+                generator=draw.of("plain"),
             )
             value = value + config.sft_weight * plain
         return {

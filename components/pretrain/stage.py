@@ -8,7 +8,13 @@ from components.artifact import Input, Output
 from components.packing import Windows
 from components.pretrain.config import PretrainConfig
 from components.shards import Shards
-from components.training import LossByRatio, open_base, to_device, train_and_record
+from components.training import (
+    LossByRatio,
+    check_context,
+    open_base,
+    to_device,
+    train_and_record,
+)
 from model import diffusion, train
 from model.draws import Draw
 from model.feed import Feed
@@ -18,7 +24,8 @@ def run(
     config: PretrainConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
 ) -> None:
     """Trains `base` on the dataset's plain text with the masked-diffusion loss."""
-    opened = model, _, words = open_base(base, config, context=config.context)
+    check_context(base, "window", config.window, config.context)
+    opened = model, _, words = open_base(base, config, context=config.context, new_tokens=False)
     shards = Shards(dataset / "pretrain", words)
     windows = Windows(shards, config.window, pad=words.pad_token_id, seed=config.seed)
     losses = LossByRatio()
@@ -33,7 +40,7 @@ def run(
             options=config.objective,
             progress=draw.progress,
             observe=losses.observe,
-            generator=draw.generator,
+            generator=draw,
         )
 
     train_and_record(

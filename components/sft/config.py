@@ -1,6 +1,7 @@
 """What a supervised fine-tuning run is."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from model.settings import LossOptions, Training, check
 
@@ -15,6 +16,10 @@ class SftConfig(Training):
     learning_rate: float = 1e-5
     max_length: int = 4096
     """Longest dialogue in tokens, its end included; longer ones are dropped and counted."""
+    padding: Literal["batch", "max_length", "drawn"] = "batch"
+    """Length to which answers are padded with EOS, for all rows of a step: that of the longest
+    dialogue of its batch with one EOS (as LLaDA), max_length, or one drawn between the two for each
+    step. The padding is learnt with the answer: it teaches to end on a longer canvas."""
     examples: int | None = None
     """How many of the dialogues are used, from the first; null uses all."""
     objective: LossOptions = LossOptions()
@@ -23,6 +28,8 @@ class SftConfig(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("max_length", self.max_length, self.max_length >= 2, "2 or more")
+        known = self.padding in ("batch", "max_length", "drawn")
+        check("padding", self.padding, known, "batch, max_length, drawn")
         check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")
         held, used = self.validation_examples, self.examples
         fewer = used is None or held < used

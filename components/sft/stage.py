@@ -7,7 +7,13 @@ import torch
 from components import dataset as data
 from components.artifact import Input, Output
 from components.sft.config import SftConfig
-from components.training import LossByRatio, open_base, to_device, train_and_record
+from components.training import (
+    LossByRatio,
+    check_context,
+    open_base,
+    to_device,
+    train_and_record,
+)
 from model import diffusion, train
 from model.draws import Draw
 from model.feed import Batch, Feed
@@ -17,15 +23,18 @@ def run(
     config: SftConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
 ) -> None:
     """Trains `base` to denoise the answers of the dataset's dialogues; prompts are never masked."""
+    check_context(base, "max_length", config.max_length)
     opened = model, _, words = open_base(base, config)
     rows = data.read(dataset, "sft")[: config.examples]
     dialogues = data.dialogues(rows, words, config.max_length)
     losses = LossByRatio()
 
-    def collate(picked: list[int]) -> Batch:
-        chosen = [dialogues[index] for index in picked]
-        longest = max(len(answer) for _, answer in chosen)
-        return data.pad_dialogues(chosen, words.eos_token_id, longest + 1)
+    lengths = [len(prompt) + len(answer) for prompt, answer in dialogues]
+
+    def collate(draw: Draw) -> Batch:
+        longest = max(lengths[number] for number in draw.examples)
+        chosen = [dialogues[number] for number in draw.picked]
+        return data.pad_dialogues(chosen, words.eos_token_id, _padded(longest, config, draw))
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
         batch = to_device(batch, model)
@@ -33,10 +42,9 @@ def run(
             model,
             batch["tokens"],
             batch["answer"],
-            attention_mask_BL=batch["attention"],
             options=config.objective,
             observe=losses.observe,
-            generator=draw.generator,
+            generator=draw,
         )
 
     train_and_record(
@@ -50,3 +58,13 @@ def run(
         watch=losses.take,
         summary={"examples": len(dialogues), "too_long": data.answers(rows) - len(dialogues)},
     )
+
+
+def _padded(longest: int, config: SftConfig, draw: Draw) -> int:
+    """The length of every row of a step: nothing that a micro-batch holds may tell an answer's."""
+    shortest, most = min(longest + 1, config.max_length), config.max_length
+    if config.padding == "batch":
+        return shortest
+    if config.padding == "max_length":
+        return most
+    return shortest + int(draw.batch(1).item() * (most - shortest + 1))

@@ -50,11 +50,11 @@ def test_an_elbo_does_not_depend_on_the_batch(downloaded, words, tmp_path):
     model = checkpoint.load(downloaded / "model", dtype=torch.float32)
     other = {"prompt": "12 + 34 =", "chosen": "forty-six, of course", "rejected": "7"}
     usable, _ = pairs.read([GOOD, other], words, 64)
-    known = ReferenceMargins(tmp_path / "cache", "base", 0)
+    known = ReferenceMargins(tmp_path / "cache", "base", 0, draws=3)
 
     def elbo(picked):
         batch = pairs.pad(picked, words.eos_token_id).tensors
-        views = known.views(picked, batch["answer"], 3)
+        views = known.views(picked, batch["answer"])
         return preference.elbo(model, batch["tokens"], batch["attention"], views).chunk(2)
 
     with torch.no_grad():
@@ -68,11 +68,16 @@ def test_an_elbo_does_not_depend_on_the_batch(downloaded, words, tmp_path):
 def test_views_of_a_pair_are_masks_of_its_answers(words, tmp_path):
     usable, _ = pairs.read([GOOD], words, 64)
     batch = pairs.pad(usable, words.eos_token_id).tensors
-    views = ReferenceMargins(tmp_path / "cache").views(usable, batch["answer"], 8)
+    views = ReferenceMargins(tmp_path / "cache", draws=8).views(usable, batch["answer"])
     assert len(views) == 8
     assert all(not (view.hidden_BL & ~batch["answer"]).any() for view in views)
-    ratios = torch.stack([1 / (8 * view.weight_B) for view in views]).sort(0).values
-    assert (ratios.diff(dim=0) - (1 - estimators.diffusion.EPS) / 8).abs().max() < 1e-3
+    counts = torch.stack([view.hidden_BL.sum(1) for view in views])
+    lengths = batch["answer"].sum(1)
+    torch.testing.assert_close(
+        torch.stack([view.weight_B for view in views]), lengths / (8.0 * counts)
+    )
+    spread = counts.sort(0).values.diff(dim=0) * 8 - lengths  # stratified: A / 8 apart, rounded
+    assert (spread.abs() < 8).all()
 
 
 def test_margins_are_computed_once_and_kept(words, tmp_path):
@@ -83,20 +88,22 @@ def test_margins_are_computed_once_and_kept(words, tmp_path):
         calls.append(1)
         return torch.tensor([1.5, -2.5])
 
-    first = ReferenceMargins(tmp_path / "cache", "base")
+    first = ReferenceMargins(tmp_path / "cache", "base", draws=2)
     assert first.margins(usable, compute).tolist() == [1.5, -2.5]
     assert first.margins(usable[1:], compute).tolist() == [-2.5]
-    again = ReferenceMargins(tmp_path / "cache", "base")
+    again = ReferenceMargins(tmp_path / "cache", "base", draws=2)
     assert again.margins(usable, compute).tolist() == [1.5, -2.5]
     assert len(calls) == 1
-    ReferenceMargins(tmp_path / "cache", "another base").margins(usable, compute)
+    ReferenceMargins(tmp_path / "cache", "another base", draws=2).margins(usable, compute)
     assert len(calls) == 2
+    ReferenceMargins(tmp_path / "cache", "base", draws=3).margins(usable, compute)
+    assert len(calls) == 3
 
 
 def test_a_damaged_cache_is_named(tmp_path):
     (tmp_path / "margins-1.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match=r"margins-1.jsonl:1: not a margin"):
-        ReferenceMargins(tmp_path)
+        ReferenceMargins(tmp_path, draws=1)
 
 
 def run(downloaded, out, **changes):
@@ -129,6 +136,34 @@ def test_cached_reference_gives_the_same_training(downloaded, tmp_path):
             assert after[name] == pytest.approx(before[name], abs=1e-5)
     # before the first update policy and reference are one, so every margin is 0
     assert one[0]["margin"] == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"precision": "bf16"}, {"draws": 3}, {"length_normalised": True}, {"seed": 1}]
+)
+def test_a_margin_is_known_by_all_that_decides_it(downloaded, tmp_path, change):
+    """A run whose reference computes otherwise does not take over what another one found."""
+    cache = tmp_path / "cache"
+    kept = {"reference_cache": str(cache), "precision": "fp32", "steps": 1}
+    for name, changes in (("one", {}), ("two", change)):
+        done = run(downloaded, tmp_path / name, **{**kept, **changes})
+        assert done.returncode == 0, done.stderr
+    assert sum(len(file.read_text().splitlines()) for file in cache.glob("*.jsonl")) == 8
+
+
+def test_a_margin_is_known_by_its_masks(words, tmp_path, monkeypatch):
+    """Another estimator hides other tokens: what the one before it found is no margin of its."""
+    usable, _ = pairs.read([GOOD], words, 64)
+    ReferenceMargins(tmp_path, draws=2).margins(usable, lambda: torch.tensor([1.0]))
+    plain = estimators.monte_carlo
+
+    def all_hidden(answer_BL, **given):
+        views = plain(answer_BL, **given)
+        return [estimators.View(answer_BL, answer_BL, view.weight_B) for view in views]
+
+    monkeypatch.setattr(estimators, "monte_carlo", all_hidden)
+    again = ReferenceMargins(tmp_path, draws=2)
+    assert again.margins(usable, lambda: torch.tensor([2.0])).tolist() == [2.0]
 
 
 def test_every_loss_trains(downloaded, tmp_path):

@@ -91,3 +91,26 @@ def test_rows_stay_frozen_on_demand(base):
     finish(start("sft", config, output=base / "log", **paths), base / "log")
     stored = load_file(base / "adapter" / "adapter_model.safetensors")
     assert not [name for name in stored if "trainable_tokens" in name]
+
+
+def test_pretraining_leaves_rows_that_plain_text_never_holds(base):
+    """Merged, the rows are the base's, and the stages after it still know which ones are new."""
+    paths = {"base": base / "model", "dataset": base / "dataset"}
+    config = {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "window": 64}
+    config |= {"lora": {"rank": 4, "alpha": 8}}
+    outputs = {"adapter": base / "adapter", "metrics": base / "figures"}
+    finish(start("pretrain", config, output=base / "log", **paths, **outputs), base / "log")
+    stored = load_file(base / "adapter" / "adapter_model.safetensors")
+    assert stored and not [name for name in stored if "trainable_tokens" in name]
+    merged = {"base": base / "model", "adapter": base / "adapter", "model": base / "merged"}
+    merged["metrics"] = base / "merging"
+    finish(start("merge", {}, output=base / "log", **merged), base / "log")
+    rows = tokenizer.new_tokens(tokenizer.load(base / "merged"))
+    before, after = (checkpoint.load(base / name) for name in ("model", "merged"))
+    assert len(rows) == len(tokenizer.REASONING)
+    assert torch.equal(before.head_weight[rows], after.head_weight[rows])
+    paths = {"base": base / "merged", "dataset": base / "dataset"}
+    outputs = {"adapter": base / "second", "metrics": base / "more"}
+    finish(start("sft", CONFIG, output=base / "log", **paths, **outputs), base / "log")
+    stored = load_file(base / "second" / "adapter_model.safetensors")
+    assert [name for name in stored if "trainable_tokens" in name]

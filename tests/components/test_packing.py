@@ -5,8 +5,15 @@ import pytest
 
 from components.packing import Windows
 from components.shards import Shards, ShardWriter
+from model.draws import Draw
 
 WINDOW = 8192
+
+
+def places(examples, *these, seed=0, step=0):
+    """All places of a step, or some."""
+    numbers = these or range(len(examples))
+    return Draw(purpose="noise", seed=seed, step=step, examples=examples, places=numbers)
 
 
 def shards_of(directory, lengths, words):
@@ -43,7 +50,7 @@ def test_only_documents_longer_than_the_window_are_cut(short):
 def test_a_batch_keeps_documents_apart(short):
     windows, _ = short
     picked = [0, 5, len(windows) - 1]
-    batch = windows.collate(picked).tensors
+    batch = windows.collate(places(picked)).tensors
     for row, number in enumerate(picked):
         for place, part in enumerate(windows[number], 1):
             mine = batch["documents"][row] == place
@@ -51,7 +58,7 @@ def test_a_batch_keeps_documents_apart(short):
         padding = batch["documents"][row] == 0
         assert (batch["tokens"][row][padding] == 7).all()
         assert (batch["real"][row] == ~padding).all()
-    assert windows.collate(picked).tokens == int(batch["real"].sum())
+    assert windows.collate(places(picked)).tokens == int(batch["real"].sum())
 
 
 def mixes():
@@ -86,18 +93,33 @@ def test_the_seed_decides_the_windows(tmp_path, words):
     assert contents(0) == contents(0) != contents(1)
 
 
-def test_one_batch_in_a_hundred_has_a_random_length(tmp_path, words):
-    shards = shards_of(tmp_path / "shards", [64] * 8, words)
+def test_one_row_in_a_hundred_has_a_random_length(tmp_path, words):
+    """Whatever the epoch and the micro-batch: another row at another length in each step."""
+    windows = Windows(shards_of(tmp_path / "shards", [64] * 8, words), 64, pad=0, seed=0)
 
-    def lengths(seed):
-        windows = Windows(shards, 64, pad=0, seed=seed)
-        picked = [[one, two, three] for one in range(8) for two in range(8) for three in range(8)]
-        batches = [windows.collate(numbers) for numbers in picked * 2]
-        assert all(batch.tokens == batch.tensors["tokens"].numel() for batch in batches)
-        return [batch.tensors["tokens"].shape[1] for batch in batches]
+    def lengths(seed, step):
+        rows = [windows.collate(places(range(8), n, seed=seed, step=step)) for n in range(8)]
+        whole = windows.collate(places(range(8), seed=seed, step=step))
+        found = [row.tokens for row in rows]
+        assert all(row.tensors["real"].all() for row in rows)
+        assert whole.tensors["real"].sum(1).tolist() == found
+        assert sum(row.share for row in rows) == pytest.approx(whole.share) == pytest.approx(1.0)
+        return found
 
-    found = [lengths(seed) for seed in range(4)]
-    assert found[0] == lengths(0) and found[0][:512] == found[0][512:] and found[0] != found[1]
-    cut = [length for batch in found for length in batch[:512] if length < 64]
-    assert 0.005 < len(cut) / 2048 < 0.015
-    assert min(cut) < 24 and max(cut) > 40
+    by_step = [lengths(0, step) for step in range(1000)]
+    assert by_step[:9] == [lengths(0, step) for step in range(9)]
+    assert by_step != [lengths(1, step) for step in range(1000)]
+    cut = [length for rows in by_step for length in rows if length < 64]
+    assert 0.007 < len(cut) / 8000 < 0.013
+    assert min(cut) < 8 and max(cut) > 56
+    first = [step for step, rows in enumerate(by_step) if rows[0] < 64]  # one window, many epochs
+    assert 2 <= len(first) <= 25
+
+
+def test_a_micro_batch_counts_by_its_real_tokens(short):
+    windows, _ = short
+    picked = sorted(range(len(windows)), key=lambda number: windows.lengths[number])[:8]
+    total = sum(int(windows.lengths[number]) for number in picked)
+    for first in range(0, 8, 2):
+        batch = windows.collate(places(picked, first, first + 1))
+        assert batch.share == pytest.approx(batch.tokens / total)

@@ -44,3 +44,44 @@ def test_first_draws_of_successive_keys_are_independent_and_uniform():
     for lag in (1, 2, 3, 16):
         correlation = torch.corrcoef(torch.stack((u[:-lag], u[lag:])))[0, 1]
         assert correlation.abs() < 3.3 / len(u) ** 0.5
+
+
+def places(*numbers, step=3, seed=0, batch=8):
+    return draws.Draw(
+        purpose="noise", seed=seed, step=step, examples=range(100, 100 + batch), places=numbers
+    )
+
+
+@given(some.integers(0, 2**63 - 1), some.integers(0, 1000), some.integers(1, 300))
+def test_a_rows_noise_depends_on_its_place_alone(seed, step, length):
+    """Not on the rows beside it, nor on how far they are padded."""
+    whole = places(*range(8), seed=seed, step=step)
+    alone = [places(number, seed=seed, step=step) for number in range(8)]
+    longer = torch.cat([row.uniform(length + 17) for row in alone])
+    assert torch.equal(whole.uniform(length), longer[:, :length])
+    assert torch.equal(whole.timesteps(), torch.cat([row.timesteps() for row in alone]))
+    assert torch.equal(whole.batch(3), alone[5].batch(3))
+    assert whole.picked == [row.picked[0] for row in alone]
+
+
+def test_timesteps_are_stratified_over_the_step_and_uniform_over_steps():
+    t = torch.stack([places(*range(8), step=step).timesteps() for step in range(2000)])
+    assert (t.sort(1).values.diff(dim=1) - 1 / 8).abs().max() < 1e-5
+    share = torch.histc(t[:, 3], 10, 0, 1) / len(t)
+    assert (share - 0.1).abs().max() < 0.03
+
+
+def test_noise_differs_by_place_step_seed_purpose_and_number():
+    one = places(0)
+    rows = [
+        one.uniform(4),
+        one.uniform(4, 1),
+        places(1).uniform(4),
+        places(0, step=4).uniform(4),
+        places(0, seed=1).uniform(4),
+        one.of("plain").uniform(4),
+        *one.twice().uniform(4)[1:, None],
+    ]
+    assert len({tuple(row[0].tolist()) for row in rows}) == len(rows)
+    u = torch.cat([places(*range(8), step=step).uniform(40).flatten() for step in range(200)])
+    assert u.min() >= 0 and u.max() < 1 and abs(u.mean().item() - 0.5) < 0.005

@@ -184,15 +184,58 @@ def test_scores_are_those_of_the_temperature(temperature):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_monte_carlo_is_unbiased_and_stratified():
-    """With log p = -1 for every token the expectation is the length, whatever the draws."""
+def test_monte_carlo_is_exact_on_equal_tokens_and_stratified():
+    """With log p = -1 for every token each draw gives the length, whatever the counts."""
     many = WINDOW[:1].repeat(4000, 1)
     for draws in (1, 4):
         views = estimators.monte_carlo(many, draws=draws, generator=random())
-        estimate = sum(view.weight_B * view.scored_BL.sum(1) for view in views)
-        assert estimate.mean().item() == pytest.approx(LENGTH - PROMPT, rel=0.03)
-    ratios = torch.stack([1 / (4 * view.weight_B) for view in views]).sort(0).values
-    assert (ratios.diff(dim=0) - 0.25 * (1 - 1e-3)).abs().max() < 1e-3
+        for view in views:
+            estimate = draws * view.weight_B * view.scored_BL.sum(1)
+            assert (estimate - (LENGTH - PROMPT)).abs().max() < 1e-4
+    counts = torch.stack([view.hidden_BL.sum(1) for view in views]).sort(0).values
+    assert torch.equal(counts.diff(dim=0), torch.full((3, 4000), (LENGTH - PROMPT) // 4))
+
+
+def test_monte_carlo_hides_exactly_as_many_as_it_says_each_alike():
+    """Counts are uniform on 1..A, and every token is hidden alike often."""
+    rows, prompt = 3000, torch.tensor([[1], [4], [9]]).repeat(1000, 1)
+    answer = torch.arange(LENGTH) >= prompt
+    (view,) = estimators.monte_carlo(answer, draws=1, generator=random())
+    assert not (view.hidden_BL & ~answer).any()
+    count = view.hidden_BL.sum(1)
+    torch.testing.assert_close(view.weight_B * count, answer.sum(1).float())
+    for start in (1, 4, 9):
+        mine, length = prompt[:, 0] == start, LENGTH - start
+        share = torch.bincount(count[mine], minlength=length + 1)[1:] / (rows / 3)
+        assert (share - 1 / length).abs().max() < 0.002
+        often = view.hidden_BL[mine][:, start:].float().mean(0)
+        assert (often - (length + 1) / (2 * length)).abs().max() < 0.05
+
+
+def test_monte_carlo_is_unbiased_and_varies_less_than_coins():
+    """Costs that depend on what is hidden, every mask enumerated; against coins at ratio t."""
+    length = 6
+    answer = torch.ones(60000, length, dtype=torch.bool)
+    own_L = torch.linspace(0.5, 3.0, length)
+
+    def cost(hidden_BL):
+        return (hidden_BL * own_L).sum(1) * (1 + hidden_BL.float().mean(1))
+
+    sizes = {k: list(itertools.combinations(range(length), k)) for k in range(1, length + 1)}
+    exact = 0.0
+    for k, sets in sizes.items():
+        masks = torch.zeros(len(sets), length, dtype=torch.bool)
+        for row, places in enumerate(sets):
+            masks[row, list(places)] = True
+        exact += (cost(masks) * length / k).mean().item() / length
+    (view,) = estimators.monte_carlo(answer, draws=1, generator=random())
+    counted = view.weight_B * cost(view.hidden_BL)
+    assert counted.mean().item() == pytest.approx(exact, rel=0.01)
+    t_B1 = torch.rand(len(answer), 1, generator=random(1))
+    coins = torch.rand(answer.shape, generator=random(2)) < t_B1
+    tossed = cost(coins) / t_B1[:, 0]
+    assert tossed.mean().item() == pytest.approx(exact, rel=0.05)
+    assert counted.var() < 0.76 * tossed.var()
 
 
 def test_quadrature_is_exact_where_the_loss_is_a_polynomial():

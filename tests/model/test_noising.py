@@ -152,9 +152,25 @@ def test_packed_documents_draw_a_ratio_each():
     noised = corrupt(text, real, MASK, documents_BL=documents, generator=seeded())
     ratios = [noised.ratio[documents_row] for documents_row in _each(documents)]
     assert all(ratio.unique().numel() == 1 for ratio in ratios)
-    expected = diffusion.sample_mask_ratio(3, generator=seeded())
-    assert torch.equal(torch.stack([ratio[0] for ratio in ratios]), expected)
+    first, later, other = (float(ratio[0]) for ratio in ratios)
+    expected = diffusion.sample_mask_ratio(2, generator=seeded())
+    assert [first, other] == expected.tolist()
+    apart = (later - first) / (1 - EPS) % 1
+    assert apart == pytest.approx((5**0.5 - 1) / 2, abs=1e-6)
     assert not noised.masked_BL[~real].any()
+
+
+def test_documents_of_a_row_draw_uniform_and_spread_ratios():
+    """Over many rows each document's t is uniform; in one row of many they fill (0, 1) evenly."""
+    documents = torch.arange(1, 101)[None].expand(2000, 100)
+    real = documents > 0
+    noised = corrupt(tokens(2000, 100), real, MASK, documents_BL=documents, generator=seeded())
+    t = (noised.ratio - EPS) / (1 - EPS)
+    for number in (0, 1, 50, 99):
+        share = torch.histc(t[:, number], 10, 0, 1) / len(t)
+        assert (share - 0.1).abs().max() < 0.002  # stratified over the rows
+    gaps = t.sort(1).values.diff(dim=1)
+    assert gaps.max() < 3 / 100 and gaps.min() > 0.3 / 100
 
 
 def test_curriculum_counts_positions_within_the_document():
