@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import coerce
-from model import rewards, tokenizer
+from components import coerce, conversations
+from model import equivalence, rewards, tokenizer
 
 GOOD = tokenizer.reasoned("1+1=2", " 2 ")
 
@@ -17,6 +17,68 @@ def test_exact():
     assert rewards.exact(GOOD, "2") == 1.0
     assert rewards.exact(GOOD, "3") == 0.0
     assert rewards.exact("2", "2") == 0.0, "an answer outside the delimiters is none"
+
+
+@pytest.mark.parametrize("solution", ["x < 5", "a <| b |> c", "1 < 2 <|", "<|mdm_mask|>", "[1, 2]"])
+def test_a_solution_is_any_text(solution):
+    assert rewards.solution(tokenizer.reasoned("2 < 3", f"\n\n{solution}\n")) == solution
+    assert rewards.exact(tokenizer.reasoned("2 < 3", solution), solution) == 1.0
+
+
+def test_numbers_are_equal_to_math_alone():
+    given = tokenizer.reasoned("", "1,200")
+    assert rewards.exact(given, "1200") == 0.0
+    assert rewards.equivalent(given, "1200") == 1.0
+
+
+OPEN_THOUGHTS = (
+    "<|begin_of_thought|>\n\nt\n\n<|end_of_thought|>\n\n"
+    "<|begin_of_solution|>\n\n7\n\n<|end_of_solution|>"
+)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        OPEN_THOUGHTS,
+        f"\n {OPEN_THOUGHTS} \n\n",
+        f"{OPEN_THOUGHTS}{tokenizer.EOT}{tokenizer.EOS}{tokenizer.EOS}",
+        f"{OPEN_THOUGHTS}\n{tokenizer.EOT}\n",
+        tokenizer.reasoned("2 < 3", "a <| b"),
+        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"\u2003\t\r\n{tokenizer.BEGIN_SOLUTION}"),
+    ],
+)
+def test_white_space_is_no_fault_of_format(response):
+    assert rewards.well_formed(response) == 1.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"{GOOD} and more",
+        f"{GOOD}{tokenizer.EOT}and more",
+        f"{GOOD}.",
+        f"Well: {GOOD}",
+        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"so {tokenizer.BEGIN_SOLUTION}"),
+        GOOD + GOOD,
+        f"{GOOD}{tokenizer.END_SOLUTION}",
+        tokenizer.reasoned(tokenizer.BEGIN_THOUGHT, "2"),
+        tokenizer.reasoned("1+1=2", f"2{tokenizer.END_THOUGHT}"),
+        GOOD.removesuffix(tokenizer.END_SOLUTION),
+    ],
+)
+def test_all_else_beside_thought_and_solution_is(response):
+    assert rewards.well_formed(response) == 0.0
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [OPEN_THOUGHTS, "<think>t</think>7", "<think>\n\nt\n</think>\n\nx < 5", f" {OPEN_THOUGHTS}\n"],
+)
+def test_what_sft_teaches_is_well_formed(completion):
+    row = {"prompt": "A", "completion": completion}
+    *_, answer = conversations.conversation(row)["messages"]
+    assert rewards.well_formed(answer["content"]) == 1.0
 
 
 def test_well_formed():
@@ -71,6 +133,23 @@ def test_solution_is_needed_by_every_verifier():
         ("1,000", "1000", True),
         ("3", "1, 2, 3", False),
         ("42", "words only", False),
+        (r"\$5", "5", True),
+        (r"\$5", r"\$5", True),
+        (r"\$5", "6", False),
+        ("5", r"\boxed{\$5}", True),
+        ("5", r"It costs \$5.", True),
+        (r"\$32{,}348", "32,348", True),
+        (r"-\$5.50", "-5.5", True),
+        ("-$5", "-5", True),
+        ("$5", "5", True),
+        ("$x=5$", "5", True),
+        (r"\$\frac{1}{2}", "$0.5$", True),
+        (r"5\text{ dollars}", "5 dollars", True),
+        ("€5", "£5", True),
+        (r"50\%", "50", True),
+        (r"50\%", "1/2", True),
+        (r"90^\circ", "90", True),
+        (r"3\text{ cm}", "3 cm", True),
     ],
 )
 def test_equivalent(answer, given, equal):
@@ -186,13 +265,51 @@ def test_weights_fit_a_configuration():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"verifier": "oracle"}, r"problems\[1\].verifier='oracle', allowed: exact, math, code"),
-        ({"verifier": "code", "answer": " "}, r"problems\[1\].answer=' ', allowed: tests"),
+        ({"verifier": "oracle"}, "verifier='oracle', allowed: exact, math, code"),
+        ({"verifier": None}, "verifier=None, allowed: exact, math, code"),
+        ({"verifier": ["math"]}, "verifier=['math'], allowed: exact, math, code"),
+        ({"verifier": "code", "answer": " "}, "answer=' ', allowed: tests of the code"),
+        (
+            {"verifier": "math", "answer": r"\boxed{}"},
+            r"answer='\\boxed{}', allowed: a mathematical",
+        ),
+        (
+            {"verifier": "math", "answer": r"\$"},
+            r"answer='\\$', allowed: a mathematical expression",
+        ),
+        ({"verifier": "math", "answer": "(" * 400 + "1" + ")" * 400}, "allowed: a mathematical"),
+        ({"answer": ""}, "answer='', allowed: a text"),
+        ({"answer": 5}, "answer=5, allowed: a text"),
+        ({"answer": None}, "answer=None, allowed: a text"),
+        ({"answer": "\ud800"}, r"answer='\ud800', allowed: a text"),
+        ({"prompt": ["1 + 1?"]}, "prompt=['1 + 1?'], allowed: a text"),
+        ({"prompt": " "}, "prompt=' ', allowed: a text"),
     ],
 )
-def test_require_names_the_problem(row, message):
-    with pytest.raises(ValueError, match=message):
-        rewards.require([PROBLEM, PROBLEM | row], (("verified", 1.0),))
+def test_unusable_problems_are_named(row, message):
+    weights = (("verified", 1.0),)
+    problems = [PROBLEM, PROBLEM | row, PROBLEM]
+    ((number, fault),) = rewards.unusable(problems, weights).items()
+    assert number == 1 and message in fault
+    with pytest.raises(ValueError) as refused:
+        rewards.require(problems, weights)
+    assert str(refused.value) == f"problems[1].{fault}"
+
+
+def test_a_reward_of_every_problem_reads_every_answer():
+    problems = [PROBLEM | {"answer": r"\boxed{}"}, PROBLEM]
+    assert rewards.unusable(problems, (("verified", 1.0),)) == {}
+    assert list(rewards.unusable(problems, (("math", 1.0),))) == [0]
+    assert rewards.unusable([PROBLEM | {"answer": ""}], (("format", 1.0),)) == {}
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=3))
+@settings(deadline=None)
+def test_plain_numbers_are_read_without_asking(number):
+    text = str(number)
+    assert equivalence.shared().reads(text) and rewards.equivalent(
+        tokenizer.reasoned("", text), text
+    )
 
 
 def test_require_starts_what_math_needs():
