@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from model import equivalence, fences, sandbox
 from model.settings import REWARDS, check, check_rewards
@@ -217,13 +217,15 @@ def _fault(problem: Problem, names: set[str]) -> str | None:
     if not isinstance(verifier, str) or verifier not in VERIFIERS:
         return f"verifier={verifier!r}, allowed: {', '.join(VERIFIERS)}"
     used = _verifiers(problem, names)
-    if used and not _is_text(answer):
+    if not used:
+        return None
+    if not _is_text(answer):
         return f"answer={answer!r}, allowed: {'tests of the code' if 'code' in used else 'a text'}"
     if "math" in used and not equivalence.shared().reads(answer):
         return f"answer={answer!r}, allowed: a mathematical expression"
     return None
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Any) -> TypeGuard[str]:
     """Whether it is a text with something to read, in UTF-8, which knows no half a surrogate."""
     return isinstance(value, str) and bool(value.strip()) and not SURROGATE.search(value)
