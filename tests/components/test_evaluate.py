@@ -11,7 +11,8 @@ import pytest
 
 from components import artifact
 from components import dataset as data
-from model import rewards
+from components.evaluate import forms
+from model import rewards, tokenizer
 from tests.conftest import ROOT, stage
 
 CODE = "```Python\ndef f(x):\n    return x\n```"
@@ -28,9 +29,9 @@ LAYOUT = (
     "<|begin_of_thought|>\n\nt\n\n<|end_of_thought|>\n\n"
     "<|begin_of_solution|>\n\n8\n\n<|end_of_solution|>"
 )
-SUMS = ("1 + 1 = 2", "2 + 2 = 1 + 3 = 4", "3 + 3 = 5 + 1 = 6")
+SUMS = ("1 + 1 = 0+2 = 2", "2 + 2 = 1+3 = 4", "3 + 3 = 5+1 = 6")
 SHAPE = {"d_model": 64, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 128, "context": 128}
-TRAIN = {"steps": 400, "batch_size": 16, "micro_batch_size": 16, "learning_rate": 3e-3}
+TRAIN = {"steps": 400, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 3e-3}
 EVALUATE = {"gen_length": 48, "block_length": 48, "traces": 1}
 
 
@@ -56,7 +57,7 @@ def taught(tmp_path_factory):
         },
         **{name: root / name for name in ("model", "dataset", "metrics")},
     )
-    train(root, "pretrain", "model", "base", window=32, steps=200)
+    train(root, "pretrain", "model", "base", window=32)
     train(root, "sft", "model", "memory", max_length=96)
     return root
 
@@ -278,11 +279,15 @@ def test_grpo_leaves_out_what_it_cannot_judge(taught, tmp_path):
 
 
 def test_a_base_is_asked_in_the_form_of_its_pretraining(taught, tmp_path):
-    rows = [problem("1 + 1 =", "2"), problem("2 + 2 =", "4"), problem("3 + 3 =", "6")]
+    """It goes on with a document; its last result is judged. Chats it has never seen."""
     base = taught / "base" / "model"
-    asked = {"gen_length": 16, "block_length": 16}
+    words = tokenizer.load(base)
+    documents = [forms.plain(words, text) for text in SUMS]
+    rows = [problem(text[:7], text[-1]) for text in SUMS]
+    left = len(documents[0]) + 1 - len(forms.plain(words, SUMS[0][:7]))  # with EOS
+    asked = {"gen_length": left, "block_length": left}
     _, samples, results = evaluate(tmp_path / "text", base, rows, form="text", **asked)
-    assert [row["response"] for row in samples] == [" 2", " 1 + 3 = 4", " 5 + 1 = 6"]
+    assert [row["response"] for row in samples] == [text[7:] for text in SUMS]
     assert [row["solution"] for row in samples] == ["2", "4", "6"]
     assert results["accuracy"] == 1.0
     (trace,) = read(tmp_path / "text", "traces")
