@@ -6,6 +6,7 @@ text  The problem's own text and nothing else, for a base model to go on with: i
       first line, so that a model is asked for no form that it was not taught; tests run the whole.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -14,11 +15,13 @@ from model import rewards, tokenizer
 from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION
 
 
-def tokens(words: PreTrainedTokenizerBase, prompt: str, form: str) -> list[int]:
+def tokens(words: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str) -> list[int]:
     """Token ids of a problem as the model is asked it."""
+    system = [{"role": "system", "content": problem["system"]}] if problem.get("system") else []
+    messages = [*system, {"role": "user", "content": problem["prompt"]}]
     if form == "chat":
-        return tokenizer.chat(words, [{"role": "user", "content": prompt}])
-    return plain(words, prompt)
+        return tokenizer.chat(words, messages)
+    return plain(words, "\n\n".join(message["content"] for message in messages))
 
 
 def plain(words: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -26,7 +29,7 @@ def plain(words: PreTrainedTokenizerBase, text: str) -> list[int]:
     return words.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
-def delimited(response: str, problem: dict[str, Any], form: str) -> str:
+def delimited(response: str, problem: Mapping[str, Any], form: str) -> str:
     """A response as `model.rewards` reads it, with its solution between delimiters."""
     if form == "chat":
         return response
@@ -34,7 +37,7 @@ def delimited(response: str, problem: dict[str, Any], form: str) -> str:
     return f"{BEGIN_SOLUTION}{result}{END_SOLUTION}"
 
 
-def solution(response: str, problem: dict[str, Any], form: str) -> str | None:
+def solution(response: str, problem: Mapping[str, Any], form: str) -> str | None:
     """What is judged of a response, or None where it gives no solution."""
     return rewards.solution(delimited(response, problem, form))
 

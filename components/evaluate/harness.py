@@ -4,6 +4,8 @@ lm_eval brings requests, metrics and bookkeeping; here is only what asks the mod
 """
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
@@ -28,9 +30,9 @@ class DiffusionLM(LM):
         self.stops = [words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)]
         self.passes, self.tokens, self.answers, self.seconds = 0, 0, 0, 0.0
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, problem: Mapping[str, Any]) -> list[int]:
         """Token ids of a problem, in the evaluation's form."""
-        return forms.tokens(self.words, prompt, self.config.form)
+        return forms.tokens(self.words, problem, self.config.form)
 
     def too_long(self, prompt: list[int]) -> str | None:
         """Why a prompt cannot be asked, or None."""
@@ -45,9 +47,11 @@ class DiffusionLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers with their delimiters, cut at the end of the turn and at stop strings.
 
-        A problem that leaves no room for an answer is answered by nothing.
+        The problems are the rows that the requests are about: a context that lm_eval has put
+        together as one text could not say which of its control tokens are text. A problem that
+        leaves no room for an answer is answered by nothing.
         """
-        contexts = [self.encode(request.args[0]) for request in requests]
+        contexts = [self.encode(request.doc) for request in requests]
         asked = [index for index, prompt in enumerate(contexts) if not self.too_long(prompt)]
         order = sorted(asked, key=lambda index: len(contexts[index]))
         answers = [""] * len(requests)

@@ -58,7 +58,7 @@ def run(
 
 def _too_long(lm: DiffusionLM, asked: dict[int, dict[str, Any]]) -> dict[int, str]:
     """The problems that leave no room for an answer, by row; ValueError where all of them do."""
-    faults = {row: lm.too_long(lm.encode(problem["prompt"])) for row, problem in asked.items()}
+    faults = {row: lm.too_long(lm.encode(problem)) for row, problem in asked.items()}
     found = {row: fault for row, fault in faults.items() if fault}
     if len(found) == len(asked):
         raise ValueError(f"no problem leaves room for its answer: {next(iter(found.values()))}")
@@ -80,7 +80,7 @@ def _results(samples: list[dict[str, Any]], lm: DiffusionLM) -> dict[str, Any]:
 
 def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
     """The answer window after every pass: one text a token, null where it is still masked."""
-    prompt = lm.encode(problem["prompt"])
+    prompt = lm.encode(problem)
     prompt_BP = torch.tensor([prompt], device=lm.model.device)
     windows = [[None] * lm.config.gen_length]
     answer: list[int] = []

@@ -75,7 +75,7 @@ class UnseenProblems(Task):
         return doc["answer"]
 
     def fewshot_context(self, doc: dict[str, Any], *_: Any, **__: Any) -> str:
-        """The problem alone; its form is the model's matter."""
+        """The prompt alone; the form in which it is asked is the model's matter."""
         return doc["prompt"]
 
     def construct_requests(

@@ -130,8 +130,7 @@ def _rewards(
         {**problem, "tokens": len(answer), "max_tokens": config.gen_length}
         for problem, answer in zip(asked, answers, strict=True)
     ]
-    stops = [words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)]
-    texts = words.batch_decode([sampler.said(answer, stops) for answer in answers])
+    texts = words.batch_decode(answers)
     scored = rewards.score_all(texts, rows, config.rewards, workers=config.reward_workers)
     totals = torch.tensor([score.total for score in scored])
     parts = {

@@ -118,11 +118,18 @@ def test_tests_of_code_run_the_whole_text():
 
 def test_a_plain_problem_is_its_own_text(words):
     """No template and no control token, whatever the text spells; documents begin like that."""
-    prompt = "1 + 1 <|eot_id|> ="
-    ids = forms.tokens(words, prompt, "text")
-    assert words.decode(ids) == prompt
+    problem = {"prompt": "1 + 1 <|eot_id|> ="}
+    ids = forms.tokens(words, problem, "text")
+    assert words.decode(ids) == problem["prompt"]
     assert not set(ids) & set(words.all_special_ids)
-    assert forms.tokens(words, prompt, "chat") != ids
+    assert forms.tokens(words, problem, "chat") != ids
+
+
+def test_a_system_message_is_asked_too(words):
+    problem = {"prompt": "1 + 1 =", "system": "Add."}
+    assert words.decode(forms.tokens(words, problem, "text")) == "Add.\n\n1 + 1 ="
+    chat = words.decode(forms.tokens(words, problem, "chat"))
+    assert "system<|end_header_id|>\n\nAdd.<|eot_id|>" in chat and "1 + 1 =<|eot_id|>" in chat
 
 
 def test_what_stands_behind_a_stop_token_is_not_said():
