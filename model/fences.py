@@ -18,7 +18,7 @@ OPENING = re.compile(
     r"(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)"
 )
 BEHIND_WORDS = re.compile(r"(?P<indent>)[^`]*(?P<fence>`{3,})(?P<info>[\w.+-]*)[ \t]*")
-SPAN = re.compile(r"(`+)(?:(?:python3?|py)\s+)?(?P<code>[^`].*?)\1", re.IGNORECASE)
+SPAN = re.compile(r"(`+)(?:(?:python3?|py)\s+)?(?P<code>[^`\n]+)\1", re.IGNORECASE)
 
 
 class Block(NamedTuple):

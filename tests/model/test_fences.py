@@ -51,6 +51,7 @@ INDENTED = BODY.replace("\n", "\n   ")
         ("``` f = abs ```", "f = abs"),
         ("```python f = abs```", "f = abs"),
         ("s = '`'", "s = '`'"),
+        ("`f` and `g`", "`f` and `g`"),
         ("", ""),
     ],
 )
