@@ -9,6 +9,7 @@ import atexit
 import functools
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 WORKER = Path(__file__).with_name("equivalence_worker.py")
 START_SECONDS = 120
 LONGEST = 1_000
+NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII)  # read without asking: most references
 
 
 class Equivalence:
@@ -29,6 +31,7 @@ class Equivalence:
         self.seconds, self.memory = seconds, memory
         self._lock = threading.Lock()
         self._worker: subprocess.Popen[bytes] | None = None
+        self._readable: dict[str, bool] = {}
 
     def __call__(self, reference: str, answer: str) -> bool:
         """True when they are equal; False when not, or when finding out takes too much.
@@ -40,10 +43,22 @@ class Equivalence:
         if len(answer) > LONGEST:
             return False
         with self._lock:
-            verdict = self._ask(reference, answer)
+            verdict = self._ask([reference, answer])
         if verdict == "unreadable":
             raise ValueError(f"answer={reference!r}, allowed: a mathematical expression")
         return verdict == "right"
+
+    def reads(self, reference: str) -> bool:
+        """Whether math-verify finds an expression in a reference; remembered once found out.
+
+        False too for one whose reading takes too much, to which no answer could be equal.
+        """
+        if NUMBER.fullmatch(reference):
+            return True
+        with self._lock:
+            if reference not in self._readable:
+                self._readable[reference] = self._ask([reference]) == "readable"
+            return self._readable[reference]
 
     def close(self) -> None:
         """Ends the process, if there is one."""
@@ -52,10 +67,10 @@ class Equivalence:
             self._worker.communicate()
             self._worker = None
 
-    def _ask(self, reference: str, answer: str) -> str | None:
+    def _ask(self, texts: list[str]) -> str | None:
         worker = self._worker = self._worker or self._start()
         assert worker.stdin
-        worker.stdin.write(json.dumps([reference, answer]).encode() + b"\n")
+        worker.stdin.write(json.dumps(texts).encode() + b"\n")
         worker.stdin.flush()
         # Waiting may take longer than computing when the machine is busy.
         verdict = _line(worker, 20 * self.seconds)

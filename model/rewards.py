@@ -1,7 +1,8 @@
 """Rewards of one answer to one problem, as named functions, and their weighted sum.
 
-A problem is a row of the dataset: `prompt`, `answer`, `verifier`. Running code is in
-`model.sandbox`, comparing formulas in `model.equivalence`, judging by a language model in
+A problem is a row of the dataset: `prompt`, `answer`, `verifier`. Training rewards and evaluation
+judges by the same `verified`, on plain text. Running code is in `model.sandbox`, finding it in
+`model.fences`, comparing formulas in `model.equivalence`, judging by a language model in
 `components.judge`; groups and advantages are elsewhere.
 """
 
@@ -10,39 +11,52 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
-from model import equivalence, sandbox
+from model import equivalence, fences, sandbox
 from model.settings import REWARDS, check, check_rewards
-from model.tokenizer import BEGIN_SOLUTION, BEGIN_THOUGHT, END_SOLUTION, END_THOUGHT
+from model.tokenizer import (
+    BEGIN_SOLUTION,
+    BEGIN_THOUGHT,
+    END_SOLUTION,
+    END_THOUGHT,
+    EOS,
+    EOT,
+    REASONING,
+)
 
 Problem = Mapping[str, Any]
 Weights = Sequence[tuple[str, float]]
 
+INNER = rf"((?:(?!{'|'.join(map(re.escape, REASONING))}).)*)"
+SOLUTION = re.compile(re.escape(BEGIN_SOLUTION) + INNER + re.escape(END_SOLUTION), re.DOTALL)
+# White space is layout (OpenThoughts' own has blank lines everywhere); the tokens that end a turn
+# are no text.
 FORMAT = re.compile(
-    re.escape(BEGIN_THOUGHT)
-    + r"(?:(?!<\|).)*"
-    + re.escape(END_THOUGHT + BEGIN_SOLUTION)
-    + r"((?:(?!<\|).)*)"
-    + re.escape(END_SOLUTION),
+    rf"\s*{re.escape(BEGIN_THOUGHT)}{INNER}{re.escape(END_THOUGHT)}\s*{SOLUTION.pattern}"
+    rf"(?:\s|{re.escape(EOT)}|{re.escape(EOS)})*",
     re.DOTALL,
 )
+SURROGATE = re.compile("[\ud800-\udfff]")
 # No number of more than 99 digits: Python refuses to read those of thousands.
 EQUATION = re.compile(r"(?<![\d+])(\d{1,99}(?:\+\d{1,99})+)=(\d{1,99})(?!\d)")
-SOLUTION = re.compile(
-    re.escape(BEGIN_SOLUTION) + r"((?:(?!<\|).)*)" + re.escape(END_SOLUTION), re.DOTALL
-)
-FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
 
 
 def solution(response: str) -> str | None:
-    """The text between the first solution delimiters, stripped, or None when there is none."""
+    """The text between the first solution delimiters, stripped, or None when there is none.
+
+    Any text but a delimiter of thought or solution: `<` and `<|` are as good as other characters.
+    """
     found = SOLUTION.search(response)
     return found.group(1).strip() if found else None
 
 
 def exact(response: str, answer: str) -> float:
-    """1.0 when the delimited solution is the verified answer to the letter, else 0.0."""
+    """1.0 when the delimited solution is the verified answer to the letter, else 0.0.
+
+    White space around either does not count; all else does, so `1,200` is not `1200`: whoever means
+    numbers takes the verifier math.
+    """
     return float(solution(response) == answer.strip())
 
 
@@ -59,19 +73,19 @@ def equivalent(response: str, answer: str) -> float:
 def code(response: str, tests: str) -> float:
     """1.0 when the program in the delimited solution passes the tests, else 0.0.
 
-    The program is the first fenced block of the solution, or all of it. Raises
+    The program is the first fenced block of the solution, or all of it (`model.fences`). Raises
     `sandbox.SandboxError` where this machine cannot run it safely.
     """
     given = solution(response)
-    if not given:
-        return 0.0
-    fenced = FENCE.search(given)
-    return float(sandbox.passes(fenced.group(1) if fenced else given, tests))
+    return float(bool(given) and sandbox.passes(fences.program(str(given)), tests))
 
 
 def well_formed(response: str) -> float:
-    """1.0 when the answer is a thought followed by a solution, both delimited, else 0.0."""
-    return float(FORMAT.match(response.strip()) is not None)
+    """1.0 when the answer is a thought and then a solution, both delimited, and nothing else.
+
+    White space before, between and after them is no text.
+    """
+    return float(FORMAT.fullmatch(response) is not None)
 
 
 def equations(response: str) -> float:
@@ -162,25 +176,56 @@ def score_all(
         return list(pool.map(score, responses, problems, itertools.repeat(weights)))
 
 
-def require(problems: Sequence[Problem], weights: Weights) -> None:
-    """Refuses a run before it starts, naming the first problem that could not be scored.
+def unusable(problems: Sequence[Problem], weights: Weights) -> dict[int, str]:
+    """Which problems no answer could be right for, by their place, with the field that is why.
 
-    Raises ValueError for an unknown verifier or empty tests, and `sandbox.SandboxError` where
-    rewards would run code and this machine cannot protect itself.
+    Prompt and answer must be texts, the verifier a known one, the answer of a formula one that
+    math-verify can read. Reading takes some milliseconds for each formula that is no plain number.
     """
     check_rewards("rewards", tuple(weights))
     names = {name for name, _ in weights}
-    runs_code = uses_math = False
-    for number, problem in enumerate(problems):
-        verifier = problem["verifier"]
-        where = f"problems[{number}]"
-        check(f"{where}.verifier", verifier, verifier in VERIFIERS, ", ".join(VERIFIERS))
-        uses_math |= "math" in names or ("verified" in names and verifier == "math")
-        if "code" in names or ("verified" in names and verifier == "code"):
-            tests = problem["answer"]
-            check(f"{where}.answer", tests, bool(tests.strip()), "tests of the code")
-            runs_code = True
-    if runs_code:
+    faults = {number: _fault(problem, names) for number, problem in enumerate(problems)}
+    return {number: fault for number, fault in faults.items() if fault}
+
+
+def require(problems: Sequence[Problem], weights: Weights) -> None:
+    """Refuses a run before it starts, naming the first problem that could not be scored.
+
+    Raises ValueError for an `unusable` problem, and `sandbox.SandboxError` where rewards would run
+    code and this machine cannot protect itself.
+    """
+    for number, fault in unusable(problems, weights).items():
+        raise ValueError(f"problems[{number}].{fault}")
+    names = {name for name, _ in weights}
+    used = {verifier for problem in problems for verifier in _verifiers(problem, names)}
+    if "code" in used:
         sandbox.check()
-    if uses_math:
+    if "math" in used:
         assert equivalence.shared()("1/2", "0.5"), "math-verify answers"
+
+
+def _verifiers(problem: Problem, names: set[str]) -> set[str]:
+    """The verifiers that weights of these names hold an answer to this problem against."""
+    own = {problem["verifier"]} if "verified" in names else set()
+    return own | (names & VERIFIERS.keys())
+
+
+def _fault(problem: Problem, names: set[str]) -> str | None:
+    prompt, answer, verifier = (problem.get(name) for name in ("prompt", "answer", "verifier"))
+    if not _is_text(prompt):
+        return f"prompt={prompt!r}, allowed: a text"
+    if not isinstance(verifier, str) or verifier not in VERIFIERS:
+        return f"verifier={verifier!r}, allowed: {', '.join(VERIFIERS)}"
+    used = _verifiers(problem, names)
+    if not used:
+        return None
+    if not _is_text(answer):
+        return f"answer={answer!r}, allowed: {'tests of the code' if 'code' in used else 'a text'}"
+    if "math" in used and not equivalence.shared().reads(answer):
+        return f"answer={answer!r}, allowed: a mathematical expression"
+    return None
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a text with something to read, in UTF-8, which knows no half a surrogate."""
+    return isinstance(value, str) and bool(value.strip()) and not SURROGATE.search(value)

@@ -6,6 +6,7 @@ pass; the first pass of a block refreshes them (`model.window`).
 Shapes: B batch, P prompt, G generated, L = P+G, S block, V vocabulary.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ def generate(model: LLaDA, prompt_BP: torch.Tensor, **options) -> Generation:
     for generation in stream(model, prompt_BP, **options):
         last = generation
     return last
+
+
+def said(tokens: Sequence[int], stop_tokens: Sequence[int]) -> list[int]:
+    """What an answer says: its tokens before the first stop token."""
+    return list(itertools.takewhile(lambda token: token not in stop_tokens, tokens))
 
 
 @torch.inference_mode()

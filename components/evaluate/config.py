@@ -10,6 +10,9 @@ from model.settings import Checked, check
 class EvaluateConfig(Checked):
     """Exact match on unseen problems, by lm_eval. The defaults are those of the 8B recipe."""
 
+    form: Literal["chat", "text"] = "chat"
+    """How a problem is put: as a turn of a chat, answered between delimiters, or as plain text to
+    go on with, the way a base model is pretrained, answered by the last result of a line."""
     gen_length: int = 256
     """New tokens per answer."""
     block_length: int = 16
@@ -22,10 +25,12 @@ class EvaluateConfig(Checked):
     """Prompts generated together."""
     limit: int | None = None
     """How many problems are asked, from the first; null asks all."""
+    reward_workers: int = 8
+    """Answers that are judged at the same time, where judging runs code."""
     traces: int = 8
     """Problems whose denoising is recorded pass by pass."""
     seed: int = 0
-    """Seed of lm_eval's own draws; generation itself is greedy."""
+    """Seed of likelihoods that a task of lm_eval may ask for; generation is greedy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,5 +41,6 @@ class EvaluateConfig(Checked):
         check("threshold", self.threshold, in_range, "0 to 1")
         check("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         check("limit", self.limit, self.limit is None or self.limit >= 1, "1 or more")
+        check("reward_workers", self.reward_workers, self.reward_workers >= 1, "1 or more")
         check("traces", self.traces, self.traces >= 0, "0 or more")
         check("seed", self.seed, 0 <= self.seed < 2**32, "0 to 2^32 - 1")

@@ -1,9 +1,11 @@
 """A LLaDA model as an `LM` of lm_eval: generation by denoising, likelihood by Monte Carlo.
 
-lm_eval brings the tasks, the metrics and the bookkeeping; here is only what asks the model.
+lm_eval brings requests, metrics and bookkeeping; here is only what asks the model.
 """
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
@@ -11,6 +13,7 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from components.evaluate import forms
 from components.evaluate.config import EvaluateConfig
 from model import diffusion, sampler, tokenizer
 from model.llada import LLaDA
@@ -27,28 +30,33 @@ class DiffusionLM(LM):
         self.stops = [words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)]
         self.passes, self.tokens, self.answers, self.seconds = 0, 0, 0, 0.0
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Names the chat template in lm_eval's cache keys."""
-        return self.words.name_or_path
+    def encode(self, problem: Mapping[str, Any]) -> list[int]:
+        """Token ids of a problem, in the evaluation's form."""
+        return forms.tokens(self.words, problem, self.config.form)
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """The dialogue as text in the model's own template."""
-        text = self.words.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
+    def too_long(self, prompt: list[int]) -> str | None:
+        """Why a prompt cannot be asked, or None."""
+        longest = self.model.config.max_sequence_length
+        if len(prompt) + self.config.gen_length <= longest:
+            return None
+        return (
+            f"prompt of {len(prompt)} tokens + gen_length={self.config.gen_length}, "
+            f"allowed: at most {longest} (the context)"
         )
-        assert isinstance(text, str)
-        return text
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The answers with their delimiters, cut at the end of the turn and at stop strings."""
-        contexts = [self._encode(request.args[0]) for request in requests]
-        order = sorted(range(len(requests)), key=lambda index: len(contexts[index]))
+        """The answers with their delimiters, cut at the end of the turn and at stop strings.
+
+        The problems are the rows that the requests are about: a context that lm_eval has put
+        together as one text could not say which of its control tokens are text. A problem that
+        leaves no room for an answer is answered by nothing.
+        """
+        contexts = [self.encode(request.doc) for request in requests]
+        asked = [index for index, prompt in enumerate(contexts) if not self.too_long(prompt)]
+        order = sorted(asked, key=lambda index: len(contexts[index]))
         answers = [""] * len(requests)
         size = self.config.batch_size
-        with tqdm(total=len(requests), desc="generate", unit="problem", disable=None) as bar:
+        with tqdm(total=len(order), desc="generate", unit="problem", disable=None) as bar:
             for start in range(0, len(order), size):
                 picked = order[start : start + size]
                 texts = self._generate([contexts[index] for index in picked])
@@ -91,7 +99,8 @@ class DiffusionLM(LM):
             **self.options(),
         )
         answers = [
-            _until(row, self.stops) for row in result.tokens_BL[:, prompt_BP.shape[1] :].tolist()
+            sampler.said(row, self.stops)
+            for row in result.tokens_BL[:, prompt_BP.shape[1] :].tolist()
         ]
         self.passes += result.forward_passes * len(prompts)
         self.tokens += sum(map(len, answers))
@@ -102,8 +111,8 @@ class DiffusionLM(LM):
     def _likelihoods(self, pairs: list[tuple[str, str]]) -> list[float]:
         encoded = [
             (
-                torch.tensor(self._encode(context), dtype=torch.long),
-                torch.tensor(self._encode(text)),
+                torch.tensor(forms.plain(self.words, context), dtype=torch.long),
+                torch.tensor(forms.plain(self.words, text)),
             )
             for context, text in pairs
         ]
@@ -111,15 +120,6 @@ class DiffusionLM(LM):
             return diffusion.log_likelihoods(
                 self.model, encoded, seed=self.config.seed, progress=bar.update
             )
-
-    def _encode(self, text: str) -> list[int]:
-        return self.words.encode(text, add_special_tokens=False)
-
-
-def _until(tokens: list[int], stops: list[int]) -> list[int]:
-    """The tokens before the first stop token."""
-    ends = [index for index, token in enumerate(tokens) if token in stops]
-    return tokens[: ends[0]] if ends else tokens
 
 
 def _cut(text: str, until: list[str] | str) -> str:

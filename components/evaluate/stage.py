@@ -1,23 +1,18 @@
-"""Measures exact match on unseen problems with lm_eval: load, ask, trace, save, record."""
+"""Measures exact match on unseen problems with lm_eval: load, ask, judge, trace, save, record."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import torch
-import yaml
-from lm_eval.api.task import ConfigurableTask
 
-from components import artifact
-from components import dataset as data
+from components import artifact, problems
 from components.artifact import Input, Output, OutputFile, Parameter
-from components.evaluate import display
+from components.evaluate import display, forms
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
-from model import checkpoint, sampler, tokenizer
-
-TASK = Path(__file__).parent / "tasks" / "unseen_problems.yaml"
+from components.evaluate.task import VERDICT, ask, sample
+from model import checkpoint, rewards, sampler, tokenizer
 
 
 def run(
@@ -32,28 +27,20 @@ def run(
     accuracy: Parameter,
 ) -> None:
     """Asks `model` the dataset's test problems and writes results, samples and traces."""
+    asked, unusable = problems.usable(dataset, "test", VERDICT, limit=config.limit)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     network = checkpoint.load(model, dtype=dtype, device=device)
-    asked = DiffusionLM(network, tokenizer.load(model), config)
-    found = lm_eval.simple_evaluate(
-        model=asked,
-        tasks=[_task(dataset / "test.jsonl")],
-        limit=config.limit,
-        apply_chat_template=True,
-        log_samples=True,
-        bootstrap_iters=0,
-        random_seed=config.seed,
-        numpy_random_seed=config.seed,
-        torch_random_seed=config.seed,
-        fewshot_random_seed=config.seed,
-    )
-    samples = [_sample(sample) for sample in found["samples"]["unseen_problems"]]
-    results = _results(samples, asked)
+    lm = DiffusionLM(network, tokenizer.load(model), config)
+    faults = _too_long(lm, asked)
+    problems.tell(dataset / "test.jsonl", faults, "counted as wrong")
+    samples = ask(lm, list(asked.values()), config.form, workers=config.reward_workers)
+    counts = {"too_long": len(faults), "unusable": unusable}
+    results = _results(samples, lm) | counts
     (evaluation / "results.json").write_text(json.dumps(results, indent=1))
     _write_lines(evaluation / "samples.jsonl", samples)
-    problems = data.read(dataset, "test")[: config.traces]
-    traces = [_trace(asked, problem) for problem in problems]
+    fitting = [problem for number, problem in asked.items() if number not in faults]
+    traces = [_trace(lm, problem) for problem in fitting[: config.traces]]
     _write_lines(evaluation / "traces.jsonl", traces)
     _write_lines(metrics / artifact.METRICS, [results])
     page.write_text(display.page(results, traces))
@@ -69,22 +56,16 @@ def run(
     )
 
 
-def _task(problems: Path) -> ConfigurableTask:
-    settings = yaml.safe_load(TASK.read_text())
-    settings["dataset_kwargs"] = {"data_files": {"test": str(problems)}}
-    return ConfigurableTask(config=settings)
+def _too_long(lm: DiffusionLM, asked: dict[int, dict[str, Any]]) -> dict[int, str]:
+    """The problems that leave no room for an answer, by row; ValueError where all of them do."""
+    faults = {row: lm.too_long(lm.encode(problem)) for row, problem in asked.items()}
+    found = {row: fault for row, fault in faults.items() if fault}
+    if len(found) == len(asked):
+        raise ValueError(f"no problem leaves room for its answer: {next(iter(found.values()))}")
+    return found
 
 
-def _sample(sample: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "prompt": sample["doc"]["prompt"],
-        "answer": sample["doc"]["answer"],
-        "response": sample["resps"][0][0],
-        "correct": bool(sample["exact_match"]),
-    }
-
-
-def _results(samples: list[dict[str, Any]], asked: DiffusionLM) -> dict[str, Any]:
+def _results(samples: list[dict[str, Any]], lm: DiffusionLM) -> dict[str, Any]:
     count, correct = len(samples), sum(sample["correct"] for sample in samples)
     accuracy = correct / count
     return {
@@ -92,30 +73,23 @@ def _results(samples: list[dict[str, Any]], asked: DiffusionLM) -> dict[str, Any
         "correct": correct,
         "problems": count,
         "standard_error": (accuracy * (1 - accuracy) / count) ** 0.5,
-        "tokens_per_second": asked.tokens / asked.seconds,
-        "forward_passes_per_answer": asked.passes / asked.answers,
+        "tokens_per_second": lm.tokens / lm.seconds,
+        "forward_passes_per_answer": lm.passes / lm.answers,
     }
 
 
-def _trace(asked: DiffusionLM, problem: dict[str, str]) -> dict[str, Any]:
+def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
     """The answer window after every pass: one text a token, null where it is still masked."""
-    words, model = asked.words, asked.model
-    prompt = tokenizer.chat(words, [{"role": "user", "content": problem["prompt"]}])
-    prompt_BP = torch.tensor([prompt], device=model.device)
-    windows = [[None] * asked.config.gen_length]
+    prompt = lm.encode(problem)
+    prompt_BP = torch.tensor([prompt], device=lm.model.device)
+    windows = [[None] * lm.config.gen_length]
     answer: list[int] = []
-    for generation in sampler.stream(model, prompt_BP, **asked.options()):
+    for generation in sampler.stream(lm.model, prompt_BP, **lm.options()):
         answer = generation.tokens_BL[0, len(prompt) :].tolist()
-        windows.append([_shown(words, token) for token in answer])
-    response = words.decode([token for token in answer if token not in asked.stops])
-    target = f"{tokenizer.BEGIN_SOLUTION}{problem['answer']}{tokenizer.END_SOLUTION}"
-    return {
-        "prompt": problem["prompt"],
-        "answer": problem["answer"],
-        "response": response,
-        "correct": target in response,
-        "passes": windows,
-    }
+        windows.append([_shown(lm.words, token) for token in answer])
+    (response,) = lm.words.batch_decode([sampler.said(answer, lm.stops)])
+    correct = rewards.verified(forms.delimited(response, problem, lm.config.form), problem)
+    return sample(problem, response, bool(correct), lm.config.form) | {"passes": windows}
 
 
 def _shown(words: Any, token: int) -> Any:

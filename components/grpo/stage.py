@@ -12,11 +12,10 @@ from components import dataset as data
 from components.artifact import Input, Output
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
+from components.problems import tell, usable
 from components.training import open_base, train_and_record
-from model import checkpoint, rewards, tokenizer
+from model import checkpoint, tokenizer
 from model.settings import check
-
-NAMED = 5  # rows that are named of those left out
 
 
 def run(
@@ -24,7 +23,8 @@ def run(
 ) -> None:
     """Trains an adapter on `base` with rewards from the dataset's verified answers.
 
-    Problems without a prompt, or too long for the context, are left out, named and counted.
+    Problems that cannot be judged, have no prompt or are too long for the context are left out,
+    named and counted.
     """
     context = checkpoint.read_config(base).max_sequence_length
     check(
@@ -34,7 +34,6 @@ def run(
         f"below {context}, the context",
     )
     problems, left_out = _usable(dataset, tokenizer.load(base), config, context)
-    rewards.require(problems, config.rewards)
     opened = model, wrapped, words = open_base(base, config)
     assert wrapped is not None, "GrpoConfig refuses a run without an adapter"
     learner = Learner(model, wrapped, words, problems, config)
@@ -57,27 +56,22 @@ def _usable(
 
     Raises ValueError where none is left.
     """
-    rows = data.read(dataset, "problems")
-    left_out: dict[str, list[int]] = {"too_long": [], "empty_prompt": []}
-    problems = []
-    for number, row in enumerate(rows, 1):
-        if not row["prompt"].strip():
-            left_out["empty_prompt"].append(number)
-        elif data.tokens("problems", row, words) > context - config.gen_length:
-            left_out["too_long"].append(number)
-        else:
-            problems.append(row)
-    said = "; ".join(f"{name}: rows {_few(found)}" for name, found in left_out.items() if found)
+    rows, unusable = usable(dataset, "problems", config.rewards)
+    longest = context - config.gen_length
+    empty = {n: "empty prompt" for n, row in rows.items() if not row["prompt"].strip()}
+    lengths = {n: data.tokens("problems", row, words) for n, row in rows.items() if n not in empty}
+    too_long = {
+        n: f"{tokens} tokens, allowed: {longest}, the context without gen_length"
+        for n, tokens in lengths.items()
+        if tokens > longest
+    }
+    path = dataset / "problems.jsonl"
+    tell(path, empty | too_long, "left out")
+    problems = [row for n, row in rows.items() if n not in empty and n not in too_long]
     if not problems:
         raise ValueError(
-            f"gen_length={config.gen_length}: no problem leaves room for it in a context of "
-            f"{context} tokens ({dataset}/problems.jsonl, {said})"
+            f"gen_length={config.gen_length}: no problem of {path} leaves room for it in a context "
+            f"of {context} tokens"
         )
-    if said:
-        print(f"grpo: {dataset}/problems.jsonl: left out {said}", flush=True)
-    return problems, {name: len(found) for name, found in left_out.items()}
-
-
-def _few(rows: list[int]) -> str:
-    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-    return ", ".join(map(str, rows[:NAMED])) + more
+    counts = {"too_long": len(too_long), "empty_prompt": len(empty), "unusable": unusable}
+    return problems, counts

@@ -138,7 +138,9 @@ def denoising(trace: dict[str, Any]) -> str:
         before = trace["passes"][number - 1] if number else window
         cells = "".join(_cell(token, old) for token, old in zip(window, before, strict=True))
         rows.append(f"<tr><td class='pass'>{number}</td>{cells}</tr>")
-    mark = "right" if trace["correct"] else f"wrong, it is {trace['answer']}"
+    judged = trace.get("solution")
+    given = "no solution" if judged is None else f"{judged} is wrong"
+    mark = "right" if trace["correct"] else f"{given}, it is {trace['answer']}"
     return (
         f"<h3>{escape(trace['prompt'])} <span class='soft'>({escape(mark)})</span></h3>"
         f"<div class='wide'><table class='trace'>{''.join(rows)}</table></div>"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import coerce
+from components import coerce, conversations
 from model import rewards, tokenizer
 
 GOOD = tokenizer.reasoned("1+1=2", " 2 ")
@@ -17,6 +17,68 @@ def test_exact():
     assert rewards.exact(GOOD, "2") == 1.0
     assert rewards.exact(GOOD, "3") == 0.0
     assert rewards.exact("2", "2") == 0.0, "an answer outside the delimiters is none"
+
+
+@pytest.mark.parametrize("solution", ["x < 5", "a <| b |> c", "1 < 2 <|", "<|mdm_mask|>", "[1, 2]"])
+def test_a_solution_is_any_text(solution):
+    assert rewards.solution(tokenizer.reasoned("2 < 3", f"\n\n{solution}\n")) == solution
+    assert rewards.exact(tokenizer.reasoned("2 < 3", solution), solution) == 1.0
+
+
+def test_numbers_are_equal_to_math_alone():
+    given = tokenizer.reasoned("", "1,200")
+    assert rewards.exact(given, "1200") == 0.0
+    assert rewards.equivalent(given, "1200") == 1.0
+
+
+OPEN_THOUGHTS = (
+    "<|begin_of_thought|>\n\nt\n\n<|end_of_thought|>\n\n"
+    "<|begin_of_solution|>\n\n7\n\n<|end_of_solution|>"
+)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        OPEN_THOUGHTS,
+        f"\n {OPEN_THOUGHTS} \n\n",
+        f"{OPEN_THOUGHTS}{tokenizer.EOT}{tokenizer.EOS}{tokenizer.EOS}",
+        f"{OPEN_THOUGHTS}\n{tokenizer.EOT}\n",
+        tokenizer.reasoned("2 < 3", "a <| b"),
+        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"\u2003\t\r\n{tokenizer.BEGIN_SOLUTION}"),
+    ],
+)
+def test_white_space_is_no_fault_of_format(response):
+    assert rewards.well_formed(response) == 1.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"{GOOD} and more",
+        f"{GOOD}{tokenizer.EOT}and more",
+        f"{GOOD}.",
+        f"Well: {GOOD}",
+        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"so {tokenizer.BEGIN_SOLUTION}"),
+        GOOD + GOOD,
+        f"{GOOD}{tokenizer.END_SOLUTION}",
+        tokenizer.reasoned(tokenizer.BEGIN_THOUGHT, "2"),
+        tokenizer.reasoned("1+1=2", f"2{tokenizer.END_THOUGHT}"),
+        GOOD.removesuffix(tokenizer.END_SOLUTION),
+    ],
+)
+def test_all_else_beside_thought_and_solution_is(response):
+    assert rewards.well_formed(response) == 0.0
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [OPEN_THOUGHTS, "<think>t</think>7", "<think>\n\nt\n</think>\n\nx < 5", f" {OPEN_THOUGHTS}\n"],
+)
+def test_what_sft_teaches_is_well_formed(completion):
+    row = {"prompt": "A", "completion": completion}
+    *_, answer = conversations.conversation(row)["messages"]
+    assert rewards.well_formed(answer["content"]) == 1.0
 
 
 def test_well_formed():
@@ -71,6 +133,23 @@ def test_solution_is_needed_by_every_verifier():
         ("1,000", "1000", True),
         ("3", "1, 2, 3", False),
         ("42", "words only", False),
+        (r"\$5", "5", True),
+        (r"\$5", r"\$5", True),
+        (r"\$5", "6", False),
+        ("5", r"\boxed{\$5}", True),
+        ("5", r"It costs \$5.", True),
+        (r"\$32{,}348", "32,348", True),
+        (r"-\$5.50", "-5.5", True),
+        ("-$5", "-5", True),
+        ("$5", "5", True),
+        ("$x=5$", "5", True),
+        (r"\$\frac{1}{2}", "$0.5$", True),
+        (r"5\text{ dollars}", "5 dollars", True),
+        ("€5", "£5", True),
+        (r"50\%", "50", True),
+        (r"50\%", "1/2", True),
+        (r"90^\circ", "90", True),
+        (r"3\text{ cm}", "3 cm", True),
     ],
 )
 def test_equivalent(answer, given, equal):
@@ -181,26 +260,6 @@ def test_weights_fit_a_configuration():
     hint = tuple[tuple[str, float], ...]
     weights = coerce.value(hint, [["verified", 1], ["format", 0.5]], "rewards")
     assert rewards.score(GOOD, PROBLEM, weights).total == 1.5
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"verifier": "oracle"}, r"problems\[1\].verifier='oracle', allowed: exact, math, code"),
-        ({"verifier": "code", "answer": " "}, r"problems\[1\].answer=' ', allowed: tests"),
-    ],
-)
-def test_require_names_the_problem(row, message):
-    with pytest.raises(ValueError, match=message):
-        rewards.require([PROBLEM, PROBLEM | row], (("verified", 1.0),))
-
-
-def test_require_starts_what_math_needs():
-    rewards.require([PROBLEM | {"verifier": "math"}], (("verified", 1.0),))
-
-
-def test_require_tries_the_sandbox_when_code_would_run():
-    rewards.require([PROBLEM | {"verifier": "code", "answer": "f()"}], (("verified", 1.0),))
 
 
 def test_lengths_must_be_given():

@@ -1,0 +1,48 @@
+"""The two forms in which a problem is put to a model, and where its solution stands in each.
+
+chat  A turn of a chat in the model's template. The solution stands between its delimiters.
+text  The problem's own text and nothing else, for a base model to go on with: in pretraining a
+      document begins with its first word and ends with EOS. The solution is the last result of the
+      first line, so that a model is asked for no form that it was not taught; tests run the whole.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from model import rewards, tokenizer
+from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION
+
+
+def tokens(words: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str) -> list[int]:
+    """Token ids of a problem as the model is asked it."""
+    system = [{"role": "system", "content": problem["system"]}] if problem.get("system") else []
+    messages = [*system, {"role": "user", "content": problem["prompt"]}]
+    if form == "chat":
+        return tokenizer.chat(words, messages)
+    return plain(words, "\n\n".join(message["content"] for message in messages))
+
+
+def plain(words: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text as in pretraining: what looks like a special token is text."""
+    return words.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def delimited(response: str, problem: Mapping[str, Any], form: str) -> str:
+    """A response as `model.rewards` reads it, with its solution between delimiters."""
+    if form == "chat":
+        return response
+    result = response if problem["verifier"] == "code" else last_result(response)
+    return f"{BEGIN_SOLUTION}{result}{END_SOLUTION}"
+
+
+def solution(response: str, problem: Mapping[str, Any], form: str) -> str | None:
+    """What is judged of a response, or None where it gives no solution."""
+    return rewards.solution(delimited(response, problem, form))
+
+
+def last_result(text: str) -> str:
+    """What stands behind the last `=` of the first line with a word in it, or that whole line."""
+    line = next((line for line in text.split("\n") if line.strip()), "")
+    return line.rpartition("=")[2].strip()
