@@ -16,6 +16,12 @@ from model import diffusion, sampler, tokenizer
 from model.llada import LLaDA
 
 
+class Dialogue(str):
+    """A dialogue as text, with the messages that say which of its control tokens are text."""
+
+    messages: list[dict[str, str]]
+
+
 class DiffusionLM(LM):
     """Greedy block-wise denoising, batched over prompts of different lengths."""
 
@@ -39,8 +45,10 @@ class DiffusionLM(LM):
         text = self.words.apply_chat_template(
             chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
         )
-        assert isinstance(text, str)
-        return text
+        assert isinstance(text, str) and add_generation_prompt
+        dialogue = Dialogue(text)
+        dialogue.messages = chat_history
+        return dialogue
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers with their delimiters, cut at the end of the turn and at stop strings."""
@@ -113,7 +121,9 @@ class DiffusionLM(LM):
             )
 
     def _encode(self, text: str) -> list[int]:
-        return self.words.encode(text, add_special_tokens=False)
+        if isinstance(text, Dialogue):
+            return tokenizer.chat(self.words, text.messages)
+        return tokenizer.encode(self.words, [text])[0]
 
 
 def _until(tokens: list[int], stops: list[int]) -> list[int]:

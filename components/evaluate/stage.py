@@ -100,7 +100,7 @@ def _results(samples: list[dict[str, Any]], asked: DiffusionLM) -> dict[str, Any
 def _trace(asked: DiffusionLM, problem: dict[str, str]) -> dict[str, Any]:
     """The answer window after every pass: one text a token, null where it is still masked."""
     words, model = asked.words, asked.model
-    prompt = tokenizer.chat(words, [{"role": "user", "content": problem["prompt"]}])
+    prompt = tokenizer.chat(words, data.asked(problem))
     prompt_BP = torch.tensor([prompt], device=model.device)
     windows = [[None] * asked.config.gen_length]
     answer: list[int] = []

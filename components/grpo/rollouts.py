@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from components import dataset as data
 from components.grpo.config import GrpoConfig
 from components.judge import Group, Judge
 from model import preference, rewards, sampler, tokenizer
@@ -48,9 +49,7 @@ def roll_out(
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
     asked = [problem for problem in problems for _ in range(config.group)]
-    prompts = [
-        tokenizer.chat(words, [{"role": "user", "content": problem["prompt"]}]) for problem in asked
-    ]
+    prompts = [tokenizer.chat(words, data.asked(problem)) for problem in asked]
     batch = words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     prompt_BP = batch["input_ids"].to(model.device)
     seen_BP = batch["attention_mask"].to(model.device).bool()
@@ -143,7 +142,10 @@ def _rewards(
 def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int):
     """The judge's score of each answer [N, G], and which groups it failed to judge [N]."""
     groups = [
-        Group(problem["prompt"], texts[number * group : (number + 1) * group])
+        Group(
+            "\n\n".join(message["content"] for message in data.asked(problem)),
+            texts[number * group : (number + 1) * group],
+        )
         for number, problem in enumerate(problems)
     ]
     found = judge.score_groups(groups)

@@ -1,4 +1,4 @@
-"""Content is encoded as text, whatever it spells; ordinary text has the ids of the chat template."""
+"""What a text spells is text; ordinary text has the ids that the chat template gives it."""
 
 from concurrent.futures import ThreadPoolExecutor
 
