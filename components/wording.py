@@ -124,7 +124,7 @@ def _spoken(given: Any) -> tuple[str, str]:
     words: list[str] = []
     thoughts: list[str] = []
     for part in given:
-        kind, said = ("text", part) if isinstance(part, str) else _part(part)
+        kind, said = _part(part)
         (thoughts if kind in THOUGHTS else words).append(said)
     return "\n".join(words).strip(), "\n".join(thoughts).strip()
 
