@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 from components import wording
 from components.wording import Row, Unfit, first, is_given
 from model.rewards import VERIFIERS
+from model.tokenizer import DELIMITER
 
 PROMPTS = ("prompt", "question", "problem", "instruction")
 COMPLETIONS = ("completion", "response", "output", "answer")
@@ -74,6 +75,8 @@ def _final(answer: str) -> str:
     last = answer.rpartition("\n")[2]
     if answer.endswith("####"):
         raise Unfit("no_answer")
+    if wording.TAG.search(answer) or DELIMITER.search(answer):
+        raise Unfit("thought_in_answer")  # no solution could equal it
     return last.removeprefix("#### ").strip() if last.startswith("#### ") else answer
 
 

@@ -89,6 +89,8 @@ PROBLEMS = {
     "a heading": ({**ASK, "answer": "#### One\nText."}, {**SUM, "answer": "#### One\nText."}),
     "a sign": ({**ASK, "answer": "a #### b"}, {**SUM, "answer": "a #### b"}),
     "a fifth level": ({**ASK, "answer": "a\n##### b"}, {**SUM, "answer": "a\n##### b"}),
+    "R1's answer": ({**ASK, "answer": "<think>a</think>7"}, "thought_in_answer"),
+    "OpenThoughts' answer": ({**ASK, "answer": TOLD["content"]}, "thought_in_answer"),
     "cut off": ({**ASK, "answer": "It is\n####"}, "no_answer"),
     "code": (
         {**ASK, "answer": CODE, "verifier": "code"},
