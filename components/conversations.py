@@ -7,8 +7,8 @@
                    GSM8K's "... #### 42"
 
 Beside them each may have a system (system_prompt) and, with a prompt, an input, a context and a
-history [[question, answer]]. A column that is not in READ is not used; the data card names it.
-What does not fit raises Unfit with the reason under which it is counted: nothing is cut or mended.
+history [[question, answer]]. Columns that are not in READS are not looked at. What does not fit
+raises Unfit with the reason under which it is counted: nothing is cut or mended.
 """
 
 import re
@@ -25,14 +25,17 @@ TALKS = ("messages", "conversations")
 SYSTEMS = ("system", "system_prompt")
 GIVEN = ("input", "context")
 TOOLS = ("tools", "functions")
-CHOICES = ("choices", "options")
+SHOWN = (  # what a question is about: it has to stand in the prompt
+    *("choices", "options", "passage", "passages", "paragraph", "document", "documents"),
+    *("article", "story", "starter_code"),
+)
 TRANSCRIPT = re.compile(r"\s*Human: .*\n\nAssistant:", re.DOTALL)
 
-_BESIDE = (*SYSTEMS, *GIVEN, "history", *TOOLS, *wording.CALLS, *wording.MEDIA, *CHOICES)
-_PROBLEM = (*PROMPTS, "answer", "solution", "verifier", *_BESIDE)
-READ = {
-    "sft": (*TALKS, *PROMPTS, *COMPLETIONS, *wording.THOUGHTS, *_BESIDE),
-    "preferences": (*PROMPTS, "chosen", "rejected", *_BESIDE),
+_BESIDE = (*SYSTEMS, *GIVEN, "history", *TOOLS, *wording.CALLS, *wording.MEDIA, *SHOWN)
+_PROBLEM = {*PROMPTS, "answer", "solution", "verifier", *_BESIDE}
+READS = {
+    "sft": {*TALKS, *PROMPTS, *COMPLETIONS, *wording.THOUGHTS, *_BESIDE},
+    "preferences": {*PROMPTS, "chosen", "rejected", *_BESIDE},
     "problems": _PROBLEM,
     "test": _PROBLEM,
 }
@@ -147,7 +150,7 @@ def _asked(row: Row) -> list[Any]:
     given = [row[name] for name in GIVEN if name not in names and is_given(row.get(name))]
     texts = [wording.text(prompt, "no_prompt"), *(wording.text(one, "no_prompt") for one in given)]
     asked = "\n\n".join(texts)
-    _refuse_choices(row, asked)
+    _refuse_unshown(row, asked)
     return [*_system(row), *_history(row), {"role": "user", "content": asked}]
 
 
@@ -167,7 +170,7 @@ def _beside(
             continue
         if wording.text(given, "no_prompt") not in told:
             raise Unfit(missing if name in PROMPTS else f"{name}_beside_messages")
-    _refuse_choices(row, told)
+    _refuse_unshown(row, told)
     own = wording.message(talk[0])
     system = _system(row)
     return talk if own in system else [*system, *talk]
@@ -207,21 +210,22 @@ def _history(row: Row) -> list[Any]:
     return turns
 
 
-def _refuse_choices(row: Row, asked: str) -> None:
-    """A question that does not show the answers to choose from is another question."""
-    if not all(option in asked for option in _options(first(row, CHOICES))):
-        raise Unfit("choices")
+def _refuse_unshown(row: Row, asked: str) -> None:
+    """A question without what it is about, or the answers to choose from, is another one."""
+    for name in SHOWN:
+        if not all(text in asked for text in _texts(row.get(name), name)):
+            raise Unfit(name)
 
 
-def _options(given: Any, depth: int = 4) -> list[str]:
-    """The texts of the answers to choose from, in whatever form they are listed."""
+def _texts(given: Any, name: str, depth: int = 4) -> list[str]:
+    """The texts in a column, in whatever form they are listed."""
     if isinstance(given, dict):
         given = list(given.values())
     if not isinstance(given, list):
-        return [wording.text(given, "choices")] if is_given(given) else []
+        return [wording.text(given, name)] if is_given(given) else []
     if given and not depth:
-        raise Unfit("choices")
-    return [option for inner in given for option in _options(inner, depth - 1)]
+        raise Unfit(name)
+    return [text for inner in given for text in _texts(inner, name, depth - 1)]
 
 
 def _refuse_tools(row: Row) -> None:

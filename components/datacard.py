@@ -7,12 +7,10 @@ import dataclasses
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 SAMPLES, SHOWN = 5, 1000  # how many samples, and how many characters of each
-NAMED = 50  # columns that are named; a row may bring any number of its own
 
 
 @dataclasses.dataclass
@@ -24,7 +22,6 @@ class Card:
     lengths: Counter[int] = dataclasses.field(default_factory=Counter)
     dropped: Counter[str] = dataclasses.field(default_factory=Counter)
     sources: Counter[str] = dataclasses.field(default_factory=Counter)
-    ignored: Counter[str] = dataclasses.field(default_factory=Counter)
     samples: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -44,13 +41,6 @@ class Card:
             shown = text[:SHOWN] + (f" ... ({more} more characters)" if more > 0 else "")
             self.samples[place : place + 1] = [shown]
 
-    def ignore(self, columns: Iterable[str]) -> None:
-        """Counts the columns of a row of which nothing is used."""
-        for column in columns:
-            name = " ".join(column[:100].split())
-            is_named = name in self.ignored or len(self.ignored) < NAMED
-            self.ignored[name if is_named else "(others)"] += 1
-
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON; the histogram's keys are ranges of tokens."""
         histogram = {
@@ -63,7 +53,6 @@ class Card:
             "lengths": histogram,
             "dropped": dict(sorted(self.dropped.items())),
             "sources": dict(self.sources),
-            "ignored": dict(sorted(self.ignored.items())),
             "notes": self.notes,
             "samples": self.samples,
         }
@@ -86,21 +75,16 @@ def summary(cards: dict[str, Card]) -> dict[str, Any]:
     }
 
 
-def _cell(name: str) -> str:
-    return name.replace("|", "\\|")
-
-
 def _section(part: str, facts: dict[str, Any]) -> str:
     total = facts["documents"] + sum(facts["dropped"].values())
     lines = [f"## {part}", ""]
     lines.append(f"{facts['documents']:,} of {total:,} kept, {facts['tokens']:,} tokens.")
     lines += [*facts["notes"], "", "| tokens | documents |", "|---|---|"]
     lines += [f"| {bucket} | {count:,} |" for bucket, count in facts["lengths"].items()]
-    tables = {"dropped because": "dropped", "source": "sources", "column not used": "ignored"}
-    for title, counts in tables.items():
+    for title, counts in (("dropped because", "dropped"), ("source", "sources")):
         if facts[counts]:
             lines += ["", f"| {title} | rows |", "|---|---|"]
-            lines += [f"| {_cell(name)} | {count:,} |" for name, count in facts[counts].items()]
+            lines += [f"| {name} | {count:,} |" for name, count in facts[counts].items()]
     for number, sample in enumerate(facts["samples"], 1):
         fence = "`" * 3
         while fence in sample:

@@ -9,12 +9,11 @@ from typing import Any
 
 from components import dataset as data
 from components import sources
-from components.conversations import READ, conversation, preference, problem
+from components.conversations import Unfit, conversation, preference, problem
 from components.datacard import Card
 from components.download import arithmetic
 from components.download.config import DownloadConfig, Source
 from components.storage import fetch
-from components.wording import Unfit
 
 Row = dict[str, Any]
 Rows = Callable[[Card], Iterator[Row]]
@@ -77,17 +76,10 @@ def _fitting(part: str, rows: Iterable[tuple[Source, Row | str]], card: Card) ->
     """The rows in the form that the part's stage reads; the others are counted by their reason."""
     for source, row in rows:
         card.sources[source.location] += 1
-        if isinstance(row, dict):
-            card.ignore(_unread(part, source, row))
         try:
             yield _fit(part, source, row)
         except Unfit as reason:
             card.dropped[str(reason)] += 1
-
-
-def _unread(part: str, source: Source, row: Row) -> list[str]:
-    read = READ.get(part, (source.column,))
-    return [name for name, value in row.items() if value is not None and name not in read]
 
 
 def _fit(part: str, source: Source, row: Row | str) -> Row:

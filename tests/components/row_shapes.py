@@ -79,7 +79,7 @@ PROBLEMS = {
     "HumanEval": ({**ASK, "canonical_solution": "7", "test": "assert True"}, "no_answer"),
     "Countdown": ({"target": 23, "nums": [4, 5, 3]}, "no_prompt"),
     "MMLU": ({"question": "Add.", "choices": ["seven", "eight"], "answer": 0}, "choices"),
-    "BoolQ": ({"question": "Is it?", "passage": "It is.", "answer": True}, "not_text"),
+    "BoolQ": ({"question": "Is it?", "passage": "It is.", "answer": True}, "passage"),
     "system": (
         {"system": "Be brief.", "instruction": "Add.", "input": "2, 5", "answer": "7"},
         {**SUM, "system": "Be brief.", "prompt": "Add.\n\n2, 5"},

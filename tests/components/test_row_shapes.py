@@ -1,11 +1,14 @@
 """Rows as published sets and people's exports write them: used right, or counted for a reason."""
 
+import json
+from collections import Counter
+
 import pytest
 
 from components import dataset as data
 from components.conversations import conversation, preference, problem
 from components.wording import Unfit
-from tests.components.conversation_shapes import ASK, CONVERSATIONS, A, Q
+from tests.components.conversation_shapes import CONVERSATIONS
 from tests.components.corpora import download, write_jsonl
 from tests.components.row_shapes import PREFERENCES, PROBLEMS
 
@@ -42,18 +45,26 @@ def test_problems(name):
         assert problem(wanted, "math") == wanted
 
 
-def test_the_card_names_what_was_not_used(tmp_path, base):
-    rows = [
-        {**ASK, "completion": "7", "rationale": "x", "a|b\n": 1, "id": None},
-        {**ASK, "completion": True, "rationale": "x"},
-        *({**ASK, "completion": "7", f"column {number}": 1} for number in range(60)),
-    ]
-    sources = [{"location": write_jsonl(tmp_path / "rows.jsonl", rows)}]
-    dataset, report = download(tmp_path, base, sft=sources)
-    facts = report["sft"]
-    assert facts["dropped"] == {"not_text": 1} and facts["documents"] == 61
-    assert (facts["ignored"]["rationale"], facts["ignored"]["a|b"]) == (2, 1)
-    assert len(facts["ignored"]) == 51 and facts["ignored"]["(others)"] == 12
-    page = (dataset / "report.md").read_text().splitlines()
-    assert "| column not used | rows |" in page and "| a\\|b | 1 |" in page
-    assert data.read(dataset, "sft")[0] == {"messages": [Q, A]}
+def test_every_kind_is_counted_in_the_card(tmp_path, base):
+    """Through the stage: each row that fits is written, every other one is in the report."""
+    for part, kinds in {
+        "sft": CONVERSATIONS,
+        "preferences": PREFERENCES,
+        "problems": PROBLEMS,
+    }.items():
+        plain = {name: case for name, case in kinds.items() if is_json(case[0])}
+        file = write_jsonl(tmp_path / f"{part}.jsonl", [row for row, _ in plain.values()])
+        dataset, report = download(tmp_path / part, base, **{part: [{"location": file}]})
+        wanted = [case for _, case in plain.values()]
+        reasons = Counter(case for case in wanted if isinstance(case, str))
+        assert report[part]["dropped"] == reasons
+        rows = [{"messages": case} if part == "sft" else case for case in wanted]
+        kept = [row for row, case in zip(rows, wanted, strict=True) if not isinstance(case, str)]
+        assert data.read(dataset, part) == kept
+
+
+def is_json(row):
+    try:
+        return bool(json.dumps(row, allow_nan=False))
+    except (TypeError, ValueError):
+        return False
