@@ -89,9 +89,7 @@ def _accuracy(
     model: LLaDA, words: PreTrainedTokenizerBase, problems: list[dict], config: GrpoConfig
 ) -> float:
     """Exact match of the most likely answers."""
-    prompts = [
-        tokenizer.chat(words, [{"role": "user", "content": row["prompt"]}]) for row in problems
-    ]
+    prompts = [tokenizer.chat(words, data.asked(row)) for row in problems]
     batch = words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     generation = sampler.generate(
         model.eval(),

@@ -5,7 +5,7 @@
     sft.jsonl          {"messages": [{"role", "content"}, ...]}
     preferences.jsonl  {"prompt", "chosen", "rejected"}
     problems.jsonl     {"prompt", "answer", "verifier"}
-    test.jsonl         {"prompt", "answer", "verifier"}
+    test.jsonl         {"prompt", "answer", "verifier"}; like the two above with a "system" if any
     report.json, .md   counts, lengths, drops and samples (components/datacard.py)
 
 Reads local paths only. Shapes: B batch, L length; answers are padded with EOS.
@@ -68,12 +68,21 @@ def _row(path: Path, number: int, line: str) -> dict:
     return row
 
 
+def asked(row: dict) -> list[dict[str, str]]:
+    """The messages that ask a preference or a problem: its system message, if any, and its prompt.
+
+    Nobody reads `prompt` alone to ask a model: a row's system would be lost.
+    """
+    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return [*system, {"role": "user", "content": row["prompt"]}]
+
+
 def tokens(part: str, row: dict, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of a row in the chat template: the prompt with its longest answer, if it has one."""
     if part == "sft":
         *before, last = row["messages"]
         return len(text.chat(tokenizer, before)) + len(text.answer(tokenizer, last["content"]))
-    prompt = len(text.chat(tokenizer, [{"role": "user", "content": row["prompt"]}]))
+    prompt = len(text.chat(tokenizer, asked(row)))
     answers = [row[side] for side in ("chosen", "rejected") if side in row]
     return prompt + max((len(text.answer(tokenizer, answer)) for answer in answers), default=0)
 

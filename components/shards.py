@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from model import tokenizer
+
 MANIFEST, LENGTHS = "manifest.json", "lengths.bin"
 FORMAT = 1
 SHARD = 64 << 20  # tokens of a shard, 256 MiB
@@ -46,13 +48,8 @@ def tokenised(texts: Iterable[str], words: PreTrainedTokenizerBase) -> Iterator[
 
 
 def _encode(batch: list[tuple[str, bool]], words: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    backend = words.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    pieces = [piece for piece, _ in batch]
-    found = backend.encode_batch_fast(pieces, add_special_tokens=False)
-    return [np.array(encoding.ids, DTYPE) for encoding in found]
+    found = tokenizer.encode(words, [piece for piece, _ in batch])
+    return [np.array(ids, DTYPE) for ids in found]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:

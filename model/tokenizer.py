@@ -2,12 +2,21 @@
 
 `train` makes one from texts; `load` opens one and adds the tokens that a base checkpoint's
 tokenizer lacks, which take spare embedding rows: nothing is ever resized. No model weights here.
+
+Control tokens come from here alone. A text that spells one (`<|eot_id|>`, `[gMASK]`) is encoded as
+the text that it is; only in an answer are the delimiters of thought and solution the tokens that
+they name. Decoding does not tell the two apart: an answer in which a model spells a delimiter
+letter by letter reads like one with the token.
 """
 
-from collections.abc import Iterable
+import functools
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 BOS, EOS, MASK = "<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>"
@@ -17,6 +26,10 @@ BEGIN_SOLUTION, END_SOLUTION = "<|begin_of_solution|>", "<|end_of_solution|>"
 CHAT = (START_HEADER, END_HEADER, EOT)
 REASONING = (BEGIN_THOUGHT, END_THOUGHT, BEGIN_SOLUTION, END_SOLUTION)
 NEW = "new_tokens"  # the entry of tokenizer_config.json that names them
+DELIMITER = re.compile(f"({'|'.join(map(re.escape, REASONING))})")
+# Stand in a text for a control token and for nothing while it is encoded. Drawn anew by every
+# process, so that no text can hold them; no id depends on them.
+PLACE, CUT = (f"<|{secrets.token_hex(16)}|>" for _ in range(2))
 
 # Upstream's template always ends with an assistant header; this one does so only when asked.
 CHAT_TEMPLATE = (
@@ -64,8 +77,9 @@ def load(path: Path | str) -> PreTrainedTokenizerBase:
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     known = tokenizer.get_vocab()
-    missing = [token for token in (MASK, *CHAT, *REASONING) if token not in known]
-    tokenizer.add_tokens(missing, special_tokens=True)
+    ours = [MASK, *CHAT, *REASONING]
+    missing = [token for token in ours if token not in known]
+    tokenizer.add_tokens(ours, special_tokens=True)  # a known one may have been an ordinary word
     tokenizer.init_kwargs[NEW] = [*tokenizer.init_kwargs.get(NEW, ()), *missing]
     tokenizer.mask_token, tokenizer.pad_token = MASK, tokenizer.eos_token
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -75,22 +89,113 @@ def load(path: Path | str) -> PreTrainedTokenizerBase:
 
 def new_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the special tokens that the base's own tokenizer lacked: their rows are untrained."""
-    found = tokenizer.convert_tokens_to_ids(list(tokenizer.init_kwargs[NEW]))
-    assert isinstance(found, list)
-    return found
+    return _ids_of(tokenizer, tokenizer.init_kwargs[NEW])
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
-    """Token ids of a dialogue up to and including the header of the answer to come."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer.encode(text, add_special_tokens=False)
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, in which nothing is a control token, whatever they spell."""
+    return _plain(tokenizer).ids(texts)
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of a dialogue up to and including the header of the answer to come.
+
+    They are those of the chat template, but what a message spells is text.
+    """
+    start, end, eot = _ids_of(tokenizer, CHAT)
+    parts: list[str | int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    for message in messages:
+        content = message["content"].strip()
+        is_answer = message["role"] == "assistant"
+        said = _delimited(tokenizer, content) if is_answer else [content]
+        parts += [start, message["role"], end, "\n\n", *said, eot]
+    return _placed(tokenizer, [*parts, start, "assistant", end, "\n\n"])
 
 
 def answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of an assistant's answer, closed by the end-of-turn token."""
-    return tokenizer.encode(text.strip() + EOT, add_special_tokens=False)
+    """Token ids of an assistant's answer with its delimiters, closed by the end-of-turn token."""
+    (eot,) = _ids_of(tokenizer, (EOT,))
+    return _placed(tokenizer, [*_delimited(tokenizer, text.strip()), eot])
 
 
 def reasoned(thought: str, solution: str) -> str:
     """The text of an answer with its thought and solution delimiters."""
     return f"{BEGIN_THOUGHT}{thought}{END_THOUGHT}{BEGIN_SOLUTION}{solution}{END_SOLUTION}"
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A tokenizer's backend that knows no control token, only the two that stand for one."""
+
+    backend: Tokenizer
+    place: int
+    cut: int
+    whole: re.Pattern[str] | None
+    """What the vocabulary itself would give as a control token: it is encoded in two pieces."""
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with `place` wherever it holds PLACE."""
+        if self.whole is None:
+            return self._encode(texts)
+        pieces = [self.whole.sub(lambda found: CUT.join(_halves(found[0])), text) for text in texts]
+        return [[token for token in ids if token != self.cut] for ids in self._encode(pieces)]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(texts) == 1:  # in this thread
+            return [self.backend.encode(texts[0], add_special_tokens=False).ids]
+        found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+
+@functools.lru_cache(maxsize=4)
+def _plain(tokenizer: PreTrainedTokenizerBase) -> _Plain:
+    """A copy of the backend, which nothing changes: any thread may encode with it."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    added = backend.get_added_tokens_decoder()
+    control = {number: token for number, token in added.items() if _is_control(token)}
+    for token in control.values():
+        token.special = True
+    backend.add_special_tokens(list(control.values()))
+    backend.encode_special_tokens = True
+    whole = [
+        token.content
+        for number, token in control.items()
+        if number in backend.encode(token.content, add_special_tokens=False).ids
+    ]
+    pattern = re.compile("|".join(map(re.escape, whole))) if whole else None
+    backend.add_tokens([AddedToken(name, normalized=False) for name in (PLACE, CUT)])
+    place, cut = backend.encode(PLACE + CUT, add_special_tokens=False).ids
+    return _Plain(backend, place, cut, pattern)
+
+
+def _is_control(token: AddedToken) -> bool:
+    """Whether an added token is special or named like one, as <role>; words and blanks are text."""
+    name = token.content
+    return token.special or name[:1] + name[-1:] in ("<>", "[]")
+
+
+def _halves(name: str) -> tuple[str, str]:
+    return name[:1], name[1:]
+
+
+def _placed(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str | int]) -> list[int]:
+    """Token ids of text and control tokens in turn, encoded as one."""
+    plain = _plain(tokenizer)
+    text = "".join(PLACE if isinstance(part, int) else part for part in parts)
+    control = iter([part for part in parts if isinstance(part, int)])
+    (ids,) = plain.ids([text])
+    return [next(control) if token == plain.place else token for token in ids]
+
+
+def _delimited(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[str | int]:
+    """An answer's text and, in between, the ids of the delimiters that it spells."""
+    ids = dict(zip(REASONING, _ids_of(tokenizer, REASONING), strict=True))
+    return [ids.get(part, part) for part in DELIMITER.split(answer)]
+
+
+def _ids_of(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> list[int]:
+    found = tokenizer.convert_tokens_to_ids(list(names))
+    assert isinstance(found, list)
+    return found

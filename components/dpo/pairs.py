@@ -43,7 +43,7 @@ def read(
     """
     pairs, dropped = [], Counter({"empty": 0, "identical": 0, "too_long": 0})
     for row in rows:
-        prompt = tokenizer.chat(words, [{"role": "user", "content": row["prompt"]}])
+        prompt = tokenizer.chat(words, data.asked(row))
         chosen, rejected = (
             [*tokenizer.answer(words, row[side]), words.eos_token_id] for side in SIDES
         )

@@ -11,14 +11,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from components import dataset as data
 from model import rewards, tokenizer
 from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION
 
 
 def tokens(words: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str) -> list[int]:
     """Token ids of a problem as the model is asked it."""
-    system = [{"role": "system", "content": problem["system"]}] if problem.get("system") else []
-    messages = [*system, {"role": "user", "content": problem["prompt"]}]
+    messages = data.asked(problem)
     if form == "chat":
         return tokenizer.chat(words, messages)
     return plain(words, "\n\n".join(message["content"] for message in messages))
@@ -26,7 +26,7 @@ def tokens(words: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str
 
 def plain(words: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text as in pretraining: what looks like a special token is text."""
-    return words.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return tokenizer.encode(words, [text])[0]
 
 
 def delimited(response: str, problem: Mapping[str, Any], form: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from components import dataset as data
 from components.grpo.config import GrpoConfig
 from components.judge import Group, Judge
 from model import preference, rewards, sampler, tokenizer
@@ -56,10 +57,7 @@ def roll_out(
     judge: Judge | None = None,
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
-    prompts = [
-        tokenizer.chat(words, [{"role": "user", "content": problem["prompt"]}])
-        for problem in _each(problems, config.group)
-    ]
+    prompts = [tokenizer.chat(words, data.asked(row)) for row in _each(problems, config.group)]
     batch = words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     prompt_BP = batch["input_ids"].to(model.device)
     seen_BP = batch["attention_mask"].to(model.device).bool()
@@ -192,10 +190,14 @@ def _scored(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | 
         return f"problem {problem['prompt']!r:.60}: {type(error).__name__}: {error}"
 
 
+def _question(problem: dict[str, Any]) -> str:
+    return "\n\n".join(message["content"] for message in data.asked(problem))
+
+
 def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int):
     """The judge's score of each answer [N, G], and which groups it failed to judge [N]."""
     groups = [
-        Group(problem["prompt"], texts[number * group : (number + 1) * group])
+        Group(_question(problem), texts[number * group : (number + 1) * group])
         for number, problem in enumerate(problems)
     ]
     found = judge.score_groups(groups)
