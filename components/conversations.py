@@ -25,6 +25,15 @@ ROLES = {
 }
 PROMPTS = ("prompt", "question", "problem", "instruction")
 COMPLETIONS = ("completion", "response", "output", "answer")
+# What the forms of each part read; nothing else of a row is looked at, or even read from Parquet.
+ASKED = {*PROMPTS, "input", "context", "system", "history", "tools", "functions", "tool_calls"}
+THOUGHT = {"reasoning_content", "reasoning", "thinking", "thought", "thoughts"}
+READS = {
+    "sft": ASKED | THOUGHT | {"messages", "conversations", "conversation", *COMPLETIONS},
+    "preferences": ASKED | THOUGHT | {"messages", "conversations", "chosen", "rejected"},
+    "problems": ASKED | {"answer", "solution", "verifier"},
+    "test": ASKED | {"answer", "solution", "verifier"},
+}
 THINK = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 Row = Mapping[str, Any]
 

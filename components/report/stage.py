@@ -113,4 +113,6 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The rows of a stage's own file; a line ends at \\n alone, whatever else a text holds."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]

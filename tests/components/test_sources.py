@@ -15,6 +15,12 @@ from tests.components.corpora import download, prose, write_jsonl
 ALL = {"min_tokens": 1, "long_share": 0}
 
 
+def rows(location, **fields):
+    """What is in the place of every row of a source, for its text."""
+    source = Source(location=str(location), **fields)
+    return [row for _, _, row in sources.rows(sources.files(source), {source.column})]
+
+
 def zst(content):
     return pyarrow.compress(content, "zstd", asbytes=True)
 
@@ -50,9 +56,9 @@ def test_every_kind_from_every_place(place, tmp_path, base, words):
         local.parent.mkdir(parents=True, exist_ok=True)
         local.write_bytes(given)
         storage.put_file(local, f"{place}/{name}")
-    read = [row["text"] for row in sources.rows(Source(location=place))]
+    read = [row["text"] for row in rows(place)]
     assert sorted(read) == sorted(texts)
-    one = list(sources.rows(Source(location=f"{place}/*.txt*")))
+    one = rows(f"{place}/*.txt*")
     assert [row["text"] for row in one] == texts[-3:-1]
     _, report = download(tmp_path, base, pretrain=[{"location": place}], sample=ALL)
     assert report["pretrain"]["documents"] == len(texts)
@@ -63,8 +69,8 @@ def test_every_kind_from_every_place(place, tmp_path, base, words):
 def test_format_and_column_may_be_named(tmp_path):
     path = tmp_path / "data.bin"
     path.write_text(json.dumps({"body": "words"}) + "\n")
-    assert list(sources.rows(Source(location=str(path), format="jsonl"))) == [{"body": "words"}]
-    (row,) = sources.rows(Source(location=str(path), format="text", column="body"))
+    assert rows(path, format="jsonl", column="body") == [{"body": "words"}]
+    (row,) = rows(path, format="text", column="body")
     assert json.loads(row["body"]) == {"body": "words"}
 
 
@@ -72,7 +78,7 @@ def test_long_text_file_is_cut_at_line_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "PIECE", 1000)
     text = prose(3000, 0)
     (tmp_path / "long.txt").write_text(text)
-    pieces = [row["text"] for row in sources.rows(Source(location=str(tmp_path / "long.txt")))]
+    pieces = [row["text"] for row in rows(tmp_path / "long.txt")]
     assert "".join(pieces) == text
     assert len(pieces) > 10
     assert all(piece.endswith("\n") and len(piece) < 1200 for piece in pieces[:-1])
@@ -86,7 +92,9 @@ def drawn(tmp_path, weights, rows, seed):
         )
         for name, weight in weights.items()
     ]
-    return [row["text"] for _, row in sources.interleaved(named, seed=seed)]
+    found = [sources.files(source) for source in named]
+    drawn = sources.interleaved(found, lambda source: {source.column}, seed=seed)
+    return [row["text"] for *_, row in drawn]
 
 
 def test_sources_are_drawn_by_weight(tmp_path):
@@ -116,16 +124,15 @@ def test_rows_that_are_none_are_counted(tmp_path, base, monkeypatch):
 def test_raw_surrogate_and_byte_order_mark(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n{"text": "\xed\xa0\x80"}\n')
-    read = list(sources.rows(Source(location=str(path))))
+    read = rows(path)
     assert read == [{"text": "a"}, "unpaired_surrogate"]
 
 
 def test_s3_is_read_by_ranges(s3, tmp_path):
     """More than one range of an object, at places where no line ends."""
     rng = random.Random(0)
-    rows = [{"text": rng.randbytes(1600).hex()} for _ in range(3000)]
-    local = write_jsonl(tmp_path / "rows.jsonl", rows)
+    given = [{"text": rng.randbytes(1600).hex()} for _ in range(3000)]
+    local = write_jsonl(tmp_path / "rows.jsonl", given)
     storage.put_file(tmp_path / "rows.jsonl", "s3://bucket/ranges/rows.jsonl")
     assert (tmp_path / "rows.jsonl").stat().st_size > objects.PART
-    read = list(sources.rows(Source(location="s3://bucket/ranges/rows.jsonl")))
-    assert read == list(sources.rows(Source(location=local))) == rows
+    assert rows("s3://bucket/ranges/rows.jsonl") == rows(local) == given
