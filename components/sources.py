@@ -174,9 +174,10 @@ def _jsonl(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
 
 def _parquet(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
     table = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-    first = 1
+    names, first = table.schema_arrow.names, 1
+    is_twofold = any(names.count(name) > 1 for name in columns)
     for batch in table.iter_batches(batch_size=16, columns=list(columns)):
-        yield from enumerate(_plain(batch), first)
+        yield from enumerate(["duplicate_key"] * len(batch) if is_twofold else _plain(batch), first)
         first += batch.num_rows
 
 

@@ -3,12 +3,15 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 
 import pyarrow
 import pytest
 
+from components import dataset as data
 from components.artifact import RECORD
 from tests.components.corpora import download, prose, write_jsonl
 from tests.conftest import ROOT
@@ -51,6 +54,94 @@ def test_bad_file(tmp_path, capsys, base, name, content, words):
     (tmp_path / name).write_bytes(content)
     named = [{"location": str(tmp_path / name)}]
     refused(tmp_path, capsys, base, *words, pretrain=named, sample=SAMPLE)
+
+
+TALK = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+PARTS = {
+    "pretrain": {"text": "some words"},
+    "sft": TALK,
+    "preferences": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "problems": {"prompt": "q", "answer": "a", "verifier": "exact"},
+    "test": {"prompt": "q", "answer": "a", "verifier": "exact"},
+}
+ODD = {
+    b"null": "not_an_object",
+    b"5": "not_an_object",
+    b'"text"': "not_an_object",
+    b"[]": "not_an_object",
+    b"{": "not_json",
+    b'{"a": "caf\xe9"}': "not_utf8",
+    b'{"prompt": "\\ud800", "text": "\\ud800", "messages": "\\ud800"}': "unpaired_surrogate",
+    b'{"a": ' + b"[" * 9999 + b"]" * 9999 + b"}": "too_deep",
+    b'{"a": ' + b"9" * 5000 + b"}": "number_too_long",
+    b'{"a": 1, "a": 2}': "duplicate_key",
+    b'{"text": "' + b"x" * (1 << 20) + b'"}': "too_large",
+}
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_odd_rows_are_counted_in_every_part(tmp_path, base, capsys, ready):
+    """A ready-made dataset and sources are read alike; every reason is named with a place."""
+    for part, row in PARTS.items():
+        good = b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n\n"
+        (tmp_path / f"{part}.jsonl").write_bytes(good + b"\n".join(ODD) + b"\n" + good)
+    config = {"dataset": str(tmp_path)} if ready else {"sample": SAMPLE | {"quality": False}}
+    if not ready:
+        config |= {part: [{"location": str(tmp_path / f"{part}.jsonl")}] for part in PARTS}
+    dataset, report = download(tmp_path / "out", base, **config)
+    capsys.readouterr()
+    for part, row in PARTS.items():
+        places = {}
+        for number, reason in enumerate(ODD.values(), 3):
+            places.setdefault(reason, f"{tmp_path / part}.jsonl:{number}")
+        assert report[part]["documents"] == 2
+        assert report[part]["dropped"] == Counter(ODD.values())
+        assert report[part]["first_dropped"] == places
+        assert f"| not_json | {places['not_json']} |" in (dataset / "report.md").read_text()
+        if part != "pretrain" or ready:
+            assert data.read(dataset, part) == [row, row]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "not there; a dataset has pretrain, sft"),
+        (b"", "empty"),
+        (b"null\n", "no row is left"),
+    ],
+)
+def test_a_ready_made_part_without_rows(tmp_path, capsys, base, content, words):
+    for part, row in PARTS.items():
+        write_jsonl(tmp_path / f"{part}.jsonl", [row])
+    (tmp_path / "sft.jsonl").unlink()
+    if content is not None:
+        (tmp_path / "sft.jsonl").write_bytes(content)
+    refused(tmp_path, capsys, base, "sft", words, dataset=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "line", "words"),
+    [
+        ("sft", b"null", "not a JSON object"),
+        ("sft", b"{", "not JSON: Expecting property name enclosed in double quotes (column 2)"),
+        ("sft", b'{"messages": "\xff"}', "not UTF-8: byte 0xff at 14"),
+        ("sft", b'{"messages": []}', "messages=[], allowed: a list of messages"),
+        (
+            "sft",
+            b'{"messages": [{"role": "user"}]}',
+            "messages=[{'role': 'user'}], allowed: a list",
+        ),
+        ("preferences", b'{"prompt": "q", "chosen": "a"}', "lacks rejected"),
+        ("test", b'{"prompt": "q", "answer": 5, "verifier": ""}', "answer=5, allowed: a text"),
+        ("test", b'{"prompt": null, "answer": "", "verifier": ""}', "prompt=None, allowed: a text"),
+    ],
+)
+def test_a_bad_row_of_an_artifact(tmp_path, part, line, words):
+    """Its stage names the file and line."""
+    good = "\ufeff" + json.dumps(PARTS[part]) + "\r\n\n"
+    (tmp_path / f"{part}.jsonl").write_bytes(good.encode() + line + b"\n")
+    with pytest.raises(ValueError, match=re.escape(f"{part}.jsonl:3: {words}")):
+        data.read(tmp_path, part)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Rows from files of every kind and place, several sources by weight, and rows that are none."""
 
+import datetime
 import gzip
 import json
 import random
 
 import pyarrow
 import pyarrow.parquet
+import pytest
 
+from components import dataset as data
 from components import sources, storage
 from components.download.config import Source
 from components.storage import objects
@@ -126,6 +129,64 @@ def test_raw_surrogate_and_byte_order_mark(tmp_path):
     path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n{"text": "\xed\xa0\x80"}\n')
     read = rows(path)
     assert read == [{"text": "a"}, "unpaired_surrogate"]
+
+
+def table(path, **columns):
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return str(path)
+
+
+BYTES = pyarrow.array([b"a", b"\xff", b"c"])
+NOT_UTF8 = pyarrow.Array.from_buffers(pyarrow.string(), 3, BYTES.buffers())
+YEARS = pyarrow.array([0, 570_000_000_000_000, -(2**62)], pyarrow.timestamp("ms"))
+NESTED = pyarrow.StructArray.from_arrays([YEARS, NOT_UTF8], ["when", "what"])
+
+
+@pytest.mark.parametrize(
+    ("odd", "wanted"),
+    [
+        (NOT_UTF8, [{"text": "a"}, "not_utf8", {"text": "c"}]),
+        (YEARS, [{"text": datetime.datetime(1970, 1, 1)}, *["unreadable_value"] * 2]),
+        (NESTED.slice(1, 2), ["unreadable_value"] * 2),
+        (BYTES, [{"text": b"a"}, {"text": b"\xff"}, {"text": b"c"}]),
+    ],
+    ids=["not-utf8", "years", "nested", "bytes"],
+)
+def test_only_the_columns_that_are_needed_are_read(tmp_path, odd, wanted):
+    """What stands in others does not matter; in those that are needed it is counted by name."""
+    texts = [f"text {number}" for number in range(len(odd))]
+    other = table(tmp_path / "other.parquet", text=texts, odd=odd)
+    assert rows(other) == [{"text": text} for text in texts]
+    assert rows(table(tmp_path / "needed.parquet", text=odd, other=texts)) == wanted
+
+
+def test_columns_of_parquet(tmp_path):
+    assert rows(table(tmp_path / "none.parquet", other=[1, 2])) == [{}, {}]
+    dotted = table(tmp_path / "dot.parquet", **{"meta.text": ["a"], "other": ["b"]})
+    assert rows(dotted, column="meta.text") == [{"meta.text": "a"}]
+    twice = pyarrow.table([["a"], ["b"]], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "twice.parquet")
+    assert rows(tmp_path / "twice.parquet") == ["duplicate_key"]
+
+
+def test_odd_parquet_through_the_stage(tmp_path, base):
+    talks = {"prompt": NOT_UTF8, "completion": ["a", "b", "c"], "created": YEARS, "raw": NOT_UTF8}
+    named = [{"location": table(tmp_path / "talks.parquet", **talks)}]
+    dataset, report = download(tmp_path, base, sft=named)
+    assert report["sft"]["dropped"] == {"not_utf8": 1}
+    assert report["sft"]["first_dropped"] == {"not_utf8": f"{tmp_path}/talks.parquet:2"}
+    assert [row["messages"][0]["content"] for row in data.read(dataset, "sft")] == ["a", "c"]
+
+
+def test_text_that_is_not_utf8(tmp_path, monkeypatch):
+    """No character is lost where a text is cut; a piece that is not UTF-8 is counted."""
+    monkeypatch.setattr(sources, "PIECE", 100)
+    monkeypatch.setattr(sources, "LONGEST", 7)
+    text = "한국어 without an end of line " * 40
+    (tmp_path / "whole.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert "".join(row["text"] for row in rows(tmp_path / "whole.txt")) == text
+    (tmp_path / "odd.txt").write_bytes(b"caf\xe9" + b"\n" * 97 + b"more " * 30 + b"\xe2")
+    assert rows(tmp_path / "odd.txt") == ["not_utf8", {"text": "more " * 21 + "mo"}, "not_utf8"]
 
 
 def test_s3_is_read_by_ranges(s3, tmp_path):
