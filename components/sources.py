@@ -37,6 +37,7 @@ PAPERS |= {"contributing", "code_of_conduct", "security", "requirements"}
 FACTS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 LONGEST = 1 << 20  # bytes of a row; the memory of a run is a small multiple of it
 PIECE = 1 << 20  # bytes of a text file that are one document at most
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, pyarrow.ArrowException, UnicodeDecodeError)
 Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row | str]]
 
@@ -93,7 +94,7 @@ def rows(found: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row
             try:
                 for number, row in READERS[kind](stream, columns, found.source.column):
                     yield file, number, row
-            except (EOFError, zlib.error, gzip.BadGzipFile, pyarrow.ArrowException) as error:
+            except DAMAGED as error:
                 raise _damaged(file, kind, error) from error
             except OSError as error:
                 if error.errno is not None:

@@ -4,7 +4,7 @@ How a row is written to the artifact, and what it weighs in tokens, is the stage
 """
 
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from components.storage import fetch
 
 Row = dict[str, Any]
 Rows = Callable[[Card], Iterator[Row]]
+NO_NAMES: Mapping[str, str] = {}
 
 
 def parts(config: DownloadConfig) -> dict[str, Rows]:
@@ -67,10 +68,11 @@ def _ready(config: DownloadConfig, wanted: list[str]) -> dict[str, Rows]:
 
 
 def _of_ready(part: str, dataset: str, folder: Path, seed: int) -> Rows:
-    """The rows of a ready-made file, read as a source's; in the card their source is the set."""
+    """The rows of a ready-made file, read as a source's; the card names them by the set."""
     file = str(folder / f"{part}.jsonl")
-    found = sources.Files(Source(location=dataset), {file: "jsonl"}, {})
-    return lambda card: _fitting(part, [found], seed, card)
+    found = Files(Source(location=dataset), {file: "jsonl"}, {})
+    names = {file: f"{dataset.rstrip('/')}/{part}.jsonl"}
+    return lambda card: _fitting(part, [found], seed, card, names)
 
 
 def _from_sources(part: str, named: tuple[Source, ...], seed: int) -> Rows:
@@ -87,15 +89,20 @@ def _from_sources(part: str, named: tuple[Source, ...], seed: int) -> Rows:
     return stream
 
 
-def _fitting(part: str, found: Sequence[Files], seed: int, card: Card) -> Iterator[Row]:
-    """The rows in the form that the part's stage reads; the others are counted by their reason."""
+def _fitting(
+    part: str, found: Sequence[Files], seed: int, card: Card, names: Mapping[str, str] = NO_NAMES
+) -> Iterator[Row]:
+    """The rows in the form that the part's stage reads; the others are counted by their reason.
+
+    `names` are what files are called that lie elsewhere than they came from.
+    """
 
     def columns(source: Source) -> Collection[str]:
         return READS.get(part, {source.column})
 
     for source, file, number, row in sources.interleaved(found, columns, seed=seed):
         card.sources[source.location] += 1
-        card.place = f"{file}:{number}"
+        card.place = f"{names.get(file, file)}:{number}"
         try:
             fit = _fit(part, source, row)
         except Unfit as reason:

@@ -3,20 +3,26 @@
 import gzip
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 from collections import Counter
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 
 from components import dataset as data
+from components import storage
 from components.artifact import RECORD
 from tests.components.corpora import download, prose, write_jsonl
 from tests.conftest import ROOT
 
 GOOD = (json.dumps({"text": prose(100, 0)}) + "\n").encode()
+SINK = pyarrow.BufferOutputStream()
+pyarrow.parquet.write_table(pyarrow.table({"qqqq": ["a"]}), SINK, store_schema=False)
+NOT_A_NAME = SINK.getvalue().to_pybytes().replace(b"qqqq", b"q\xa4qq")
 SAMPLE = {"min_tokens": 1, "long_share": 0}
 
 
@@ -40,6 +46,7 @@ def refused(root, capsys, base, *words, **config):
         ("cut.txt.zst", pyarrow.compress(GOOD * 9, "zstd", asbytes=True)[:-9], ["damaged"]),
         ("plain.jsonl.zst", GOOD, ["damaged or not jsonl"]),
         ("cut.parquet", b"PAR1 and no more", ["damaged or not parquet"]),
+        ("name.parquet", NOT_A_NAME, ["name.parquet: damaged or not parquet", "utf-8"]),
         ("rows.jsonl", b"\n{not json\n", ["'not_json': 1", "first not_json at ", "rows.jsonl:2"]),
         ("list.jsonl", b"[1, 2]\nnull\n", ["'not_an_object': 2", "list.jsonl:1"]),
         ("deep.jsonl", b'{"text": ' + b"[" * 200_000, ["'too_deep': 1", "deep.jsonl:1"]),
@@ -100,6 +107,17 @@ def test_odd_rows_are_counted_in_every_part(tmp_path, base, capsys, ready):
         assert f"| not_json | {places['not_json']} |" in (dataset / "report.md").read_text()
         if part != "pretrain" or ready:
             assert data.read(dataset, part) == [row, row]
+
+
+def test_a_ready_made_set_on_s3_is_named_by_its_location(s3, tmp_path, base):
+    place = f"s3://bucket/ready-{random.getrandbits(32):x}"
+    for part, row in PARTS.items():
+        write_jsonl(tmp_path / f"{part}.jsonl", [row, None])
+        storage.put_file(tmp_path / f"{part}.jsonl", f"{place}/{part}.jsonl")
+    dataset, report = download(tmp_path / "out", base, dataset=place)
+    assert data.read(dataset, "sft") == [TALK]
+    assert report["sft"]["first_dropped"] == {"not_an_object": f"{place}/sft.jsonl:2"}
+    assert report["sft"]["sources"] == {place: 2}
 
 
 @pytest.mark.parametrize(
