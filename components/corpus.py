@@ -26,21 +26,21 @@ def write(
     """Writes the shards. Raises ValueError naming why when no document was kept."""
     quotas = Quotas(sample)
     writer = ShardWriter(directory, words)
-    waiting: list[str] = []  # the texts that are being tokenised
+    waiting: list[tuple[str, str]] = []  # the texts that are being tokenised, and where they were
 
     def judged() -> Iterator[str]:
         for text in texts:
             reason = quotas.hopeless(text) or (quality.fault(text) if sample.quality else None)
             if reason:
-                card.dropped[reason] += 1
+                card.drop(reason)
                 continue
-            waiting.append(text)
+            waiting.append((text, card.place))
             yield text
 
     for ids in tokenised(judged(), words):
-        text = waiting.pop(0)
+        text, place = waiting.pop(0)
         if reason := quotas.refusal(len(ids)):
-            card.dropped[reason] += 1
+            card.drop(reason, place)
             continue
         quotas.take(len(ids))
         writer.add(ids)
@@ -50,7 +50,7 @@ def write(
     writer.close()
     card.notes += quotas.notes()
     if not card.documents:
-        raise ValueError(f"pretrain: no document is left; dropped: {dict(card.dropped)}")
+        raise ValueError(f"pretrain: no document is left; dropped: {card.losses}")
 
 
 class Quotas:

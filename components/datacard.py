@@ -24,6 +24,10 @@ class Card:
     sources: Counter[str] = dataclasses.field(default_factory=Counter)
     samples: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    place: str = ""
+    """The file and line of the row that is being looked at, or row of a Parquet file."""
+    first: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Where the first row was that was dropped for a reason."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(0)
@@ -41,6 +45,17 @@ class Card:
             shown = text[:SHOWN] + (f" ... ({more} more characters)" if more > 0 else "")
             self.samples[place : place + 1] = [shown]
 
+    def drop(self, reason: str, place: str | None = None) -> None:
+        """Counts a row that is not kept, and remembers the first place of its reason."""
+        self.dropped[reason] += 1
+        self.first.setdefault(reason, self.place if place is None else place)
+
+    @property
+    def losses(self) -> str:
+        """What was dropped, and where first, in words for a line."""
+        places = ", ".join(f"{reason} at {place}" for reason, place in self.first.items() if place)
+        return f"{dict(self.dropped)}" + (f", first {places}" if places else "")
+
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON; the histogram's keys are ranges of tokens."""
         histogram = {
@@ -52,6 +67,7 @@ class Card:
             "tokens": self.tokens,
             "lengths": histogram,
             "dropped": dict(sorted(self.dropped.items())),
+            "first_dropped": dict(sorted(self.first.items())),
             "sources": dict(self.sources),
             "notes": self.notes,
             "samples": self.samples,
@@ -61,9 +77,11 @@ class Card:
 def write(directory: Path, cards: dict[str, Card]) -> None:
     """Writes report.json and report.md."""
     found = {part: card.as_json() for part, card in cards.items()}
-    (directory / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False))
+    content = json.dumps(found, indent=1, ensure_ascii=False)
+    (directory / "report.json").write_text(content, encoding="utf-8")
     sections = [_section(part, facts) for part, facts in found.items()]
-    (directory / "report.md").write_text("# Dataset\n\n" + "\n".join(sections))
+    page = "# Dataset\n\n" + "\n".join(sections)
+    (directory / "report.md").write_text(page, encoding="utf-8")
 
 
 def summary(cards: dict[str, Card]) -> dict[str, Any]:
@@ -85,6 +103,9 @@ def _section(part: str, facts: dict[str, Any]) -> str:
         if facts[counts]:
             lines += ["", f"| {title} | rows |", "|---|---|"]
             lines += [f"| {name} | {count:,} |" for name, count in facts[counts].items()]
+    if facts["first_dropped"]:
+        lines += ["", "| dropped because | first at |", "|---|---|"]
+        lines += [f"| {name} | {place} |" for name, place in facts["first_dropped"].items()]
     for number, sample in enumerate(facts["samples"], 1):
         fence = "`" * 3
         while fence in sample:

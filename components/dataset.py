@@ -12,12 +12,15 @@ Reads local paths only. Shapes: B batch, L length; answers are padded with EOS.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from components import jsonlines
 from model import tokenizer as text
 from model.feed import Batch
 
@@ -32,7 +35,7 @@ COLUMNS = {
 
 def write(directory: Path, part: str, rows: Iterable[dict]) -> None:
     """Writes one file of a dataset."""
-    with (directory / f"{part}.jsonl").open("w") as file:
+    with (directory / f"{part}.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
@@ -47,34 +50,53 @@ def stream(directory: Path, part: str) -> Iterator[dict]:
     Raises ValueError naming the file and line of a bad row, and what is missing or empty.
     """
     path = directory / f"{part}.jsonl"
-    if not path.exists():
+    if not path.is_file():
         raise ValueError(f"{path}: not there; a dataset has {', '.join(COLUMNS)} (.jsonl)")
     number = 0
-    with path.open() as file:
-        for number, line in enumerate(file, 1):
-            yield _row(path, number, line)
+    with path.open("rb") as file:
+        for number, row in jsonlines.rows(file):
+            yield _checked(part, f"{path}:{number}", row)
     if not number:
         raise ValueError(f"{path}: empty")
 
 
-def _row(path: Path, number: int, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{number}: not JSON: {error.msg}") from None
-    missing = [name for name in COLUMNS[path.stem] if name not in row]
-    if missing:
-        raise ValueError(f"{path}:{number}: lacks {', '.join(missing)}")
+def _checked(part: str, place: str, row: dict | jsonlines.Unusable) -> dict:
+    """The row, or ValueError naming its place and what it lacks."""
+    if isinstance(row, jsonlines.Unusable):
+        raise ValueError(f"{place}: {row}")
+    if missing := [name for name in COLUMNS[part] if name not in row]:
+        raise ValueError(f"{place}: lacks {', '.join(missing)}")
+    for name in COLUMNS[part]:
+        is_good, allowed = MESSAGES if name == "messages" else TEXT
+        if not is_good(row[name]):
+            raise ValueError(f"{place}: {name}={reprlib.repr(row[name])}, allowed: {allowed}")
     return row
 
 
-def asked(row: dict) -> list[dict[str, str]]:
+def asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The messages that ask a preference or a problem: its system message, if any, and its prompt.
 
     Nobody reads `prompt` alone to ask a model: a row's system would be lost.
     """
     system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
     return [*system, {"role": "user", "content": row["prompt"]}]
+
+
+def _are_messages(value: Any) -> bool:
+    """Whether it is a list of some {"role", "content"}, both texts."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict)
+            and all(isinstance(message.get(name), str) for name in ("role", "content"))
+            for message in value
+        )
+    )
+
+
+TEXT = (lambda value: isinstance(value, str)), "a text"
+MESSAGES = _are_messages, "a list of messages, each with a role and content"
 
 
 def tokens(part: str, row: dict, tokenizer: PreTrainedTokenizerBase) -> int:

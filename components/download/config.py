@@ -45,8 +45,10 @@ class Source(Checked):
     """Where rows of one kind come from, streamed."""
 
     location: str
-    """A file, a directory, or a pattern with * and ?: on a local path, at s3://BUCKET/KEY, or in a
-    Hub repository at hf://datasets/OWNER/NAME@COMMIT/PATH (pin the commit, a branch moves)."""
+    """A file, a directory, or a pattern with *, ?, [ab] and ** (any folders): on a local path, at
+    s3://BUCKET/KEY, or in a Hub repository at hf://datasets/OWNER/NAME@COMMIT/PATH (pin the commit,
+    a branch moves). Of a directory hidden and empty files, cards, licences, *.md, *.py and unknown
+    kinds are left out, which is said."""
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
     """How a row is written; auto goes by the file's name, with or without .gz or .zst. A text file
     is one document, and one document for each MiB, cut at a line's end, where it is longer."""
@@ -100,8 +102,9 @@ class DownloadConfig(Checked):
     shape: Shape = Shape()
     """Shape of a new model, where `model` is "new"."""
     dataset: str | None = None
-    """A local directory or a Hub dataset repository with the JSONL files of the stages, taken as
-    they are; null makes sums with worked solutions, unless there are sources."""
+    """A local directory, s3://BUCKET/KEY or a Hub dataset repository with the JSONL files of the
+    stages, whose rows are read as those of sources are; null makes sums with worked solutions,
+    unless there are sources."""
     dataset_revision: str | None = None
     """Commit of the Hub dataset repository."""
     pretrain: tuple[Source, ...] = ()

@@ -4,19 +4,22 @@ How a row is written to the artifact, and what it weighs in tokens, is the stage
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from components import dataset as data
 from components import sources
-from components.conversations import Unfit, conversation, preference, problem
+from components.conversations import READS, Unfit, conversation, preference, problem
 from components.datacard import Card
 from components.download import arithmetic
 from components.download.config import DownloadConfig, Source
+from components.sources import Files
 from components.storage import fetch
 
 Row = dict[str, Any]
 Rows = Callable[[Card], Iterator[Row]]
+NO_NAMES: Mapping[str, str] = {}
 
 
 def parts(config: DownloadConfig) -> dict[str, Rows]:
@@ -53,38 +56,71 @@ def _made(config: DownloadConfig) -> dict[str, list[Row]]:
 
 def _ready(config: DownloadConfig, wanted: list[str]) -> dict[str, Rows]:
     assert config.dataset is not None
-    files = [f"{part}.jsonl" for part in wanted]
-    folder = fetch(config.dataset, config.dataset_revision, kind="dataset", patterns=files)
-    source = Source(location=config.dataset)
+    names = [f"{part}.jsonl" for part in wanted]
+    folder = fetch(config.dataset, config.dataset_revision, kind="dataset", patterns=names)
+    for name in names:  # what is not there is refused before a model is fetched
+        if not (folder / name).is_file():
+            files = ", ".join(data.COLUMNS)
+            raise ValueError(f"{config.dataset}/{name}: not there; a dataset has {files} (.jsonl)")
+        if not (folder / name).stat().st_size:
+            raise ValueError(f"{config.dataset}/{name}: empty")
+    return {part: _of_ready(part, config.dataset, folder, config.seed) for part in wanted}
 
-    def of(part: str) -> Rows:
-        next(data.stream(folder, part))  # what is not there is refused before a model is fetched
-        return lambda card: _fitting(
-            part, ((source, row) for row in data.stream(folder, part)), card
-        )
 
-    return {part: of(part) for part in wanted}
+def _of_ready(part: str, dataset: str, folder: Path, seed: int) -> Rows:
+    """The rows of a ready-made file, read as a source's; the card names them by the set."""
+    file = str(folder / f"{part}.jsonl")
+    found = Files(Source(location=dataset), {file: "jsonl"}, {})
+    names = {file: f"{dataset.rstrip('/')}/{part}.jsonl"}
+    return lambda card: _fitting(part, [found], seed, card, names)
 
 
 def _from_sources(part: str, named: tuple[Source, ...], seed: int) -> Rows:
-    for source in named:
-        sources.files(source)  # a bad location is refused before a model is fetched
-    return lambda card: _fitting(part, sources.interleaved(named, seed=seed), card)
+    # A bad location is refused before a model is fetched.
+    found = [sources.files(source) for source in named]
+    notes = [files.note for files in found if files.note]
+    for note in notes:
+        print(f"download: {part}: {note}", flush=True)
+
+    def stream(card: Card) -> Iterator[Row]:
+        card.notes += notes
+        return _fitting(part, found, seed, card)
+
+    return stream
 
 
-def _fitting(part: str, rows: Iterable[tuple[Source, Row | str]], card: Card) -> Iterator[Row]:
-    """The rows in the form that the part's stage reads; the others are counted by their reason."""
-    for source, row in rows:
+def _fitting(
+    part: str, found: Sequence[Files], seed: int, card: Card, names: Mapping[str, str] = NO_NAMES
+) -> Iterator[Row]:
+    """The rows in the form that the part's stage reads; the others are counted by their reason.
+
+    `names` are what files are called that lie elsewhere than they came from.
+    """
+
+    def columns(source: Source) -> Collection[str]:
+        return READS.get(part, {source.column})
+
+    for source, file, number, row in sources.interleaved(found, columns, seed=seed):
         card.sources[source.location] += 1
+        card.place = f"{names.get(file, file)}:{number}"
         try:
-            yield _fit(part, source, row)
+            fit = _fit(part, source, row)
         except Unfit as reason:
-            card.dropped[str(reason)] += 1
+            card.drop(str(reason))
+        else:
+            yield fit
 
 
 def _fit(part: str, source: Source, row: Row | str) -> Row:
     if isinstance(row, str):
         raise Unfit(row)
+    try:
+        return _formed(part, source, row)
+    except RecursionError:
+        raise Unfit("too_deep") from None
+
+
+def _formed(part: str, source: Source, row: Row) -> Row:
     if part == "sft":
         return conversation(row)
     if part == "preferences":

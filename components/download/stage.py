@@ -62,9 +62,9 @@ def _write(
         longest, count = (config.max_tokens, config.examples) if has_sources else (None, None)
         data.write(dataset, part, _limited(part, rows(card), words, longest, count, card))
         if not card.documents:
-            raise ValueError(f"{part}: no row is left; dropped: {dict(card.dropped)}")
+            raise ValueError(f"{part}: no row is left; dropped: {card.losses}")
     if card.dropped:
-        print(f"download: {part}: kept {card.documents}, dropped {dict(card.dropped)}", flush=True)
+        print(f"download: {part}: kept {card.documents}, dropped {card.losses}", flush=True)
     return card
 
 
@@ -83,7 +83,7 @@ def _limited(
             return
         tokens = data.tokens(part, row, words)
         if longest is not None and tokens > longest:
-            card.dropped["too_long"] += 1
+            card.drop("too_long")
             continue
         card.add(tokens, json.dumps(row, ensure_ascii=False))
         yield row

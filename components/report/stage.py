@@ -34,14 +34,14 @@ def run(
 ) -> None:
     """Writes report.json and report.html, one self-contained page, and both for the Kubeflow UI."""
     curves = {
-        artifact.read(path)["stage"]: _lines(path / artifact.METRICS)
+        artifact.read(path)["stage"]: lines(path / artifact.METRICS)
         for path in (pretrain_metrics, sft_metrics, preference_metrics)
     }
     method = artifact.read(preference_metrics)["stage"]
     evaluations = {"base": base_evaluation, "sft": sft_evaluation, method: aligned_evaluation}
     found = gather(config, evaluations)
     (report / "report.json").write_text(json.dumps(found, indent=1))
-    traces = _lines(aligned_evaluation / "traces.jsonl")[: config.traces]
+    traces = lines(aligned_evaluation / "traces.jsonl")[: config.traces]
     record = artifact.read(aligned_evaluation)
     drawn = drawing.render(found, curves, traces, record)
     (report / "report.html").write_text(drawn)
@@ -112,5 +112,7 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a stage's own file; a line ends at \\n alone, whatever else a text holds."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]

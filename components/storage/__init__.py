@@ -13,13 +13,14 @@ import os
 import shutil
 import tempfile
 import uuid
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from components.storage import hub, objects
+from components.storage import finding, hub, objects
 from components.storage.errors import AlreadyThere, Location, StorageError
+from components.storage.finding import Found, Sizes
 
-__all__ = ["AlreadyThere", "Location", "StorageError"]
+__all__ = ["AlreadyThere", "Found", "Location", "StorageError"]
 MANIFEST = ".manifest.json"
 
 
@@ -56,28 +57,18 @@ def list_files(location: Location) -> dict[str, int]:
     return {file.relative_to(root).as_posix(): file.stat().st_size for file in files}
 
 
-def find(pattern: Location) -> list[str]:
-    """The files at a location: the file itself, all below a directory, or what * and ? match.
+def find(location: Location) -> Found:
+    """The files at a location: itself, all below a directory, or what a pattern matches.
 
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError where there is none. The rule is that of `finding`.
     """
-    text = str(pattern)
-    if hub.is_on_hub(text):
-        return hub.find(text)
-    if not any(sign in text for sign in "*?"):
-        whole = [join(text, name) for name in list_files(text) if not _is_hidden(name)]
-        found = [text] if exists(text) and not whole else whole
-    else:
-        head = text[: min(text.find(sign) for sign in "*?" if sign in text)]
-        root, _, _ = head.rpartition("/")
-        rest = text[len(root) + 1 :] if root else text
-        below = list_files(root or ("/" if text.startswith("/") else "."))
-        names = [name for name in below if PurePosixPath(name).match(rest)]
-        depth = rest.count("/")
-        found = [join(root, name) if root else name for name in names if name.count("/") == depth]
-    if not found:
-        raise FileNotFoundError(f"{pattern}: no such file")
-    return sorted(found)
+    found = finding.find(str(location), _sizes)
+    if not found.files:
+        where = " on the Hub" if hub.is_on_hub(location) else ""
+        raise FileNotFoundError(
+            f"{location}: no such file{where}{finding.described(found.left_out)}"
+        )
+    return found
 
 
 def open_file(location: Location) -> BinaryIO:
@@ -163,7 +154,9 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
         folder = Path(tempfile.mkdtemp(prefix="fetched-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         for file in list_files(name):
-            if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
+            if not file.endswith("/") and any(
+                fnmatch.fnmatch(file, pattern) for pattern in patterns
+            ):
                 get_file(join(name, file), folder / file)
         if not any(folder.iterdir()):
             raise StorageError(f"{kind} {name!r}: no {', '.join(patterns)} is there")
@@ -183,5 +176,14 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+def _sizes(location: str) -> Sizes:
+    """The files below a directory with their bytes; a file is its own name ""."""
+    if hub.is_on_hub(location):
+        return {**hub.sizes(location)}
+    if not is_remote(location):
+        return finding.local_sizes(Path(location))
+    if (own := objects.size_of(location)) is not None:
+        return {"": own}
+    # Consoles and tools write empty objects that stand for folders.
+    below = objects.sizes_below(location).items()
+    return {name: size for name, size in below if name and not name.endswith("/")}

@@ -24,15 +24,17 @@ def is_on_hub(location: Location) -> bool:
     return str(location).startswith(SCHEME)
 
 
-def find(pattern: str) -> list[str]:
-    """The files at an address: the file, all below a directory, or what * and ? match."""
-    with _explained(pattern):
-        files = HfFileSystem()
-        wild = any(sign in pattern for sign in "*?")
-        names = files.glob(pattern) if wild else files.find(pattern)
-    if not names:
-        raise FileNotFoundError(f"{pattern}: no such file on the Hub")
-    return sorted(f"{SCHEME}{name.removeprefix(SCHEME)}" for name in names)
+def sizes(location: str) -> dict[str, int]:
+    """The files below a folder with their bytes, by relative name; a file is its own name ""."""
+    try:
+        with _explained(location):
+            files = HfFileSystem()
+            root = files.resolve_path(location).unresolve()
+            found = files.find(location, detail=True)
+    except FileNotFoundError:
+        return {}
+    assert isinstance(found, dict)
+    return {name.removeprefix(root).lstrip("/"): facts["size"] for name, facts in found.items()}
 
 
 def open_file(location: str) -> BinaryIO:

@@ -3,17 +3,26 @@
 import gzip
 import json
 import os
+import random
+import re
 import subprocess
 import sys
+from collections import Counter
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 
+from components import dataset as data
+from components import storage
 from components.artifact import RECORD
 from tests.components.corpora import download, prose, write_jsonl
 from tests.conftest import ROOT
 
 GOOD = (json.dumps({"text": prose(100, 0)}) + "\n").encode()
+SINK = pyarrow.BufferOutputStream()
+pyarrow.parquet.write_table(pyarrow.table({"qqqq": ["a"]}), SINK, store_schema=False)
+NOT_A_NAME = SINK.getvalue().to_pybytes().replace(b"qqqq", b"q\xa4qq")
 SAMPLE = {"min_tokens": 1, "long_share": 0}
 
 
@@ -37,10 +46,11 @@ def refused(root, capsys, base, *words, **config):
         ("cut.txt.zst", pyarrow.compress(GOOD * 9, "zstd", asbytes=True)[:-9], ["damaged"]),
         ("plain.jsonl.zst", GOOD, ["damaged or not jsonl"]),
         ("cut.parquet", b"PAR1 and no more", ["damaged or not parquet"]),
-        ("rows.jsonl", GOOD * 2 + b"{not json\n" + GOOD, ["rows.jsonl:3: not JSON"]),
-        ("list.jsonl", GOOD + b"[1, 2]\n", ["list.jsonl:2: not a JSON object"]),
-        ("deep.jsonl", b'{"text": ' + b"[" * 200_000, ["deep.jsonl:1: not JSON"]),
-        ("latin.jsonl", b'{"text": "\xfc"}\n', ["latin.jsonl:1: not JSON"]),
+        ("name.parquet", NOT_A_NAME, ["name.parquet: damaged or not parquet", "utf-8"]),
+        ("rows.jsonl", b"\n{not json\n", ["'not_json': 1", "first not_json at ", "rows.jsonl:2"]),
+        ("list.jsonl", b"[1, 2]\nnull\n", ["'not_an_object': 2", "list.jsonl:1"]),
+        ("deep.jsonl", b'{"text": ' + b"[" * 200_000, ["'too_deep': 1", "deep.jsonl:1"]),
+        ("latin.jsonl", b'{"text": "\xfc"}\n', ["'not_utf8': 1", "latin.jsonl:1"]),
         ("corpus.csv", b"text\n", ["unknown kind of file, allowed: .jsonl", ".parquet"]),
         ("corpus.gz", gzip.compress(GOOD), ["unknown kind of file"]),
         ("empty.jsonl", b"", ["pretrain: no document is left; dropped: {}"]),
@@ -51,6 +61,105 @@ def test_bad_file(tmp_path, capsys, base, name, content, words):
     (tmp_path / name).write_bytes(content)
     named = [{"location": str(tmp_path / name)}]
     refused(tmp_path, capsys, base, *words, pretrain=named, sample=SAMPLE)
+
+
+TALK = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+PARTS = {
+    "pretrain": {"text": "some words"},
+    "sft": TALK,
+    "preferences": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "problems": {"prompt": "q", "answer": "a", "verifier": "exact"},
+    "test": {"prompt": "q", "answer": "a", "verifier": "exact"},
+}
+ODD = {
+    b"null": "not_an_object",
+    b"5": "not_an_object",
+    b'"text"': "not_an_object",
+    b"[]": "not_an_object",
+    b"{": "not_json",
+    b'{"a": "caf\xe9"}': "not_utf8",
+    b'{"prompt": "\\ud800", "text": "\\ud800", "messages": "\\ud800"}': "unpaired_surrogate",
+    b'{"a": ' + b"[" * 9999 + b"]" * 9999 + b"}": "too_deep",
+    b'{"a": ' + b"9" * 5000 + b"}": "number_too_long",
+    b'{"a": 1, "a": 2}': "duplicate_key",
+    b'{"text": "' + b"x" * (1 << 20) + b'"}': "too_large",
+}
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_odd_rows_are_counted_in_every_part(tmp_path, base, capsys, ready):
+    """A ready-made dataset and sources are read alike; every reason is named with a place."""
+    for part, row in PARTS.items():
+        good = b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n\n"
+        (tmp_path / f"{part}.jsonl").write_bytes(good + b"\n".join(ODD) + b"\n" + good)
+    config = {"dataset": str(tmp_path)} if ready else {"sample": SAMPLE | {"quality": False}}
+    if not ready:
+        config |= {part: [{"location": str(tmp_path / f"{part}.jsonl")}] for part in PARTS}
+    dataset, report = download(tmp_path / "out", base, **config)
+    capsys.readouterr()
+    for part, row in PARTS.items():
+        places = {}
+        for number, reason in enumerate(ODD.values(), 3):
+            places.setdefault(reason, f"{tmp_path / part}.jsonl:{number}")
+        assert report[part]["documents"] == 2
+        assert report[part]["dropped"] == Counter(ODD.values())
+        assert report[part]["first_dropped"] == places
+        assert f"| not_json | {places['not_json']} |" in (dataset / "report.md").read_text()
+        if part != "pretrain" or ready:
+            assert data.read(dataset, part) == [row, row]
+
+
+def test_a_ready_made_set_on_s3_is_named_by_its_location(s3, tmp_path, base):
+    place = f"s3://bucket/ready-{random.getrandbits(32):x}"
+    for part, row in PARTS.items():
+        write_jsonl(tmp_path / f"{part}.jsonl", [row, None])
+        storage.put_file(tmp_path / f"{part}.jsonl", f"{place}/{part}.jsonl")
+    dataset, report = download(tmp_path / "out", base, dataset=place)
+    assert data.read(dataset, "sft") == [TALK]
+    assert report["sft"]["first_dropped"] == {"not_an_object": f"{place}/sft.jsonl:2"}
+    assert report["sft"]["sources"] == {place: 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "not there; a dataset has pretrain, sft"),
+        (b"", "empty"),
+        (b"null\n", "no row is left"),
+    ],
+)
+def test_a_ready_made_part_without_rows(tmp_path, capsys, base, content, words):
+    for part, row in PARTS.items():
+        write_jsonl(tmp_path / f"{part}.jsonl", [row])
+    (tmp_path / "sft.jsonl").unlink()
+    if content is not None:
+        (tmp_path / "sft.jsonl").write_bytes(content)
+    refused(tmp_path, capsys, base, "sft", words, dataset=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "line", "words"),
+    [
+        ("sft", b"null", "not a JSON object"),
+        ("sft", b"{", "not JSON: Expecting property name enclosed in double quotes (column 2)"),
+        ("sft", b'{"messages": "\xff"}', "not UTF-8: byte 0xff at 14"),
+        ("sft", b'{"messages": []}', "messages=[], allowed: a list of messages"),
+        (
+            "sft",
+            b'{"messages": [{"role": "user"}]}',
+            "messages=[{'role': 'user'}], allowed: a list",
+        ),
+        ("preferences", b'{"prompt": "q", "chosen": "a"}', "lacks rejected"),
+        ("test", b'{"prompt": "q", "answer": 5, "verifier": ""}', "answer=5, allowed: a text"),
+        ("test", b'{"prompt": null, "answer": "", "verifier": ""}', "prompt=None, allowed: a text"),
+    ],
+)
+def test_a_bad_row_of_an_artifact(tmp_path, part, line, words):
+    """Its stage names the file and line."""
+    good = "\ufeff" + json.dumps(PARTS[part]) + "\r\n\n"
+    (tmp_path / f"{part}.jsonl").write_bytes(good.encode() + line + b"\n")
+    with pytest.raises(ValueError, match=re.escape(f"{part}.jsonl:3: {words}")):
+        data.read(tmp_path, part)
 
 
 @pytest.mark.parametrize(

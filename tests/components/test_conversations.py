@@ -1,11 +1,12 @@
 """Conversations, preferences and problems in the usual shapes, and why some are dropped."""
 
+import contextlib
 import json
 
 import pytest
 
 from components import dataset as data
-from components.conversations import Unfit, conversation, preference, problem
+from components.conversations import READS, Unfit, conversation, preference, problem
 from model import tokenizer
 from tests.components.corpora import download, write_jsonl
 
@@ -195,3 +196,52 @@ def test_datasets_are_interleaved_by_weight(tmp_path, base):
     assert report["sft"]["documents"] == 200
     assert 130 < text.count("often") < 170
     assert json.loads(text.splitlines()[0])["messages"][0]["content"] == "p"
+
+
+class Watched(dict):
+    """A row that remembers which of its columns were asked for."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.asked = set()
+
+    def get(self, name, default=None):
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name):
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name):
+        self.asked.add(name)
+        return super().__contains__(name)
+
+
+FORMS = {
+    "sft": [
+        {},
+        {"messages": [ASKED, ANSWERED]},
+        {"prompt": [ASKED], "completion": [ANSWERED]},
+        {"instruction": "i", "input": "p", "output": "2", "system": "s"},
+        {"question": "q", "response": "2"},
+    ],
+    "preferences": [{}, PAIR, {"prompt": [ASKED], "chosen": [ANSWERED], "rejected": [ANSWERED]}],
+    "problems": [{}, {"prompt": "p", "answer": 5}, {"question": "p", "solution": "2"}],
+}
+
+
+@pytest.mark.parametrize("part", FORMS)
+def test_nothing_is_read_but_what_the_part_names(part):
+    """Other columns never reach a row form, so one that reads more would never see them."""
+    form = {
+        "sft": conversation,
+        "preferences": preference,
+        "problems": lambda r: problem(r, "math"),
+    }
+    for given in FORMS[part]:
+        row = Watched(given)
+        with contextlib.suppress(Unfit):
+            form[part](row)
+        assert row.asked and row.asked <= READS[part]
+    assert READS["test"] == READS["problems"]

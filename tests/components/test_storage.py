@@ -108,11 +108,14 @@ def test_file_is_seekable(place, folder):
 def test_find(place, folder):
     for name in ("a.jsonl", "b.jsonl", "c.txt", "below/d.jsonl"):
         storage.put_file(folder / "below" / "text", storage.join(place, name))
-    names = [file.removeprefix(place) for file in storage.find(storage.join(place, "*.jsonl"))]
-    assert names == ["/a.jsonl", "/b.jsonl"]
-    assert storage.find(storage.join(place, "*/?.jsonl")) == [storage.join(place, "below/d.jsonl")]
-    assert len(storage.find(place)) == 4
-    assert storage.find(storage.join(place, "c.txt")) == [storage.join(place, "c.txt")]
+
+    def found(pattern):
+        return list(storage.find(storage.join(place, pattern)).files.values())
+
+    assert found("*.jsonl") == [f"{place}/a.jsonl", f"{place}/b.jsonl"]
+    assert found("*/?.jsonl") == [f"{place}/below/d.jsonl"]
+    assert len(storage.find(place).files) == 4
+    assert found("c.txt") == [f"{place}/c.txt"]
     with pytest.raises(FileNotFoundError, match=r"\*\.zst: no such file"):
         storage.find(storage.join(place, "*.zst"))
 
