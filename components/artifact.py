@@ -76,13 +76,18 @@ def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"commit": record["git_commit"] or "unknown"}
     executions = {json.dumps([e["stage"], e["summary"]], sort_keys=True) for e in record["lineage"]}
     facts["tokens"] = sum(json.loads(text)[1].get("tokens") or 0 for text in executions)
-    for entry in record["lineage"]:
-        if entry["stage"] == "download":
-            revision = entry["config"].get("revision")
-            model = entry["config"]["model"]
-            facts["base_model"] = f"{model}@{revision}" if revision else model
-            facts["parameters"] = entry["summary"]["parameters"]
+    if entry := origin(record):
+        revision = entry["config"].get("revision")
+        model = entry["config"]["model"]
+        facts["base_model"] = f"{model}@{revision}" if revision else model
+        facts["parameters"] = entry["summary"]["parameters"]
     return facts
+
+
+def origin(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The lineage's entry of the download that brought the model; data may be of another one."""
+    found = [entry for entry in record["lineage"] if entry["stage"] == "download"]
+    return max(found, key=lambda entry: entry["output"] == "model", default=None)
 
 
 def record(

@@ -49,7 +49,8 @@ def test_model_and_rows(held, base, tmp_path, cuts):
     assert not [path for path in hub.asked if path.endswith(("pytorch_model.bin", "README.md"))]
     weights = (tmp_path / "model" / "model.safetensors").read_bytes()
     assert weights == (base / "model.safetensors").read_bytes()
-    artifact.verify(tmp_path / "dataset")
+    record = artifact.verify(tmp_path / "dataset")
+    assert record["summary"]["hub_model"] == f"owner/model@{COMMIT}"
     report = json.loads((tmp_path / "dataset" / "report.json").read_text())["pretrain"]
     assert report["documents"] == len(ROWS)
     assert f"/owner/model/resolve/{COMMIT}/model.safetensors" in hub.asked
