@@ -214,7 +214,7 @@ def test_no_output_goes_into_an_input(downloaded, tmp_path):
 @pytest.mark.parametrize("delay", [0.0, 1.0])
 def test_interrupted_while_it_starts(downloaded, tmp_path, delay):
     """Ctrl-C at any moment of `python -m`, the imports too, shows no traceback."""
-    command = [sys.executable, "-c", "print('up', flush=True); import runpy; "]
+    command = [sys.executable, "-c", "import components.cli, runpy; print('up', flush=True); "]
     command[-1] += "runpy.run_module('components.sft', run_name='__main__', alter_sys=True)"
     command += ["--base", str(downloaded / "model"), "--dataset", str(downloaded / "dataset")]
     command += ["--config", json.dumps({**LONG, "steps": 5000})]
