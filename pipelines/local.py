@@ -83,7 +83,7 @@ def _run(given: argparse.Namespace) -> None:
     check("RUNS", str(given.runs), given.runs.is_dir() or not given.runs.exists(), "a directory")
     check("RUNS", str(given.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
     runner = _runner(given.runner, given.runs)
-    directory = _directory(given.runs, f"{given.preference}-seed{given.seed}")
+    directory = _directory(given.runs, f"{recipe.preference}-seed{given.seed}")
     kept = f"what it wrote is in {directory}"
     try:
         report = run(recipe, directory, runner)
