@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 RECORD = ".artifact.json"
+CLAIM = ".unfinished"  # in an output that is not complete yet (`outputs`)
 METRICS = "metrics.jsonl"
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "lm_eval", "kfp")
@@ -70,36 +71,23 @@ def verify(path: Path) -> dict[str, Any]:
     return record
 
 
-def fresh(path: Path) -> Path:
-    """Makes an output directory. Raises ArtifactError when something is in it already."""
-    if path.exists() and not path.is_dir():
-        raise ArtifactError(f"{path}: not a directory")
-    path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()):
-        raise ArtifactError(f"{path}: not empty; an output goes to a new or empty directory")
-    return path
-
-
-def fresh_file(path: Path) -> Path:
-    """Makes the directory of an output file. Raises ArtifactError when the file is there."""
-    if path.exists() and path != Path(os.devnull):
-        raise ArtifactError(f"{path}: exists; an output goes to a new file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a catalogue shows of an artifact: base model, its parameters, tokens seen, commit."""
     facts: dict[str, Any] = {"commit": record["git_commit"] or "unknown"}
     executions = {json.dumps([e["stage"], e["summary"]], sort_keys=True) for e in record["lineage"]}
     facts["tokens"] = sum(json.loads(text)[1].get("tokens") or 0 for text in executions)
-    for entry in record["lineage"]:
-        if entry["stage"] == "download":
-            revision = entry["config"].get("revision")
-            model = entry["config"]["model"]
-            facts["base_model"] = f"{model}@{revision}" if revision else model
-            facts["parameters"] = entry["summary"]["parameters"]
+    if entry := origin(record):
+        revision = entry["config"].get("revision")
+        model = entry["config"]["model"]
+        facts["base_model"] = f"{model}@{revision}" if revision else model
+        facts["parameters"] = entry["summary"]["parameters"]
     return facts
+
+
+def origin(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The lineage's entry of the download that brought the model; data may be of another one."""
+    found = [entry for entry in record["lineage"] if entry["stage"] == "download"]
+    return max(found, key=lambda entry: entry["output"] == "model", default=None)
 
 
 def record(
@@ -157,7 +145,16 @@ def checksum(file: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob("*") if file.is_file() and file != path / RECORD]
+    """All files below a directory but its record and claim; OSError where one cannot be seen."""
+    own = (path / RECORD, path / CLAIM)
+    found = [
+        Path(folder, name) for folder, _, names in os.walk(path, onerror=_raise) for name in names
+    ]
+    return [file for file in found if file.is_file() and file not in own]
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _lineage(parents: Any) -> list[dict[str, Any]]:

@@ -8,70 +8,103 @@ What a stage does is not here.
 import argparse
 import ast
 import dataclasses
-import errno
+import importlib
 import inspect
 import json
 import os
 import re
+import signal
 import sys
 import textwrap
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
-from components import artifact, coerce
-from components.failure import Failed
-from model.interruption import EXIT_CODE, Preempted
+from components import artifact, coerce, outputs
+from components.failure import Failed, explain, is_full, is_of_the_system
+from model.interruption import Preempted, Stopped, stoppable
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FILES = (artifact.OutputFile, artifact.Parameter)
 SHOWN = (artifact.Output, artifact.OutputFile)
-FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
+
+
+def start(stage: str) -> None:
+    """`python -m components.STAGE`, quiet also where Ctrl-C meets the slow imports."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    run = importlib.import_module(f"components.{stage}.stage").run
+    signal.signal(signal.SIGINT, before)
+    main(run)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ends at once: an exception might be swallowed by whatever is imported."""
+    print("stopped: by SIGINT", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
-    """Runs a stage; ends the process with exit code 2 on bad input, 1 on a full disk.
+    """Runs a stage; ends the process with exit code 2 on bad input.
 
-    A stage that was told to stop (SIGTERM) ends with 143, for the pipeline to start it again. Of
-    several processes under torchrun the first checks the inputs and makes the outputs.
+    Exit code 1 is for what the machine refuses: a disk that is full, a path that may not be read or
+    written. A stage that was told to stop (SIGTERM) ends with 143, for the pipeline to start it
+    again, by SIGINT with 130 and by SIGHUP with 129. Of several processes under torchrun the first
+    checks the inputs and makes the outputs.
     """
-    is_first = os.environ.get("RANK", "0") == "0"
     stage = run.__module__.removesuffix(".stage")
     hints = typing.get_type_hints(run, include_extras=True)
     roles = {name: hints[name] for name in inspect.signature(run).parameters}
     given = _parser(stage, run, roles).parse_args(arguments)
     paths = {name: getattr(given, name) for name, hint in roles.items() if _is_path(hint)}
     try:
-        configs = {
-            name: _config(hint, name, getattr(given, name))
-            for name, hint in roles.items()
-            if not _is_path(hint)
-        }
-        for name, hint in roles.items():
-            if hint == artifact.Input and is_first:
-                artifact.verify(paths[name])
-        for name, hint in roles.items():
-            if hint == artifact.Output and is_first:
-                artifact.fresh(paths[name])
-            elif hint in FILES and is_first:
-                artifact.fresh_file(paths[name])
-        run(**configs, **paths)
-        if given.executor_input and is_first:
-            outputs = {name: path for name, path in paths.items() if roles[name] in SHOWN}
-            _report_outputs(json.loads(given.executor_input), outputs)
-    except ValueError as error:
-        _end(stage, str(error), 2)
-    except FileNotFoundError as error:
-        _end(stage, str(error), 2)
+        with stoppable():
+            _run(stage, run, roles, given, paths)
+    except Stopped as notice:
+        _end(stage, f"{notice}; the same command starts anew", notice.code, kind="stopped")
     except Preempted as notice:
-        _end(stage, str(notice), EXIT_CODE, kind="stopped")
+        _end(stage, str(notice), notice.code, kind="stopped")
+    except (ValueError, FileNotFoundError) as error:
+        _end(stage, explain(error), 2)
     except (FloatingPointError, Failed) as error:
         _end(stage, str(error), 1)
     except Exception as error:
-        if not _is_full(error):
+        if not is_of_the_system(error):
             raise
-        _end(stage, f"cannot write to {_places(paths, roles)}: {error}", 1)
+        where = f"cannot write to {_places(paths, roles)}: " if is_full(error) else ""
+        _end(stage, f"{where}{explain(error)}", 1)
+
+
+def _run(
+    stage: str,
+    run: Callable[..., None],
+    roles: dict[str, Any],
+    given: argparse.Namespace,
+    paths: dict[str, Path],
+) -> None:
+    """Builds the configurations, checks the paths, and runs the stage on them."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    configs = {
+        name: _config(hint, name, getattr(given, name))
+        for name, hint in roles.items()
+        if not _is_path(hint)
+    }
+    inputs = [path for name, path in paths.items() if roles[name] == artifact.Input]
+    directories = {name: path for name, path in paths.items() if roles[name] == artifact.Output}
+    files = {name: path for name, path in paths.items() if roles[name] in FILES}
+    if not is_first:
+        run(**configs, **paths)
+        return
+    outputs.check(stage, directories, files, inputs)
+    for path in inputs:
+        artifact.verify(path)
+    with outputs.claimed(stage, directories, files):
+        run(**configs, **paths)
+    if given.executor_input:
+        shown = {name: path for name, path in paths.items() if roles[name] in SHOWN}
+        _report_outputs(json.loads(given.executor_input), shown)
 
 
 def _parser(stage: str, run: Callable, roles: dict[str, Any]) -> argparse.ArgumentParser:
@@ -162,11 +195,11 @@ def _documents(kind: type) -> dict[str, str]:
     return found
 
 
-def _report_outputs(executor_input: dict[str, Any], outputs: dict[str, Path]) -> None:
+def _report_outputs(executor_input: dict[str, Any], written: dict[str, Path]) -> None:
     """Writes KFP's executor output: every output artifact with its record's figures as metadata."""
     target = executor_input["outputs"]
     artifacts = {}
-    for name, path in outputs.items():
+    for name, path in written.items():
         (declared,) = target["artifacts"][name]["artifacts"]
         if path.is_dir():
             known = declared.get("metadata", {})
@@ -185,11 +218,6 @@ def _metadata(record: dict[str, Any], is_metrics: bool) -> dict[str, Any]:
         return figures
     facts = {"stage": record["stage"], "fingerprint": record["fingerprint"]}
     return {**figures, **artifact.provenance(record), **facts}
-
-
-def _is_full(error: Exception) -> bool:
-    number = error.errno if isinstance(error, OSError) else None
-    return number in FULL or any(text in str(error) for text in FULL_TEXTS)
 
 
 def _places(paths: dict[str, Path], roles: dict[str, Any]) -> str:

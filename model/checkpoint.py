@@ -19,12 +19,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from model import shards
+from model.config import CONFIG as CONFIG
 from model.config import LLaDAConfig
+from model.config import read_config as read_config
 from model.llada import LLaDA
 from model.shards import INDEX, Span
 
-CONFIG = "config.json"
 READERS = 8  # threads that copy to a GPU: with one the bus waits (DECISIONS.md)
+ROWS = 4096  # of head and embedding that are compared at a time
 HEAD, EMBEDDING = "model.transformer.ff_out.weight", "model.transformer.wte.weight"
 
 
@@ -70,6 +72,18 @@ def inspect(path: Path) -> tuple[LLaDAConfig, dict[str, Span]]:
     return model.config, spans
 
 
+def check_tied_head(path: Path) -> None:
+    """Raises ValueError where weights are tied and the files hold a head unlike the embedding."""
+    config, spans = inspect(path)
+    if not config.weight_tying or HEAD not in spans:
+        return
+    head, embedding = spans[HEAD], spans[EMBEDDING]
+    for top in range(0, head.shape[0], ROWS):
+        rows = top, min(top + ROWS, head.shape[0])
+        if not torch.equal(head.read(*rows).float(), embedding.read(*rows).float()):
+            raise ValueError(_differs(path))
+
+
 def save(model: LLaDA, path: Path | str, *, shard_size: int | str = "4GB") -> None:
     """Writes config.json and the weights, sharded above `shard_size` bytes.
 
@@ -86,15 +100,6 @@ def save(model: LLaDA, path: Path | str, *, shard_size: int | str = "4GB") -> No
             old.unlink(missing_ok=True)
         for file in sorted(draft.iterdir(), key=lambda file: file.name == CONFIG):
             file.replace(path / file.name)
-
-
-def read_config(path: Path) -> LLaDAConfig:
-    """The configuration in config.json; ValueError when it is another kind of model."""
-    values = shards.read_json(path / CONFIG)
-    kind = values.pop("model_type", None)
-    if kind != LLaDAConfig.model_type:
-        raise ValueError(f"{path / CONFIG}: model_type={kind!r}, allowed: 'llada'")
-    return LLaDAConfig(**values)
 
 
 def refuse_nan(tensor: torch.Tensor, name: str) -> None:
@@ -144,7 +149,11 @@ def _read(
 
 def _drop_tied_head(path: Path, found: dict[str, torch.Tensor]) -> None:
     if not torch.equal(found.pop(HEAD), found[EMBEDDING]):
-        raise ValueError(f"{path}: {HEAD} differs from {EMBEDDING}, but weight_tying is true")
+        raise ValueError(_differs(path))
+
+
+def _differs(path: Path) -> str:
+    return f"{path}: {HEAD} differs from {EMBEDDING}, but weight_tying is true"
 
 
 def _write(model: LLaDA, folder: Path, shard_size: int | str) -> None:

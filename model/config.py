@@ -5,10 +5,14 @@ leaves out everything about training and sampling.
 """
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from model import shards
+
+CONFIG = "config.json"
 # Upstream switches that name another architecture than the one in `model.llada`.
 REQUIRED = {
     "alibi": False,
@@ -187,3 +191,12 @@ def _refuse_other_architectures(upstream: dict[str, Any]) -> None:
     for key, value in WRITTEN.items():
         upstream.setdefault(key, value)
     upstream.setdefault("architectures", ["LLaDAModelLM"])
+
+
+def read_config(path: Path) -> LLaDAConfig:
+    """The configuration in config.json; ValueError when it is another kind of model."""
+    values = shards.read_json(path / CONFIG)
+    kind = values.pop("model_type", None)
+    if kind != LLaDAConfig.model_type:
+        raise ValueError(f"{path / CONFIG}: model_type={kind!r}, allowed: 'llada'")
+    return LLaDAConfig(**values)

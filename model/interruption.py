@@ -1,17 +1,59 @@
-"""Preemption: SIGTERM is noticed and training stops between two passes, so that it can save.
+"""Signals: training notices SIGTERM and stops between two passes, so that it can save.
 
+All else ends where it is, by an exception, so that what is open is closed and temporary files go.
 Standard library only. Saving is the loop's, the exit code the command line's.
 """
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_CODE = 143  # 128 + SIGTERM, as a shell reports it; the pipeline starts the stage again
 
 
 class Preempted(Exception):
     """The process was told to stop and did; the message says from where it goes on."""
+
+    code = EXIT_CODE
+
+
+class Stopped(BaseException):
+    """The process was told to end by the signal `number`, and does so at once."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"by {signal.Signals(number).name}")
+        self.code = 128 + number  # as a shell reports it
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within the block SIGTERM, SIGINT and SIGHUP raise Stopped; what nohup ignores stays so."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {n: found for n, found in before.items() if found not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Within the block the signals wait, so that what is started there is known when they come."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
 
 
 class Interruption:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+POINTER = b"version https://git-lfs.github.com/spec/"
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -51,13 +52,27 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object. Raises FileNotFoundError, or ValueError naming the file and what is wrong."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
+    refuse_pointer(file)
     try:
-        values = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file}: holds a {type(values).__name__}, allowed: a JSON object")
     return values
+
+
+def refuse_pointer(file: Path) -> None:
+    """Raises ValueError for an empty file, or one that only says where Git LFS keeps the real."""
+    with file.open("rb") as stream:
+        first = stream.read(len(POINTER))
+    if not first:
+        raise ValueError(f"{file}: is empty; copy or download it again")
+    if first == POINTER:
+        raise ValueError(
+            f"{file}: is a Git LFS pointer and not the file itself; run `git lfs pull` where it "
+            "comes from, or name the Hub repository"
+        )
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -92,6 +107,7 @@ def find(path: Path) -> dict[str, Span]:
 
 def header(file: Path) -> Iterator[tuple[str, Span]]:
     """Names and places of a file's tensors, in the file's order."""
+    refuse_pointer(file)
     try:
         with safe_open(file, framework="pt"):  # compares sizes and offsets with the file
             pass

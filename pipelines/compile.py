@@ -6,10 +6,13 @@ What the pipeline is stands in `llada.py`; sending it to a cluster is `submit.py
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from kfp import compiler
 
+from components.failure import explain
+from model.interruption import Stopped, stoppable
 from pipelines import llada, placement
 from pipelines.overrides import choose
 from pipelines.recipes import Recipe
@@ -37,12 +40,21 @@ def main() -> None:
     try:
         recipe = choose(given.recipe, settings=given.set)
         profile = placement.profile(given.recipe, given.placement)
+        file = given.output / f"{given.recipe}.yaml"
+        with stoppable():
+            write(recipe, file, profile=profile)
+    except Stopped as notice:
+        _end(f"stopped: {notice}", notice.code)
     except ValueError as error:
-        print(f"compile: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    file = given.output / f"{given.recipe}.yaml"
-    write(recipe, file, profile=profile)
+        _end(f"error: {error}", 2)
+    except OSError as error:
+        _end(f"error: {explain(error)}", 1)
     print(file)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"compile: {message}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ reads its exit code and only then removes it. Reaching the engine is the busines
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ from kfp.local import docker_task_handler, status
 from components import artifact, coerce
 from components.container import IMAGE
 from components.download.config import DownloadConfig
+from model.interruption import Stopped, deferred
 from pipelines import engine
 from pipelines.placement import USER
-from pipelines.processes import StageFailed, announce, conclude
+from pipelines.processes import GRACE, StageFailed, announce, conclude, say_stopping
 
 CACHE = "/cache"
 PASSED = ("HF_TOKEN", "HF_ENDPOINT", "WANDB_API_KEY", "WANDB_BASE_URL", "OMP_NUM_THREADS")
@@ -72,16 +72,26 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
 
         A component's command takes the place of the image's entrypoint, as on a cluster.
         """
-        container = client.containers.create(self.image, entrypoint=self.full_command, **given)
+        container = None
         try:
+            with deferred():
+                container = client.containers.create(
+                    self.image, entrypoint=self.full_command, **given
+                )
             output = container.attach(stdout=True, stderr=True, stream=True, demux=True)
             container.start()
             for out, err in output:
                 _write(sys.stdout, out)
                 _write(sys.stderr, err)
             return container.wait()["StatusCode"], _reason(container)
+        except Stopped:
+            if container is not None:
+                say_stopping(self.full_command[2])
+                container.stop(timeout=int(GRACE))
+            raise
         finally:
-            container.remove(force=True)
+            if container is not None:
+                container.remove(force=True)
 
 
 def runner(cache: Path) -> local.DockerRunner:
@@ -98,8 +108,6 @@ def runner(cache: Path) -> local.DockerRunner:
     cache.mkdir(parents=True, exist_ok=True)
     _hand_over(cache)
     docker_task_handler.DockerTaskHandler = ContainerHandler
-    # Python ends at SIGTERM without unwinding; unwinding is what removes the container.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return local.DockerRunner(
         user=f"{os.getuid() or USER}:{os.getgid() or USER}",
         read_only=True,

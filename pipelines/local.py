@@ -5,11 +5,13 @@ this file.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import logging
-import os
 import shutil
 import sys
+import tempfile
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,10 @@ from typing import NoReturn, TypeAlias
 
 from kfp import local
 
+from components.failure import explain
 from components.report.table import render
+from model.interruption import Stopped, stoppable
+from model.settings import check
 from pipelines import conditions, containers, llada, processes
 from pipelines.overrides import choose
 from pipelines.processes import StageFailed
@@ -32,12 +37,14 @@ def run(recipe: Recipe, directory: Path, runner: Runner) -> dict:
     conditions.mend()
     root = directory / "artifacts"
     root.mkdir()
-    local.init(runner=runner, pipeline_root=str(root))
-    logging.disable(logging.INFO)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
-        llada.build(recipe)()
-    logging.disable(logging.NOTSET)
+    # KFP makes a workspace that no stage uses and would leave it behind where a run ends early.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workspace:
+        local.init(runner=runner, pipeline_root=str(root), workspace_root=workspace)
+        logging.disable(logging.INFO)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
+            llada.build(recipe)()
+        logging.disable(logging.NOTSET)
     (page,) = directory.glob("artifacts/*/report*/report/report.html")
     for file in (page, page.with_suffix(".json")):
         shutil.copyfile(file, directory / file.name)
@@ -45,7 +52,12 @@ def run(recipe: Recipe, directory: Path, runner: Runner) -> dict:
 
 
 def main() -> None:
-    """The command line behind `make pipeline-run`."""
+    """The command line behind `make pipeline-run`.
+
+    A signal ends the running stage, which may save first, and then this: exit code 143 for SIGTERM,
+    130 for Ctrl-C, 129 for SIGHUP; 2 is for bad input, 1 for a stage that failed and for what the
+    machine refuses.
+    """
     parser = argparse.ArgumentParser(prog="python -m pipelines.local", description=__doc__)
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--preference", default="grpo")
@@ -55,22 +67,34 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     given = parser.parse_args()
     try:
-        recipe = choose(
-            given.recipe, seed=given.seed, preference=given.preference, settings=given.set
-        )
-        runner = _runner(given.runner, given.runs)
+        with stoppable():
+            _run(given)
+    except Stopped as notice:
+        _end(str(notice), notice.code, kind="stopped")
     except ValueError as error:
         _end(str(error), 2)
-    directory = _directory(given.runs, recipe.preference, given.seed)
+    except OSError as error:
+        _end(explain(error), 1)
+
+
+def _run(given: argparse.Namespace) -> None:
+    recipe = choose(given.recipe, seed=given.seed, preference=given.preference, settings=given.set)
+    latest = given.runs / "latest"
+    check("RUNS", str(given.runs), given.runs.is_dir() or not given.runs.exists(), "a directory")
+    check("RUNS", str(given.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
+    runner = _runner(given.runner, given.runs)
+    directory = _directory(given.runs, f"{recipe.preference}-seed{given.seed}")
+    kept = f"what it wrote is in {directory}"
     try:
         report = run(recipe, directory, runner)
     except StageFailed as error:
-        _end(f"{error}; what it wrote is in {directory}", error.code)
-    latest = given.runs / "latest"
-    draft = given.runs / f".latest-{os.getpid()}"
+        _end(f"{error}; {kept}", error.code)
+    except Stopped as notice:
+        _end(f"{notice}; {kept}", notice.code, kind="stopped")
+    draft = given.runs / f".latest-{directory.name}"
     draft.symlink_to(directory.name)
     draft.replace(latest)
-    print(f"\n{render(report)}\n\n{latest / 'report.html'}\n{latest / 'report.json'}")
+    print(f"\n{render(report)}\n\n{directory / 'report.html'}\n{directory / 'report.json'}")
 
 
 def _runner(name: str, runs: Path) -> Runner:
@@ -79,15 +103,20 @@ def _runner(name: str, runs: Path) -> Runner:
     return processes.runner() if name == "process" else containers.runner(runs / ".cache")
 
 
-def _directory(runs: Path, preference: str, seed: int) -> Path:
+def _directory(runs: Path, name: str) -> Path:
+    """A new directory of this run's own, also where others start in the same moment."""
+    runs.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    directory = (runs / f"{stamp}-{preference}-seed{seed}").resolve()
-    directory.mkdir(parents=True)
-    return directory
+    for number in itertools.count(1):
+        directory = runs.resolve() / f"{stamp}-{name}{f'-{number}' if number > 1 else ''}"
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir()
+            return directory
+    raise AssertionError("counting does not end")
 
 
-def _end(message: str, code: int) -> NoReturn:
-    print(f"pipeline: error: {message}", file=sys.stderr)
+def _end(message: str, code: int, *, kind: str = "error") -> NoReturn:
+    print(f"pipeline: {kind}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 

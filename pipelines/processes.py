@@ -4,13 +4,22 @@
 and nowhere else. Containers are in `containers.py`.
 """
 
+import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
 
 from kfp import local
 from kfp.local import status, subprocess_task_handler
+
+from model.interruption import SIGNALS, Stopped, deferred
+
+GRACE = 30.0  # seconds that a stage has to save, as a pod has
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 
 
 class StageFailed(Exception):
@@ -37,7 +46,7 @@ class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
         # A process is not in an image, whichever one IMAGE names for containers.
         around = {name: value for name, value in os.environ.items() if name != "IMAGE"}
         started = announce(stage)
-        code = subprocess.run(command, env={**around, **self.env_vars}, check=False).returncode
+        code = _follow(stage, command, {**around, **self.env_vars})
         if code:
             raise StageFailed(stage, code)
         conclude(stage, started)
@@ -48,6 +57,45 @@ def runner() -> local.SubprocessRunner:
     """Puts the handler in the place of KFP's and returns the runner that uses it."""
     subprocess_task_handler.SubprocessTaskHandler = ProcessHandler
     return local.SubprocessRunner(use_venv=False)
+
+
+def _follow(stage: str, command: list[str], environment: dict[str, str]) -> int:
+    """The exit code of a command, which has a session of its own and never outlives this process.
+
+    So Ctrl-C in a terminal reaches this process alone, which then tells the stage.
+    """
+    process = None
+    try:
+        with deferred():
+            process = subprocess.Popen(
+                command, env=environment, start_new_session=True, preexec_fn=_begin
+            )
+        return process.wait()
+    except Stopped:
+        if process is not None:
+            say_stopping(stage)
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+        raise
+    finally:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and what it may have left running
+            process.wait()
+
+
+def _begin() -> None:
+    """In the child: signals reach it again, one of them when this process is killed."""
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def say_stopping(stage: str) -> None:
+    """Says for what the run still waits after it was told to stop."""
+    text = f"stopping {stage}, which has {GRACE:.0f} s to save; once more ends it at once"
+    print(f"pipeline: {text}", file=sys.stderr, flush=True)
 
 
 def announce(stage: str) -> float:

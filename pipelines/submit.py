@@ -123,6 +123,9 @@ def main() -> None:
         _end(str(error))
     except FAILURES as error:
         _end(explain(error, given.host))
+    except KeyboardInterrupt:
+        print("submit: stopped: by SIGINT; the server may have the run already", file=sys.stderr)
+        raise SystemExit(130) from None
     url = f"{server.ui}/#/runs/details/{run}"
     print(url, flush=True)
     if not given.watch:

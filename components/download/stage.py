@@ -20,9 +20,11 @@ from components.datacard import Card
 from components.download import gather
 from components.download.config import DownloadConfig, Shape
 from components.download.gather import Row, Rows
-from components.storage import fetch
+from components.download.vocabulary import check_fit
+from components.storage import fetch, hub_address
 from model import tokenizer
 
+SMALL, WEIGHTS = ["*.json", "*.jinja"], ["*.safetensors"]
 LEARNED = 50_000  # rows of a part that a new tokenizer learns from at most
 
 
@@ -30,13 +32,13 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
     """Writes the base model with its tokenizer, and the parts of the dataset with a report."""
     parts = gather.parts(config)
     if config.model == "new":
-        parameters = _make_model(config.shape, config.seed, parts, model)
+        parameters, address = _make_model(config.shape, config.seed, parts, model), None
     else:
-        parameters = _fetch_model(config.model, config.revision, model)
+        parameters, address = _fetch_model(config.model, config.revision, model)
     words = tokenizer.load(model)
     cards = {part: _write(part, rows, config, words, dataset) for part, rows in parts.items()}
     datacard.write(dataset, cards)
-    summary = {"parameters": parameters, **datacard.summary(cards)}
+    summary = {"parameters": parameters, "hub_model": address, **datacard.summary(cards)}
     (metrics / artifact.METRICS).write_text(json.dumps(summary) + "\n")
     artifact.record(
         {"model": model, "dataset": dataset, "metrics": metrics},
@@ -108,16 +110,30 @@ def _learned(parts: dict[str, Rows]) -> Iterator[str]:
             yield from (f"{turn['role']}\n\n{turn['content']}" for turn in row["messages"])
 
 
-def _fetch_model(name: str, revision: str | None, path: Path) -> int:
-    """Copies a checkpoint and its tokenizer, without the code that upstream ships beside them."""
-    source = fetch(name, revision, kind="model", patterns=["*.json", "*.safetensors", "*.jinja"])
-    for file in source.iterdir():
-        is_record = file.name == artifact.RECORD  # the source's, where a stage made it
-        if file.suffix in (".json", ".safetensors", ".jinja") and not is_record:
-            shutil.copyfile(file, path / file.name)
+def _fetch_model(name: str, revision: str | None, path: Path) -> tuple[int, str | None]:
+    """Copies a checkpoint and its tokenizer, without the code that upstream ships beside them.
+
+    Returns the number of parameters, and OWNER/NAME@COMMIT where the Hub has it. The small files
+    come first: what they say is wrong is said before the weights are fetched.
+    """
+    source = _copy(name, revision, SMALL, path)
+    check_fit(path)
+    address = hub_address(name, source)
+    # A branch may move between the two: the weights are of the commit of the small files.
+    _copy(name, address.partition("@")[2] if address else revision, WEIGHTS, path)
     parameters = _apart("check", path)
     tokenizer.load(path).save_pretrained(path)
-    return parameters
+    return parameters, address
+
+
+def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> Path:
+    """Copies the files that match, but no stage's record of its own; returns where they were."""
+    source = fetch(name, revision, kind="model", patterns=patterns)
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            if file.name != artifact.RECORD:
+                shutil.copyfile(file, path / file.name)
+    return source
 
 
 def _apart(function: str, *arguments: Any) -> int:

@@ -1,7 +1,6 @@
 """The command line of the merge stage."""
 
-from components.cli import main
-from components.merge.stage import run
+from components.cli import start
 
 if __name__ == "__main__":
-    main(run)
+    start("merge")

@@ -8,6 +8,7 @@ every weight was trained, the trained model itself is the result.
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ def run(
 ) -> None:
     """Merges `adapter`, a LoRA adapter or a fully trained model, into a copy of `base`."""
     updated = merge(base, adapter, model) if lora.is_adapter(adapter) else _copy(adapter, model)
+    _check(model)
     for file in adapter.iterdir():
         if file.name.startswith(("tokenizer", "special_tokens", "chat_template", "added_tokens")):
             shutil.copyfile(file, model / file.name)
@@ -38,18 +40,19 @@ def run(
 
 def merge(base: Path, adapter: Path, model: Path) -> int:
     """Copies the base's files, with the updated weights in the place of the old; their number."""
-    _, spans = checkpoint.inspect(base)
+    settings, spans = checkpoint.inspect(base)
+    # A tied head is the embedding, which some files store twice: both become what it becomes.
+    head = spans.pop(checkpoint.HEAD, None) if settings.weight_tying else None
     updates = merging.Adapter(adapter)
     updates.check(spans)
+    changes = [Change(span, name, span) for name, span in spans.items() if name in updates.names]
+    if head is not None and checkpoint.EMBEDDING in updates.names:
+        changes.append(Change(head, checkpoint.EMBEDDING, spans[checkpoint.EMBEDDING]))
     files = shards.weight_files(base)
     with _bar(files) as bar:
         for file in files:
-            places = {
-                name: span
-                for name, span in spans.items()
-                if span.file == file and name in updates.names
-            }
-            for count in _rewrite(file, model / file.name, places, updates):
+            here = [change for change in changes if change.place.file == file]
+            for count in _rewrite(file, model / file.name, here, updates):
                 bar.update(count)
     # The configuration comes last; training with an adapter may have extended the context.
     trained = adapter / checkpoint.CONFIG
@@ -60,8 +63,16 @@ def merge(base: Path, adapter: Path, model: Path) -> int:
     return len(updates.names)
 
 
+class Change(NamedTuple):
+    """Where an updated weight goes, and which one of the base it is."""
+
+    place: Span
+    name: str
+    weight: Span
+
+
 def _rewrite(
-    source: Path, target: Path, places: dict[str, Span], updates: merging.Adapter
+    source: Path, target: Path, changes: list[Change], updates: merging.Adapter
 ) -> Iterator[int]:
     """Writes `target` from front to back: bytes as they are, updated weights as they become.
 
@@ -69,11 +80,11 @@ def _rewrite(
     """
     done = 0
     with source.open("rb") as old, target.open("wb", buffering=0) as new:
-        for name, span in sorted(places.items(), key=lambda item: item[1].start):
-            yield from shards.copy(old.fileno(), new.fileno(), done, span.start)
-            for block in updates.merge(name, span):
-                yield shards.append(new.fileno(), block)
-            done = span.stop
+        for place, name, weight in sorted(changes, key=lambda change: change.place.start):
+            yield from shards.copy(old.fileno(), new.fileno(), done, place.start)
+            for block in updates.merge(name, weight):
+                yield shards.append(new.fileno(), block.to(place.dtype))
+            done = place.stop
         yield from shards.copy(old.fileno(), new.fileno(), done, source.stat().st_size)
 
 
@@ -90,6 +101,19 @@ def _copy(trained: Path, model: Path) -> int:
         if file.exists():
             shutil.copyfile(file, model / file.name)
     return len(spans)
+
+
+def _check(model: Path) -> None:
+    """Raises ValueError unless what was written loads: by names, shapes and, if tied, the head.
+
+    A model that fails has no configuration left, so that nothing takes it for one.
+    """
+    try:
+        checkpoint.inspect(model)
+        checkpoint.check_tied_head(model)
+    except ValueError as error:
+        (model / checkpoint.CONFIG).unlink()
+        raise ValueError(f"what was merged is no model: {error}") from None
 
 
 def _bar(files: list[Path]) -> tqdm:

@@ -1,7 +1,6 @@
 """The command line of the preflight stage."""
 
-from components.cli import main
-from components.preflight.stage import run
+from components.cli import start
 
 if __name__ == "__main__":
-    main(run)
+    start("preflight")

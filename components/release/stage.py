@@ -50,14 +50,19 @@ def _check(config: ReleaseConfig, model: Path, evaluation: Path, accuracy: float
 def card(config: ReleaseConfig, record: dict[str, Any], results: dict[str, Any]) -> str:
     """The model card: front matter that hubs read, the measurement, and the way to the model."""
     facts = artifact.provenance(record)
-    head = {"base_model": facts["base_model"], "tags": ["masked-diffusion", "reasoning"]}
+    origin = artifact.origin(record)
+    address = origin["summary"].get("hub_model") if origin else None
+    # A hub takes the name of one of its models, and of a local path nothing is told.
+    known = {"base_model": address.partition("@")[0]} if address else {}
+    head = {**known, "tags": ["masked-diffusion", "reasoning"]}
+    base = "a new model" if facts["base_model"] == "new" else address or "not from a hub"
     stages = list(dict.fromkeys(entry["stage"] for entry in record["lineage"]))
     lines = [
         f"---\n{yaml.safe_dump(head)}---",
         f"# {config.name}",
         f"Exact match on {results['problems']} unseen problems: {results['accuracy']:.3f} "
         f"(standard error {results['standard_error']:.3f}).",
-        f"- Base model: {facts['base_model']}, {facts['parameters']:,} parameters\n"
+        f"- Base model: {base}, {facts['parameters']:,} parameters\n"
         f"- Tokens in training: {facts['tokens']:,}\n"
         f"- Stages: {', '.join(stages)}\n"
         f"- Commit: {facts['commit']}",

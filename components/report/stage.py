@@ -14,6 +14,7 @@ from components.artifact import Input, Output, OutputFile
 from components.report import page as drawing
 from components.report import table
 from components.report.config import ReportConfig
+from model.settings import check
 
 FIGURES = ("steps", "loss", "accuracy", "tokens_per_second", "seconds", "peak_memory_bytes")
 
@@ -33,10 +34,9 @@ def run(
     summary: OutputFile,
 ) -> None:
     """Writes report.json and report.html, one self-contained page, and both for the Kubeflow UI."""
-    curves = {
-        artifact.read(path)["stage"]: lines(path / artifact.METRICS)
-        for path in (pretrain_metrics, sft_metrics, preference_metrics)
-    }
+    metrics_of = [pretrain_metrics, sft_metrics, preference_metrics]
+    _check(metrics_of, [base_evaluation, sft_evaluation, aligned_evaluation])
+    curves = {artifact.read(path)["stage"]: lines(path / artifact.METRICS) for path in metrics_of}
     method = artifact.read(preference_metrics)["stage"]
     evaluations = {"base": base_evaluation, "sft": sft_evaluation, method: aligned_evaluation}
     found = gather(config, evaluations)
@@ -64,6 +64,40 @@ def run(
         inputs=inputs,
         summary=figures,
     )
+
+
+def _check(metrics: list[Path], evaluations: list[Path]) -> None:
+    """Raises ValueError unless metrics and evaluations are those of one run, each in its place."""
+    roles = ("pretrain_metrics", "sft_metrics", "preference_metrics")
+    stages = [("pretrain",), ("sft",), ("dpo", "grpo")]
+    for role, path, allowed in zip(roles, metrics, stages, strict=True):
+        _expect(role, path, "metrics", allowed)
+    trained = [_execution(artifact.read(path)["lineage"][-1]) for path in metrics]
+    tests = set()
+    for number, (name, path) in enumerate(
+        zip(("base", "sft", "aligned"), evaluations, strict=True)
+    ):
+        _expect(f"{name}_evaluation", path, "evaluation", ("evaluate",))
+        record = artifact.read(path)
+        seen = {_execution(entry) for entry in record["lineage"]}
+        is_after = set(trained[: number + 1]) <= seen and not seen & set(trained[number + 1 :])
+        behind = " and ".join(roles[: number + 1])
+        check(f"{name}_evaluation", str(path), is_after, f"one of the model behind {behind} alone")
+        tests.add(record["inputs"]["dataset"]["fingerprint"])
+    found = ", ".join(sorted(test[:12] for test in tests))
+    check("evaluations", f"of datasets {found}", len(tests) == 1, "of one dataset")
+
+
+def _expect(role: str, path: Path, output: str, stages: tuple[str, ...]) -> None:
+    record = artifact.read(path)
+    good = record["output"] == output and record["stage"] in stages
+    found = f"{path} ({record['output']} of {record['stage']})"
+    check(role, found, good, f"{output} of {' or '.join(stages)}")
+
+
+def _execution(entry: dict[str, Any]) -> str:
+    """What the outputs of one execution of a stage have in common, in a lineage."""
+    return json.dumps([entry["stage"], entry["summary"]], sort_keys=True)
 
 
 def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]:
@@ -102,7 +136,7 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
     seen = set()
     for name, path in evaluations.items():
         for entry in artifact.read(path)["lineage"]:
-            execution = json.dumps([entry["stage"], entry["summary"]], sort_keys=True)
+            execution = _execution(entry)
             if execution not in seen:
                 seen.add(execution)
                 repeated = entry["stage"] in ("merge", "evaluate")

@@ -164,6 +164,15 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
     return hub.snapshot(name, revision, kind=kind, patterns=patterns)
 
 
+def hub_address(name: str, source: Path) -> str | None:
+    """OWNER/NAME@COMMIT of what `fetch` found on the Hub, None for a local path or S3.
+
+    The Hub's client keeps each commit in a folder of that name.
+    """
+    is_elsewhere = Path(name).is_dir() or name.startswith("s3://")
+    return None if is_elsewhere else f"{name}@{source.name}"
+
+
 def beside(path: Path) -> Path:
     """A hidden new name in the same directory, so that a rename replaces at once."""
     return path.parent / f".{path.name}.draft-{uuid.uuid4().hex[:8]}"

@@ -19,6 +19,7 @@ import botocore.exceptions as aws
 from botocore.config import Config
 
 from components.storage.errors import AlreadyThere, Location, StorageError
+from model.settings import check
 
 ATTEMPTS = 5  # of each request; botocore waits longer before each, AWS_MAX_ATTEMPTS overrides
 PART = 8 << 20  # bytes of one ranged request
@@ -33,6 +34,12 @@ ENVIRONMENT = (
     "AWS_DEFAULT_REGION",
     "AWS_MAX_ATTEMPTS",
 )
+WHOLE = (
+    "AWS_MAX_ATTEMPTS",
+    "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
+    "AWS_METADATA_SERVICE_TIMEOUT",
+)
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 class Ranges(io.RawIOBase):
@@ -165,6 +172,12 @@ def _client() -> Any:
 @functools.cache
 def _connect(environment: tuple[str | None, ...]) -> Any:
     """One client for each state of the environment; boto3 reads the variables itself."""
+    for name in WHOLE:
+        value = os.environ.get(name, "1")
+        check(name, value, value.isdecimal() and int(value) >= 1, "a whole number, 1 or more")
+    for name in SECRETS:
+        if any(sign.isspace() for sign in os.environ.get(name, "")):
+            raise ValueError(f"{name} holds white space, allowed: the key alone")
     attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
     settings = Config(
         connect_timeout=10,
@@ -213,9 +226,19 @@ def _explained(location: Location) -> Iterator[None]:
         raise StorageError(
             f"{location}: endpoint {endpoint or 'of AWS'} does not answer: {error}"
         ) from error
-    except (aws.BotoCoreError, boto3.exceptions.Boto3Error) as error:
-        raise StorageError(f"{location}: {error}") from error
-    except ValueError as error:
-        if "endpoint" not in str(error):
-            raise
-        raise StorageError(f"{location}: AWS_ENDPOINT_URL={endpoint!r}: {error}") from error
+    except StorageError:
+        raise
+    # Values of the environment that are of a wrong form come as plain ValueErrors as well.
+    except (aws.BotoCoreError, boto3.exceptions.Boto3Error, ValueError) as error:
+        raise StorageError(f"{location}: {error}{_named(error)}") from error
+
+
+def _named(error: Exception) -> str:
+    """The variables of the environment whose value is what an error speaks of."""
+    found = [
+        name if name.upper().endswith("_PROXY") else f"{name}={value!r}"  # a proxy's may hold a key
+        for name, value in sorted(os.environ.items())
+        if name.upper().startswith("AWS_") or name.upper().endswith("_PROXY")
+        if len(value) > 2 and name not in SECRETS and value in str(error)
+    ]
+    return f" ({', '.join(found)})" if found else ""

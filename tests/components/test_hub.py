@@ -49,10 +49,21 @@ def test_model_and_rows(held, base, tmp_path, cuts):
     assert not [path for path in hub.asked if path.endswith(("pytorch_model.bin", "README.md"))]
     weights = (tmp_path / "model" / "model.safetensors").read_bytes()
     assert weights == (base / "model.safetensors").read_bytes()
-    artifact.verify(tmp_path / "dataset")
+    record = artifact.verify(tmp_path / "dataset")
+    assert record["summary"]["hub_model"] == f"owner/model@{COMMIT}"
     report = json.loads((tmp_path / "dataset" / "report.json").read_text())["pretrain"]
     assert report["documents"] == len(ROWS)
     assert f"/owner/model/resolve/{COMMIT}/model.safetensors" in hub.asked
+
+
+def test_no_weights_are_fetched_for_a_base_that_does_not_fit(held, tmp_path):
+    config = json.loads(held["model"]["config.json"]) | {"mask_token_id": 5}
+    other = {**held["model"], "config.json": json.dumps(config).encode()}
+    with Hub(**{**held, "model": other}) as hub:
+        done = download(hub, tmp_path)
+    assert done.returncode == 2 and "mask_token_id=5" in done.stderr.splitlines()[-1]
+    assert f"/owner/model/resolve/{COMMIT}/tokenizer.json" in hub.asked
+    assert not [path for path in hub.asked if path.endswith(".safetensors")]
 
 
 @pytest.mark.parametrize(

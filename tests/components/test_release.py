@@ -8,6 +8,8 @@ import yaml
 from safetensors import safe_open
 
 from components import artifact
+from components.release.config import ReleaseConfig
+from components.release.stage import card
 from tests.conftest import stage
 
 EVALUATE = {"gen_length": 8, "block_length": 8, "limit": 3, "traces": 2}
@@ -104,8 +106,27 @@ def test_release_is_the_model_with_a_card(evaluated, downloaded, tmp_path):
     assert record["files"].items() >= model["files"].items()
     assert set(record["files"]) - set(model["files"]) == {"README.md"}
     _, head, text = (tmp_path / "release" / "README.md").read_text().split("---\n")
-    assert yaml.safe_load(head)["base_model"] == "new"
+    assert "base_model" not in yaml.safe_load(head) and "- Base model: a new model, " in text
     assert "# sums" in text and "of 3 unseen" not in text and "on 3 unseen problems" in text
+
+
+@pytest.mark.parametrize(
+    ("hub_model", "base_model", "words"),
+    [
+        ("owner/model@0123", "owner/model", "- Base model: owner/model@0123, 7 parameters"),
+        (None, None, "- Base model: not from a hub, 7 parameters"),
+    ],
+)
+def test_card_names_a_base_of_the_hub_alone(hub_model, base_model, words):
+    """The path of a local base tells of a machine, and a hub refuses it."""
+    given = {"model": "/home/me/secret/base", "revision": "main"}
+    summary = {"parameters": 7, "hub_model": hub_model}
+    entry = {"stage": "download", "output": "model", "config": given, "summary": summary}
+    results = {"problems": 3, "accuracy": 0.5, "standard_error": 0.1}
+    text = card(ReleaseConfig(), {"git_commit": None, "lineage": [entry]}, results)
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert head.get("base_model") == base_model and words in text
+    assert "/home" not in text
 
 
 def refused(done, root, *words):

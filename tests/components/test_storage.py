@@ -203,6 +203,29 @@ def test_bad_location(location, words):
         storage.exists(location)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("AWS_MAX_ATTEMPTS", "many", "AWS_MAX_ATTEMPTS='many', allowed: a whole number"),
+        ("AWS_MAX_ATTEMPTS", "0", "AWS_MAX_ATTEMPTS='0', allowed: a whole number, 1 or more"),
+        ("AWS_METADATA_SERVICE_TIMEOUT", "x", "AWS_METADATA_SERVICE_TIMEOUT='x'"),
+        ("AWS_DEFAULT_REGION", "eu west", "AWS_DEFAULT_REGION='eu west'"),
+        ("AWS_ENDPOINT_URL_S3", "http:", "AWS_ENDPOINT_URL_S3='http:'"),
+        ("AWS_ENDPOINT_URL", "http://host:port", "AWS_ENDPOINT_URL='http://host:port'"),
+        ("AWS_PROFILE", "nobody", "AWS_PROFILE='nobody'"),
+        ("AWS_SECRET_ACCESS_KEY", "a b", "AWS_SECRET_ACCESS_KEY holds white space"),
+        ("HTTP_PROXY", "garbage", "(HTTP_PROXY)"),
+    ],
+)
+def test_values_of_a_wrong_form_are_named(monkeypatch, folder, name, value, words):
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
+    place = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "us-east-1"}
+    for key, given in {**keys, **place, name: value}.items():
+        monkeypatch.setenv(key, given)
+    objects._connect.cache_clear()
+    refused("read", "s3://bucket/x", folder, words)
+
+
 def test_bad_endpoint(monkeypatch, folder):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "no endpoint")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")

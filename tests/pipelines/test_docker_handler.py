@@ -28,14 +28,20 @@ import sys
 from pathlib import Path
 from kfp import dsl, local
 from components.container import BUILT
+from model.interruption import Stopped, stoppable
 from pipelines import containers
 
 @dsl.container_component
 def sleeper():
-    return dsl.ContainerSpec(image=BUILT, command=["sh", "-c", "echo ready; exec sleep 600"])
+    script = "trap exit TERM; echo ready; sleep 600 & wait"
+    return dsl.ContainerSpec(image=BUILT, command=["sh", "-c", script])
 
 local.init(runner=containers.runner(Path(sys.argv[1]) / "cache"), pipeline_root=sys.argv[1])
-sleeper()
+try:
+    with stoppable():
+        sleeper()
+except Stopped as notice:
+    sys.exit(notice.code)
 """
 
 
@@ -65,13 +71,11 @@ def hungry():
 def runner(image, tmp_path, monkeypatch):
     """KFP's local orchestrator with the handler in place, as `pipelines.local` sets it up."""
     shipped = docker_task_handler.DockerTaskHandler
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(containers, "IMAGE", BUILT)
     runner = containers.runner(tmp_path / "cache")
     local.init(runner=runner, pipeline_root=str(tmp_path))
     yield runner
     docker_task_handler.DockerTaskHandler = shipped
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_every_failure_is_seen(runner, engine):

@@ -1,0 +1,140 @@
+"""The outputs of a running stage: claimed at its start, so that its left-overs are known as such.
+
+A claim is a hidden file in an output directory that says which output of which stage this is to be;
+it is locked as long as the process lives, and goes once every output has its record. So the same
+command can be given again after a stage was stopped or killed: what it left behind is removed.
+Whatever else is in a directory is refused, and stays as it is. Records are `artifact`'s.
+"""
+
+import contextlib
+import fcntl
+import fnmatch
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from components.artifact import CLAIM, RECORD, ArtifactError
+
+# What stages write; a file of another name is a person's and is never removed.
+WRITTEN = ("*.json", "*.jsonl", "*.safetensors", "*.jinja", "*.html", "*.bin")
+TEXTS = ("README.md", "report.md")
+DRAFTS = ".*draft*"
+
+
+@contextlib.contextmanager
+def claimed(
+    stage: str, directories: Mapping[str, Path], files: Mapping[str, Path]
+) -> Iterator[None]:
+    """Makes the outputs of `stage`, new or taken up again, and holds them within the block.
+
+    Raises what `check` raises, and ArtifactError where another process holds one of them.
+    """
+    check(stage, directories, files)
+    with contextlib.ExitStack() as stack:
+        for path in directories.values():
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(path))
+        check(stage, directories, files)  # again, now that no other process can change them
+        places = [str(file.absolute()) for file in files.values()]
+        for name, path in directories.items():
+            for left in _left_overs(stage, name, path):
+                left.rmdir() if left.is_dir() else left.unlink()
+            claim = {"stage": stage, "output": name, "files": places}
+            (path / CLAIM).write_text(json.dumps(claim))
+        for file in files.values():
+            file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        finally:
+            _release(directories.values())
+
+
+def check(
+    stage: str,
+    directories: Mapping[str, Path],
+    files: Mapping[str, Path],
+    inputs: Iterable[Path] = (),
+) -> None:
+    """Raises ArtifactError unless every output is new, or what an earlier try of `stage` left.
+
+    It names the path that is complete, holds something else, or is given twice. Changes nothing.
+    """
+    _refuse_twice([*directories.values()], [*inputs])
+    for name, path in directories.items():
+        _left_overs(stage, name, path)
+    if directories and all((path / RECORD).exists() for path in directories.values()):
+        raise ArtifactError(_used(next(iter(directories.values()))))
+    claims = [_read(path) for path in directories.values()]
+    ours = {place for claim in claims for place in claim.get("files", [])}
+    for file in files.values():
+        if file.exists() and file != Path(os.devnull) and str(file.absolute()) not in ours:
+            raise ArtifactError(f"{file}: exists; an output goes to a new file")
+
+
+def _refuse_twice(outputs: list[Path], inputs: list[Path]) -> None:
+    for number, path in enumerate(outputs):
+        for other in (*outputs[:number], *outputs[number + 1 :], *inputs):
+            if path.resolve() == other.resolve() or other.resolve() in path.resolve().parents:
+                raise ArtifactError(
+                    f"{path}: is or lies in {other}; an output goes to a directory of its own"
+                )
+
+
+def _left_overs(stage: str, name: str, path: Path) -> list[Path]:
+    """What an earlier try left in the directory, what is inside a folder before the folder."""
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"{path}: not a directory")
+    inside = sorted(path.rglob("*"), reverse=True) if path.exists() else []
+    inside = [each for each in inside if each != path / CLAIM]
+    claim = _read(path)
+    if inside and (claim.get("stage"), claim.get("output")) != (stage, name):
+        raise ArtifactError(_used(path))
+    for each in inside:
+        if not _is_written(each, each.relative_to(path).parts):
+            raise ArtifactError(f"{_used(path)}; {each.name} is no left-over of {stage}")
+    return inside
+
+
+def _is_written(path: Path, parts: tuple[str, ...]) -> bool:
+    """Whether a stage may have written this, by its name."""
+    if path.is_symlink():
+        return False
+    if any(fnmatch.fnmatch(part, DRAFTS) for part in parts):
+        return True
+    if any(part.startswith(".") and part != RECORD for part in parts):
+        return False
+    return path.is_dir() or any(fnmatch.fnmatch(path.name, p) for p in (*WRITTEN, *TEXTS))
+
+
+def _used(path: Path) -> str:
+    return f"{path}: not empty; an output goes to a new or empty directory"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The claim on a directory, empty where there is none or it was cut off."""
+    try:
+        claim = json.loads((path / CLAIM).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return claim if isinstance(claim, dict) else {}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the directory's claim, which the system lets go of however this process ends."""
+    with (path / CLAIM).open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(f"{path}: another process is writing it") from None
+        yield
+
+
+def _release(directories: Iterable[Path]) -> None:
+    """Takes the claims away once all is complete, and those on directories that stayed empty."""
+    is_complete = all((path / RECORD).exists() for path in directories)
+    for path in directories:
+        if is_complete or [each.name for each in path.iterdir()] == [CLAIM]:
+            (path / CLAIM).unlink(missing_ok=True)

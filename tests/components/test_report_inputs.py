@@ -1,0 +1,122 @@
+"""The report takes the metrics and evaluations of one run, each in its place."""
+
+import json
+import shutil
+
+import pytest
+
+from components import artifact
+from components.merge.config import MergeConfig
+from tests.conftest import stage
+
+ASKED = {"accuracy": 0.5, "correct": 1, "problems": 2, "standard_error": 0.1}
+FIGURES = {"steps": 1, "loss": 0.5, "parameters": 7}
+
+
+def make(root, name, stage_name, output, inputs, files, **summary):
+    """One output of a stage; what it holds is what the report reads."""
+    path = root / name
+    path.mkdir(parents=True)
+    for file, content in files.items():
+        (path / file).write_text(content)
+    artifact.record(
+        {output: path},
+        stage=stage_name,
+        config=MergeConfig(),
+        inputs={role: root / given for role, given in inputs.items()},
+        summary={**FIGURES, "accuracy": None, "tokens_per_second": 1.0, **summary},
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The records of a whole run by hand, and of one that stopped after SFT, in `other`."""
+    line = {artifact.METRICS: json.dumps({"step": 1, "loss": 0.5}) + "\n"}
+    results = {"results.json": json.dumps(ASKED), "traces.jsonl": ""}
+    for root, seed in ((tmp_path / "run", 0), (tmp_path / "other", 1)):
+        make(root, "dataset", "download", "dataset", {}, {"rows": f"{seed}"}, seed=seed)
+        before = {"dataset": "dataset"}
+        for name in ("pretrain", "sft", "grpo"):
+            outputs = train(root, name, before, line, seed)
+            before = {"dataset": "dataset", "base": outputs}
+            make(
+                root,
+                f"{name}-evaluation",
+                "evaluate",
+                "evaluation",
+                {"model": outputs, "dataset": "dataset"},
+                results,
+                seed=seed,
+            )
+    return tmp_path
+
+
+def train(root, name, inputs, line, seed):
+    """Both outputs of a training stage."""
+    for output in ("adapter", "metrics"):
+        path = root / f"{name}-{output}"
+        path.mkdir(parents=True)
+        (path / artifact.METRICS).write_text(line[artifact.METRICS])
+    artifact.record(
+        {output: root / f"{name}-{output}" for output in ("adapter", "metrics")},
+        stage=name,
+        config=MergeConfig(),
+        inputs={role: root / given for role, given in inputs.items()},
+        summary={**FIGURES, "accuracy": None, "tokens_per_second": 1.0, "seed": seed},
+    )
+    return f"{name}-adapter"
+
+
+def report(root, **changes):
+    run = root / "run"
+    paths = {
+        "pretrain_metrics": run / "pretrain-metrics",
+        "sft_metrics": run / "sft-metrics",
+        "preference_metrics": run / "grpo-metrics",
+        "base_evaluation": run / "pretrain-evaluation",
+        "sft_evaluation": run / "sft-evaluation",
+        "aligned_evaluation": run / "grpo-evaluation",
+    }
+    outputs = {name: root / "out" / name for name in ("report", "metrics", "page", "summary")}
+    given = {**paths, **{role: root / path for role, path in changes.items()}, **outputs}
+    return stage("report", check=False, **given)
+
+
+def test_a_whole_run(run):
+    done = report(run)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / "out" / "report" / "report.json").read_text())
+    assert list(found["stages"]) == ["download", "pretrain", "sft", "grpo"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"aligned_evaluation": "other/grpo-evaluation"}, "aligned_evaluation='"),
+        ({"base_evaluation": "other/pretrain-evaluation"}, "base_evaluation='"),
+        ({"aligned_evaluation": "run/sft-evaluation"}, "aligned_evaluation='"),
+        ({"base_evaluation": "run/grpo-evaluation"}, "base_evaluation='"),
+        ({"preference_metrics": "other/grpo-metrics"}, "aligned_evaluation='"),
+        ({"preference_metrics": "run/sft-metrics"}, "preference_metrics='"),
+        ({"sft_metrics": "run/sft-adapter"}, "sft_metrics='"),
+        ({"sft_evaluation": "run/dataset"}, "sft_evaluation='"),
+    ],
+)
+def test_what_is_of_another_run_is_named(run, changes, words):
+    done = report(run, **changes)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("components.report: error: ") and words in line
+    assert next(iter(changes.values())).split("/")[1] in line or "evaluation" in words
+    assert not list((run / "out").rglob(artifact.RECORD))
+
+
+def test_evaluations_on_other_problems_are_refused(run):
+    """Accuracies of different test sets do not rise or fall."""
+    path = run / "run" / "grpo-evaluation"
+    shutil.rmtree(path)
+    results = {"results.json": json.dumps(ASKED), "traces.jsonl": ""}
+    inputs = {"model": "grpo-adapter", "dataset": "../other/dataset"}
+    make(run / "run", "grpo-evaluation", "evaluate", "evaluation", inputs, results)
+    done = report(run)
+    assert done.returncode == 2 and "of one dataset" in done.stderr
