@@ -6,7 +6,7 @@ reference computes. Losses and training are elsewhere. Shapes: B pairs, L length
 """
 
 import json
-import os
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,19 +23,21 @@ class ReferenceMargins:
     def __init__(self, directory: Path, *context: object, draws: int) -> None:
         """`context` is what a margin depends on beside its pair and its `draws`: base, arithmetic.
 
-        Raises ValueError when the directory holds a line that is not a margin.
+        Raises ValueError when the directory holds a line that is not a margin. What a process that
+        was killed did not finish, a last line without its end, is passed over.
         """
         self.context, self.draws = context, draws
         self.known: dict[str, float] = {}
         directory.mkdir(parents=True, exist_ok=True)
         for file in sorted(directory.glob("margins-*.jsonl")):
-            for number, line in enumerate(file.read_text().splitlines(), 1):
+            for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
                 try:
                     entry = json.loads(line)
                     self.known[entry["key"]] = float(entry["margin"])
                 except (ValueError, KeyError, TypeError):
                     raise ValueError(f"{file}:{number}: not a margin; delete the file") from None
-        self.file = directory / f"margins-{os.getpid()}.jsonl"
+        # No process id: in a container it is always the same.
+        self.file = directory / f"margins-{uuid.uuid4().hex[:8]}.jsonl"
 
     def margins(self, pairs: Sequence[Pair], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The margin of each pair [B]; `compute` gives all of them where one is not known."""

@@ -106,6 +106,21 @@ def test_a_damaged_cache_is_named(tmp_path):
         ReferenceMargins(tmp_path, draws=1)
 
 
+@pytest.mark.parametrize("half", [b'{"key": "ab', b'{"key": "\xc3', b'{"key": "abc", "margin": 1.'])
+def test_what_a_killed_process_did_not_finish_is_passed_over(words, tmp_path, half):
+    usable, _ = pairs.read([GOOD], words, 64)
+    ReferenceMargins(tmp_path, draws=1).margins(usable, lambda: torch.tensor([1.5]))
+    (file,) = tmp_path.glob("*.jsonl")
+    with file.open("ab") as stream:
+        stream.write(half)
+    again = ReferenceMargins(tmp_path, draws=1)
+    assert again.margins(usable, lambda: torch.tensor([2.0])).tolist() == [1.5]
+    other, _ = pairs.read([{**GOOD, "chosen": "2"}], words, 64)
+    again.margins(other, lambda: torch.tensor([2.5]))  # nothing is written behind the half line
+    last = ReferenceMargins(tmp_path, draws=1)
+    assert last.margins(usable + other, lambda: torch.zeros(2)).tolist() == [1.5, 2.5]
+
+
 def run(downloaded, out, **changes):
     return stage(
         "dpo",
