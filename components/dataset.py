@@ -134,17 +134,6 @@ def kept(items: list, max_length: int) -> list:
     return items
 
 
-def shuffled(count: int, batch_size: int, *, seed: int) -> Iterator[list[int]]:
-    """Endless batches of indices: each epoch is a fresh permutation, the last batch runs over."""
-    generator = torch.Generator().manual_seed(seed)
-    waiting: list[int] = []
-    while True:
-        while len(waiting) < batch_size:
-            waiting += torch.randperm(count, generator=generator).tolist()
-        batch, waiting = waiting[:batch_size], waiting[batch_size:]
-        yield batch
-
-
 def pad_dialogues(items: list[tuple[list[int], list[int]]], eos: int, length: int) -> Batch:
     """tokens, answer [B, length]: each prompt, its answer, and EOS up to `length`.
 

@@ -77,8 +77,6 @@ class GrpoConfig(Checkpointed):
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")
-        known = ("one_pass", "complementary", "elbo", "trajectory")
-        check("estimator", self.estimator, self.estimator in known, ", ".join(known))
         check("slice_tokens", self.slice_tokens, self.slice_tokens >= 1, "1 or more")
         check("passes", self.passes, 1 <= self.passes <= 64, "1 to 64")
         check("prompt_mask", self.prompt_mask, 0 <= self.prompt_mask < 1, "0 to below 1")

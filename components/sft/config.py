@@ -28,8 +28,6 @@ class SftConfig(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         check("max_length", self.max_length, self.max_length >= 2, "2 or more")
-        known = self.padding in ("batch", "max_length", "drawn")
-        check("padding", self.padding, known, "batch, max_length, drawn")
         check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")
         held, used = self.validation_examples, self.examples
         fewer = used is None or held < used
