@@ -15,12 +15,30 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components.artifact import CLAIM, RECORD, ArtifactError
+from components.artifact import CLAIM, METRICS, RECORD, ArtifactError
 
-# What stages write; a file of another name is a person's and is never removed.
-WRITTEN = ("*.json", "*.jsonl", "*.safetensors", "*.jinja", "*.html", "*.bin")
-TEXTS = ("README.md", "report.md")
-DRAFTS = ".*draft*"
+# What stages write into each output, as relative paths, of folders with a slash. Whatever else is
+# there is a person's, also where the output is not complete, and is never removed.
+NUMBER = "[0-9]" * 5
+WEIGHTS = ("model.safetensors", f"model-{NUMBER}-of-{NUMBER}.safetensors")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
+TEMPLATES = ("added_tokens.json", "chat_template.json", "chat_template.jinja")
+CONFIGS = ("config.json", "generation_config.json", "model.safetensors.index.json")
+MODEL = (*WEIGHTS, *TOKENIZER, *TEMPLATES, *CONFIGS)
+PARTS = ("pretrain.jsonl", "sft.jsonl", "preferences.jsonl", "problems.jsonl", "test.jsonl")
+SHARDS = ("manifest.json", "lengths.bin", f"tokens-{NUMBER}.bin")
+DATASET = (*PARTS, "report.json", "report.md", *(f"pretrain/{name}" for name in ("", *SHARDS)))
+WRITTEN = {
+    "model": MODEL,
+    "dataset": DATASET,
+    "adapter": (*MODEL, "adapter_config.json", "adapter_model.safetensors"),
+    "metrics": (METRICS,),
+    "evaluation": ("results.json", "samples.jsonl", "traces.jsonl"),
+    "release": (*MODEL, "README.md"),
+    "report": ("report.json", "report.html"),
+}
+RECORDS = (RECORD, ".artifact.draft", f"{RECORD}.draft")
+DRAFT = f".draft-{'[a-z0-9_]' * 8}/"  # where a model is written before it is moved to its place
 
 
 @contextlib.contextmanager
@@ -92,20 +110,17 @@ def _left_overs(stage: str, name: str, path: Path) -> list[Path]:
     if inside and (claim.get("stage"), claim.get("output")) != (stage, name):
         raise ArtifactError(_used(path))
     for each in inside:
-        if not _is_written(each, each.relative_to(path).parts):
+        relative = each.relative_to(path).as_posix() + ("/" if each.is_dir() else "")
+        if each.is_symlink() or not _is_written(name, relative):
             raise ArtifactError(f"{_used(path)}; {each.name} is no left-over of {stage}")
     return inside
 
 
-def _is_written(path: Path, parts: tuple[str, ...]) -> bool:
-    """Whether a stage may have written this, by its name."""
-    if path.is_symlink():
-        return False
-    if any(fnmatch.fnmatch(part, DRAFTS) for part in parts):
-        return True
-    if any(part.startswith(".") and part != RECORD for part in parts):
-        return False
-    return path.is_dir() or any(fnmatch.fnmatch(path.name, p) for p in (*WRITTEN, *TEXTS))
+def _is_written(output: str, name: str) -> bool:
+    """Whether stages write a file or folder of this relative name into the output."""
+    names = WRITTEN.get(output, ())
+    drafts = (DRAFT, *(DRAFT + each for each in (*names, "README.md")))
+    return any(fnmatch.fnmatchcase(name, each) for each in (*names, *RECORDS, *drafts))
 
 
 def _used(path: Path) -> str:

@@ -4,6 +4,7 @@ The loop is `model.train`, the losses are the model's; a stage says which data m
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -173,10 +174,17 @@ def save_trained(
     if adapter is None:
         _save_model(model, state, path)
     else:
-        adapter.save_pretrained(str(path), state_dict=state)
-        (path / "README.md").unlink(missing_ok=True)
+        _save_adapter(adapter, state, path)
         model.config.save_pretrained(path)
     words.save_pretrained(path)
+
+
+def _save_adapter(adapter: PeftModel, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes the adapter without the empty card that peft adds, or changes where there is one."""
+    with tempfile.TemporaryDirectory(dir=path, prefix=".draft-") as folder:
+        adapter.save_pretrained(folder, state_dict=state)
+        for file in Path(folder).glob("adapter_*"):
+            file.replace(path / file.name)
 
 
 def _save_model(model: LLaDA, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -3,16 +3,19 @@
 Only what the same stage left is removed: whatever else is in an output stays, and is named.
 """
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import typing
 
 import pytest
 
 from components import artifact
+from components.outputs import WRITTEN
 from tests.components.forked import finish, start, wait_for_steps
 from tests.conftest import ROOT, stage
 
@@ -106,6 +109,21 @@ def test_killed_before_its_records(commands, tmp_path, name, patch):
     assert again.returncode == 2 and "not empty" in again.stderr
 
 
+def test_a_release_is_taken_up_again(downloaded, tmp_path):
+    """Its card is its own, unlike a README.md in any other output."""
+    paths = {"model": downloaded / "model", "dataset": downloaded / "dataset"}
+    made = {name: tmp_path / name for name in ("evaluation", "metrics")}
+    stage("evaluate", ASKED, **paths, **made)
+    paths = {"model": downloaded / "model", "evaluation": made["evaluation"]}
+    paths |= {name: tmp_path / "out" / name for name in ("release", "metrics")}
+    config, text = {"accuracy": 0.0}, tmp_path / "text"
+    killed = start("release", config, output=text, patch=die_at_first_record, **paths)
+    finish(killed, text, code=-signal.SIGKILL)
+    assert (paths["release"] / "README.md").exists()
+    stage("release", config, **paths)
+    artifact.verify(paths["release"])
+
+
 @pytest.mark.parametrize(
     ("number", "kept"),
     [
@@ -164,7 +182,13 @@ def leave(path, **changes):
         ({"stage": "components.dpo"}, None, "adapter: not empty"),
         ({"output": "metrics"}, None, "adapter: not empty"),
         ({}, "notes.txt", "notes.txt is no left-over of components.sft"),
+        ({}, "notes.json", "notes.json is no left-over of components.sft"),
+        ({}, "README.md", "README.md is no left-over of components.sft"),
+        ({}, "metrics.jsonl", "metrics.jsonl is no left-over of components.sft"),
+        ({}, "model-best.safetensors", "no left-over"),
+        ({}, ".draft", "no left-over"),
         ({}, ".git/config.json", "no left-over"),
+        ({}, "mine/config.json", "no left-over"),
         ({}, "mine/notes", "no left-over"),
     ],
 )
@@ -192,6 +216,26 @@ def test_a_link_is_not_followed(downloaded, tmp_path):
     done = stage("sft", SMALL, check=False, **paths)
     assert done.returncode == 2 and "linked is no left-over" in done.stderr
     assert (tmp_path / "elsewhere" / "config.json").read_text() == "precious"
+
+
+def test_a_card_that_a_person_wrote_meanwhile_stays(downloaded, tmp_path):
+    paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
+    paths |= {name: tmp_path / "out" / name for name in ("adapter", "metrics")}
+    process = start("sft", LONG, output=tmp_path / "text", **paths)
+    wait_for_steps(process, paths["metrics"], 2)
+    (paths["adapter"] / "README.md").write_text("precious")
+    finish(process, tmp_path / "text")
+    assert (paths["adapter"] / "README.md").read_text() == "precious"
+    assert not list(paths["adapter"].glob(".draft*"))
+
+
+def test_every_output_has_names():
+    """What is not known as a stage's own is refused, so that no output may be forgotten."""
+    for name in sorted(path.parent.name for path in (ROOT / "components").glob("*/stage.py")):
+        run = importlib.import_module(f"components.{name}.stage").run
+        hints = typing.get_type_hints(run, include_extras=True)
+        for output in (each for each, hint in hints.items() if hint == artifact.Output):
+            assert output in WRITTEN, f"{output} of {name}"
 
 
 @pytest.mark.parametrize("metrics", ["adapter", "adapter/metrics"])
