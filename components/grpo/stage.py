@@ -23,8 +23,7 @@ def run(
 ) -> None:
     """Trains an adapter on `base` with rewards from the dataset's verified answers.
 
-    Problems that cannot be judged, have no prompt or are too long for the context are left out,
-    named and counted.
+    Problems that cannot be judged or are too long for the context are left out, named and counted.
     """
     context = checkpoint.read_config(base).max_sequence_length
     check(
@@ -58,20 +57,18 @@ def _usable(
     """
     rows, unusable = usable(dataset, "problems", config.rewards)
     longest = context - config.gen_length
-    empty = {n: "empty prompt" for n, row in rows.items() if not row["prompt"].strip()}
-    lengths = {n: data.tokens("problems", row, words) for n, row in rows.items() if n not in empty}
+    lengths = {number: data.tokens("problems", row, words) for number, row in rows.items()}
     too_long = {
-        n: f"{tokens} tokens, allowed: {longest}, the context without gen_length"
-        for n, tokens in lengths.items()
+        number: f"{tokens} tokens, allowed: {longest}, the context without gen_length"
+        for number, tokens in lengths.items()
         if tokens > longest
     }
     path = dataset / "problems.jsonl"
-    tell(path, empty | too_long, "left out")
-    problems = [row for n, row in rows.items() if n not in empty and n not in too_long]
+    tell(path, too_long, "left out")
+    problems = [row for number, row in rows.items() if number not in too_long]
     if not problems:
         raise ValueError(
-            f"gen_length={config.gen_length}: no problem of {path} leaves room for it in a context "
-            f"of {context} tokens"
+            f"{path}: gen_length={config.gen_length}: no problem leaves room for it in a context of "
+            f"{context} tokens"
         )
-    counts = {"too_long": len(too_long), "empty_prompt": len(empty), "unusable": unusable}
-    return problems, counts
+    return problems, {"too_long": len(too_long), "unusable": unusable}

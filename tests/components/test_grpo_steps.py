@@ -233,9 +233,14 @@ def test_problems_that_cannot_be_asked_are_named(downloaded, tmp_path, capsys):
     config = coerce.build(GrpoConfig, CONFIG)
     problems, left_out = _usable(tmp_path, words, config, 128)
     assert problems == [rows[0], rows[3], rows[11]]
-    assert left_out == {"too_long": 8, "empty_prompt": 1}
-    said = capsys.readouterr().out
-    assert "too_long: rows 3, 5, 6, 7, 8 and 3 more; empty_prompt: rows 2" in said
+    assert left_out == {"too_long": 8, "unusable": 1}
+    said = capsys.readouterr().out.splitlines()
+    path = tmp_path / "problems.jsonl"
+    assert said[0] == f"{path}:2: left out: prompt=' \\n', allowed: a text"
+    tokens = data.tokens("problems", rows[2], words)
+    assert said[1].startswith(f"{path}:3: left out: {tokens} tokens, allowed: 112, ")
+    assert [line.split(":")[1] for line in said[1:6]] == ["3", "5", "6", "7", "8"]
+    assert said[6:] == [f"{path}: left out: 3 more rows"]
 
 
 def test_the_longest_prompt_that_is_kept_fits_with_its_answer(taught, downloaded, tmp_path):
