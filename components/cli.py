@@ -19,12 +19,11 @@ import textwrap
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from components import artifact, coerce, outputs
 from components.failure import Failed, explain, is_full, is_of_the_system
-from model.interruption import Preempted, Stopped, stoppable
+from model.interruption import Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
 SHOWN = (artifact.Output, artifact.OutputFile)
@@ -34,16 +33,10 @@ def start(stage: str) -> None:
     """`python -m components.STAGE`, quiet also where Ctrl-C meets the slow imports."""
     before = signal.getsignal(signal.SIGINT)
     if before == signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, leave)
     run = importlib.import_module(f"components.{stage}.stage").run
     signal.signal(signal.SIGINT, before)
     main(run)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Ends at once: an exception might be swallowed by whatever is imported."""
-    print("stopped: by SIGINT", file=sys.stderr, flush=True)
-    os._exit(128 + number)
 
 
 def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:

@@ -5,7 +5,9 @@ Standard library only. Saving is the loop's, the exit code the command line's.
 """
 
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
@@ -50,6 +52,12 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Ends at once, during slow imports: an exception might be swallowed by what is imported."""
+    print(f"stopped: by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

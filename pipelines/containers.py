@@ -42,7 +42,7 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
         client = engine.connect()
         try:
             _hand_over(Path(self.pipeline_root))
-            code, reason = self._follow(client, self._arguments(client))
+            code, reason = self._follow(client, stage, self._arguments(client))
         except APIError as error:
             raise StageFailed(stage, 125, str(error.explanation)) from error
         finally:
@@ -67,7 +67,9 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
             given["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
         return given
 
-    def _follow(self, client: docker.DockerClient, given: dict[str, Any]) -> tuple[int, str]:
+    def _follow(
+        self, client: docker.DockerClient, stage: str, given: dict[str, Any]
+    ) -> tuple[int, str]:
         """The exit code, once the container has ended and all it wrote is written here.
 
         A component's command takes the place of the image's entrypoint, as on a cluster.
@@ -86,7 +88,7 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
             return container.wait()["StatusCode"], _reason(container)
         except Stopped:
             if container is not None:
-                say_stopping(self.full_command[2])
+                say_stopping(stage)
                 container.stop(timeout=int(GRACE))
             raise
         finally:

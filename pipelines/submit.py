@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from model.interruption import Stopped, stoppable
 from pipelines import llada, placement, watch
 from pipelines.compile import write
 from pipelines.overrides import choose
@@ -103,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     """The command line: exit code 0, 1 for a run that failed, 2 for what could not be sent."""
     given = _parser().parse_args()
+    with stoppable():
+        _submit(given)
+
+
+def _submit(given: argparse.Namespace) -> None:
     try:
         recipe = choose(
             given.recipe, seed=given.seed, preference=given.preference, settings=given.set
@@ -123,9 +129,9 @@ def main() -> None:
         _end(str(error))
     except FAILURES as error:
         _end(explain(error, given.host))
-    except KeyboardInterrupt:
-        print("submit: stopped: by SIGINT; the server may have the run already", file=sys.stderr)
-        raise SystemExit(130) from None
+    except Stopped as notice:
+        print(f"submit: stopped: {notice}; the server may have the run already", file=sys.stderr)
+        raise SystemExit(notice.code) from None
     url = f"{server.ui}/#/runs/details/{run}"
     print(url, flush=True)
     if not given.watch:
@@ -134,9 +140,9 @@ def main() -> None:
         state = watch.follow(server.client, run, poll=given.poll)
     except FAILURES as error:
         _end(f"{explain(error, given.host)}; the run goes on: {url}")
-    except KeyboardInterrupt:
+    except Stopped as notice:
         print(f"\nthe run goes on: {url}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(notice.code) from None
     print(f"{state.lower()}: {url}")
     raise SystemExit(0 if state == watch.GOOD else 1)
 

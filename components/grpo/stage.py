@@ -68,7 +68,7 @@ def _usable(
     problems = [row for number, row in rows.items() if number not in too_long]
     if not problems:
         raise ValueError(
-            f"{path}: gen_length={config.gen_length}: no problem leaves room for it in a context of "
-            f"{context} tokens"
+            f"{path}: gen_length={config.gen_length}: no problem leaves room for it in a "
+            f"context of {context} tokens"
         )
     return problems, {"too_long": len(too_long), "unusable": unusable}

@@ -77,6 +77,22 @@ def test_a_signal_ends_the_run_and_its_stage(tmp_path, number):
     assert not (tmp_path / "runs" / "latest").exists()
 
 
+@pytest.mark.parametrize("program", ["local", "compile", "submit"])
+def test_interrupted_while_it_starts(tmp_path, program):
+    """Ctrl-C in the seconds in which KFP is imported shows no traceback."""
+    command = [sys.executable, "-m", f"pipelines.{program}", "--help"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        loaded = Path(f"/proc/{process.pid}/maps")
+        while "site-packages" not in loaded.read_text():  # the first library of others
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate()[1]
+    assert errors == "stopped: by SIGINT\n" and process.returncode == 130
+
+
 def test_the_stage_saves_first(tmp_path):
     run = Run(tmp_path, *SAVING)
     run.wait_until(lambda: list(tmp_path.glob("kept/*/step-*/.manifest.json")))
