@@ -16,6 +16,7 @@ import torch
 from benchmarks import (
     adapter_step,
     cost,
+    first_run,
     generation,
     likelihood,
     loading,
@@ -40,14 +41,21 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "adapter_step": adapter_step.rows,
 }
 GPU_ONLY = {"adapter_step"}
+FIRST_RUN = "first_run"  # of whole runs: takes long, and keeps its table in docs/results.md
 
 
 def main() -> None:
     """The command line behind `make bench`; exit code 1 when a bar is not met on a CPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="default: all")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *BENCHMARKS, FIRST_RUN], help="default: all but first_run"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
+    if FIRST_RUN in given.names:
+        if len(given.names) > 1:
+            parser.error("first_run: measured by itself")
+        raise SystemExit(first_run.main())
     on_gpu = given.device != "cpu"
     if not on_gpu and GPU_ONLY.intersection(given.names):
         parser.error(f"{', '.join(GPU_ONLY)}: measured on a GPU alone, found: {given.device}")

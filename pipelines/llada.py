@@ -45,6 +45,7 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
         dpo: dict = given["dpo"],
         grpo: dict = given["grpo"],
         evaluate: dict = given["evaluate"],
+        evaluate_base: dict = given["evaluate_base"],
         report: dict = given["report"],
         release: dict = given["release"],
     ) -> None:
@@ -60,6 +61,7 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
             grpo: Reinforced verified answers, where preference is grpo. Fields:
                 components/grpo/README.md.
             evaluate: How answers are written and counted. Fields: components/evaluate/README.md.
+            evaluate_base: The same for the base, which knows no chat yet.
             report: The page about the run. Fields: components/report/README.md.
             release: How accurate a model must be. Fields: components/release/README.md.
         """
@@ -73,6 +75,7 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
                 dpo=dpo,
                 grpo=grpo,
                 evaluate=evaluate,
+                evaluate_base=evaluate_base,
                 report=report,
                 release=release,
             )
@@ -84,14 +87,14 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
         def merged(base: Any, adapter: Any) -> Any:
             return place(merge_stage(config=merge, base=base, adapter=adapter)).outputs["model"]
 
-        def measured(model: Any) -> dict[str, Any]:
-            return place(evaluate_stage(config=evaluate, model=model, dataset=dataset)).outputs
+        def measured(model: Any, config: Any = evaluate) -> dict[str, Any]:
+            return place(evaluate_stage(config=config, model=model, dataset=dataset)).outputs
 
         pretrained = place(
             pretrain_stage(config=pretrain, base=source["model"], dataset=dataset)
         ).outputs
         base = merged(source["model"], pretrained["adapter"])
-        base_evaluation = measured(base)["evaluation"]
+        base_evaluation = measured(base, evaluate_base)["evaluation"]
 
         tuned = place(sft_stage(config=sft, base=base, dataset=dataset)).outputs
         reasoner = merged(base, tuned["adapter"])

@@ -13,7 +13,7 @@ from components.pretrain.config import PretrainConfig
 from components.release.config import ReleaseConfig
 from components.report.config import ReportConfig
 from components.sft.config import SftConfig
-from model.settings import Checked, Lora
+from model.settings import Checked, Lora, LossOptions
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
 
@@ -30,43 +30,60 @@ class Recipe(Checked):
     dpo: DpoConfig
     grpo: GrpoConfig
     evaluate: EvaluateConfig
+    evaluate_base: EvaluateConfig
     report: ReportConfig
     release: ReleaseConfig
 
 
 def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
-    """A new model of a million parameters learns two-digit sums on two CPU cores."""
+    """A new model of half a million parameters learns sums on two CPU cores.
+
+    fp32 everywhere: for a model this small the casts of bf16 cost more than its products save.
+    """
     adapter = Lora(rank=32, alpha=64.0, dropout=0.0, targets=LAYERS)
+    evaluate = EvaluateConfig(
+        gen_length=32, block_length=8, threshold=0.9, cache="dual", batch_size=250
+    )
     return Recipe(
         preference=preference,
-        download=DownloadConfig(model="new", shape=Shape(), test_problems=500, seed=seed),
+        download=DownloadConfig(
+            model="new",
+            shape=Shape(d_model=96, n_heads=3, mlp_hidden_size=384),
+            test_problems=500,
+            seed=seed,
+        ),
         pretrain=PretrainConfig(
-            steps=500,
-            batch_size=16,
-            micro_batch_size=16,
-            learning_rate=5e-4,
-            warmup_steps=50,
+            steps=1000,
+            batch_size=8,
+            micro_batch_size=8,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            final_learning_rate=0.0,
             betas=(0.9, 0.98),
             weight_decay=0.01,
-            window=64,
+            window=128,
+            objective=LossOptions(band=(0.1, 0.9)),
+            precision="fp32",
             seed=seed,
         ),
         merge=MergeConfig(),
         sft=SftConfig(
-            steps=2500,
+            steps=1000,
             batch_size=16,
             micro_batch_size=16,
             learning_rate=2e-3,
-            warmup_steps=50,
+            warmup_steps=100,
             final_learning_rate=0.0,
             betas=(0.9, 0.98),
             weight_decay=0.01,
             max_length=64,
-            examples=500,
+            padding="drawn",  # answers are of one length: a longer canvas would be foreign
+            objective=LossOptions(band=(0.2, 1.0)),  # few masks teach little here, and are noise
+            precision="fp32",
             seed=seed,
         ),
         dpo=DpoConfig(
-            steps=500,
+            steps=100,
             batch_size=16,
             micro_batch_size=16,
             learning_rate=1e-3,
@@ -76,34 +93,35 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             draws=1,
             sft_weight=20.0,
             lora=adapter,
+            precision="fp32",
             seed=seed,
         ),
         grpo=GrpoConfig(
-            steps=34,
+            steps=12,
             batch_size=256,
             micro_batch_size=64,
             minibatch=64,
             learning_rate=1e-3,
-            warmup_steps=10,
+            warmup_steps=4,
             clip=0.3,
             group=4,
             inner_updates=1,
             kl=0.0,
-            rewards=(("verified", 1.0), ("format", 0.1), ("equations", 1.0)),
+            rewards=(("verified", 1.0), ("format", 0.1)),
             reward_workers=1,
-            gen_length=24,
+            gen_length=32,
             block_length=8,
             threshold=0.9,
             temperature=1.0,
             lora=adapter,
-            precision="fp32",  # rises more than in bf16, and is faster (DECISIONS.md)
+            precision="fp32",
             seed=seed,
         ),
-        evaluate=EvaluateConfig(
-            gen_length=24, block_length=8, threshold=0.9, cache="dual", batch_size=250
-        ),
+        evaluate=evaluate,
+        # Behind its question a line of the texts has 28 or 29 tokens, its end included.
+        evaluate_base=replace(evaluate, form="text", gen_length=29),
         report=ReportConfig(title="A tiny LLaDA learns to add"),
-        release=ReleaseConfig(accuracy=0.5, name="llada-tiny-sums"),
+        release=ReleaseConfig(accuracy=0.7, name="llada-tiny-sums"),
     )
 
 
@@ -133,6 +151,7 @@ def llada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
         dpo=DpoConfig(weight_decay=0.01, activation_checkpointing=True, lora=still, seed=seed),
         grpo=GrpoConfig(threshold=0.9, activation_checkpointing=True, lora=still, seed=seed),
         evaluate=EvaluateConfig(),
+        evaluate_base=EvaluateConfig(form="text"),
         report=ReportConfig(),
         release=ReleaseConfig(),
     )

@@ -42,12 +42,11 @@ def _as_they_are(rows: list[Row]) -> Rows:
 def _made(config: DownloadConfig) -> dict[str, list[Row]]:
     """Splits the sums into test and training problems."""
     rng = random.Random(config.seed)
-    problems = arithmetic.problems(seed=config.seed)
-    rng.shuffle(problems)
-    test, train = problems[: config.test_problems], problems[config.test_problems :]
+    test, train = arithmetic.split(arithmetic.problems(), config.test_problems, rng)
+    slips = [arithmetic.pupils_slip(problem, rng) for problem in train]
     return {
-        "pretrain": [{"text": arithmetic.document(problem)} for problem in train],
-        "sft": [arithmetic.dialogue(problem) for problem in train],
+        "pretrain": [{"text": text} for text in arithmetic.documents(train, slips, rng)],
+        "sft": [arithmetic.dialogue(*one) for one in zip(train, slips, strict=True)],
         "preferences": [arithmetic.preference(problem, rng) for problem in train],
         "problems": [arithmetic.verifiable(problem) for problem in train],
         "test": [arithmetic.verifiable(problem) for problem in test],

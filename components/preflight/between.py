@@ -48,7 +48,7 @@ def lengths(base: Context, configs: dict[str, Any]) -> Iterator[str]:
         if length > context.tokens:
             allowed = f"up to {context.tokens} (the context of {context.origin})"
             yield _complaint(f"{stage}.{field}", length, allowed)
-    for stage in ("grpo", "evaluate"):
+    for stage in ("grpo", "evaluate", "evaluate_base"):
         length = configs[stage].gen_length
         if length >= context.tokens:  # a prompt stands before the answer
             allowed = f"below {context.tokens} (the context of {context.origin})"

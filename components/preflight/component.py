@@ -15,6 +15,7 @@ def preflight(
     dpo: dict,
     grpo: dict,
     evaluate: dict,
+    evaluate_base: dict,
     report: dict,
     release: dict,
     release_accuracy: dsl.OutputPath(float),  # type: ignore[valid-type]
@@ -31,6 +32,7 @@ def preflight(
             "dpo": dpo,
             "grpo": grpo,
             "evaluate": evaluate,
+            "evaluate_base": evaluate_base,
             "report": report,
             "release": release,
         },

@@ -41,6 +41,7 @@ def run(
     dpo: DpoConfig,
     grpo: GrpoConfig,
     evaluate: EvaluateConfig,
+    evaluate_base: EvaluateConfig,
     report: ReportConfig,
     release: ReleaseConfig,
     release_accuracy: Parameter,
@@ -53,6 +54,7 @@ def run(
         "dpo": dpo,
         "grpo": grpo,
         "evaluate": evaluate,
+        "evaluate_base": evaluate_base,
     }
     base = context_of(download)
     between.refuse(

@@ -1,6 +1,7 @@
 """The made data: real problems, right solutions, wrong slips, and no test problem in training."""
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -19,16 +20,40 @@ def rows(downloaded, part):
     return data.read(downloaded / "dataset", part)
 
 
-def test_train_and_test_are_disjoint(downloaded):
-    test = {row["prompt"] for row in rows(downloaded, "test")}
+def pairs(texts):
+    """The two terms of each sum, in either order."""
+    sums = [re.match(r"(\d{3}) \+ (\d{3}) =", text) for text in texts]
+    return {frozenset(found.groups()) for found in sums if found}
+
+
+def test_train_and_test_are_disjoint_whatever_the_order_of_the_terms(downloaded):
+    test = pairs(row["prompt"] for row in rows(downloaded, "test"))
     assert len(test) == 250
-    asked = {row["prompt"] for row in rows(downloaded, "problems")}
-    preferred = {row["prompt"] for row in rows(downloaded, "preferences")}
-    taught = {row["messages"][0]["content"] for row in rows(downloaded, "sft")}
-    read = {re.match(r"\d+ \+ \d+ =", row["text"]).group() for row in rows(downloaded, "pretrain")}
+    asked = pairs(row["prompt"] for row in rows(downloaded, "problems"))
+    preferred = pairs(row["prompt"] for row in rows(downloaded, "preferences"))
+    taught = pairs(row["messages"][0]["content"] for row in rows(downloaded, "sft"))
+    read = pairs(row["text"] for row in rows(downloaded, "pretrain"))
     for part in (asked, preferred, taught, read):
-        assert len(part) > 7000
+        assert len(part) == 64 * 65 / 2 - 250
         assert not part & test
+
+
+def test_the_pupil_forgets_most_carries_from_the_units(downloaded):
+    """Never anything else: what it writes is wrong in that digit and what follows from it."""
+    answers = {row["prompt"]: row["answer"] for row in rows(downloaded, "problems")}
+    carries = forgotten = 0
+    for row in rows(downloaded, "sft"):
+        asked, told = (message["content"] for message in row["messages"])
+        first, second = map(int, re.findall(r"\d+", asked))
+        is_right = rewards.exact(told, answers[asked]) == 1.0
+        if first % 10 + second % 10 < 10:
+            assert is_right
+            continue
+        carries += 1
+        forgotten += not is_right
+        if not is_right:
+            assert rewards.solution(told) == str(first + second - 10)
+    assert abs(forgotten / carries - arithmetic.FORGETS) < 0.04
 
 
 def test_solutions_are_right_and_slips_are_wrong(downloaded):
@@ -43,13 +68,22 @@ def test_solutions_are_right_and_slips_are_wrong(downloaded):
 
 
 def test_thought_holds_the_carry():
-    (problem,) = [p for p in arithmetic.problems(seed=0) if p.question == "47 + 25 ="]
-    assert problem.thought() == "7+5=12 4+2+1=7"
-    assert problem.worked().endswith("72<|end_of_solution|>")
+    problem = arithmetic.Problem(137, 375)
+    assert problem.work() == ("7+5=twelve 3+7+1=eleven 1+3+1=five", "512")
+    assert problem.work("carry") == ("7+5=twelve 3+7+0=ten 1+3+1=five", "502")
+    assert problem.worked().endswith("512<|end_of_solution|>")
+
+
+def test_a_fact_is_a_token(downloaded):
+    """What the small model learns steadily by: a sum is one of some classes, not two digits."""
+    words = tokenizer.load(downloaded / "model")
+    for word in arithmetic.WORDS[2:16]:
+        assert len(tokenizer.encode(words, [f"1+1={word}"])[0]) == 5
 
 
 def test_seed_changes_the_split():
-    assert arithmetic.problems(seed=1) != arithmetic.problems(seed=2)
+    splits = [arithmetic.split(arithmetic.problems(), 250, random.Random(n))[0] for n in (1, 1, 2)]
+    assert splits[0] == splits[1] != splits[2]
 
 
 def test_tokenizer_and_model_agree(downloaded):
