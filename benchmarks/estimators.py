@@ -31,7 +31,7 @@ from model.llada import LLaDA
 from pipelines.recipes import tiny
 
 PLOT = Path(__file__).parents[1] / "docs" / "estimators.svg"
-# The trajectory's slices of 8 of at most 24 tokens: the offset cuts one in two, which makes a view.
+# The trajectory's slices of 8 of at most 32 tokens: the offset cuts one in two, which makes a view.
 VIEWS = {"one_pass": 1, "complementary": 3, "elbo": 2, "trajectory": 4}
 PASSES = {"elbo": 2, "trajectory": 4}
 BUDGET, MARKS = 400, 4  # forward passes of a batch of rollouts; how often accuracy is taken

@@ -53,7 +53,7 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             seed=seed,
         ),
         pretrain=PretrainConfig(
-            steps=1000,
+            steps=900,
             batch_size=8,
             micro_batch_size=8,
             learning_rate=2e-3,

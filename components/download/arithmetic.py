@@ -15,7 +15,7 @@ from model.tokenizer import reasoned
 
 DIGITS = (1, 3, 5, 7)
 TABLE = 6_000  # lines of the addition table among the texts
-FORGETS = 0.65  # share of the carries from the units that the pupil forgets
+FORGETS = 0.8  # share of the carries from the units that the pupil forgets
 # A word is one token, and a sum one of twenty classes in a row: a small model learns that steadily.
 # The last digit of a sum is modular addition, which it learns suddenly, late or never.
 WORDS = (
