@@ -167,9 +167,12 @@ def test_a_bad_row_of_an_artifact(tmp_path, part, line, words):
     [
         ("nowhere.jsonl", ["nowhere.jsonl: no such file"]),
         ("*.jsonl.gz", ["*.jsonl.gz: no such file"]),
-        ("gs://bucket/rows.jsonl", ["gs://bucket/rows.jsonl: unknown scheme"]),
-        ("hf://rows.jsonl", ["hf://rows.jsonl: not to be had from the Hub"]),
-        ("s3:///rows.jsonl", ["names no bucket"]),
+        (
+            "gs://bucket/rows.jsonl",
+            ["pretrain[1].location='gs://bucket/rows.jsonl', allowed: a path"],
+        ),
+        ("hf://rows.jsonl", ["pretrain[1].location='hf://rows.jsonl', allowed: a path, s3:"]),
+        ("s3:///rows.jsonl", ["pretrain[1].location='s3:///rows.jsonl', allowed: a path, s3:"]),
     ],
 )
 def test_bad_location_is_found_before_a_model_is_fetched(

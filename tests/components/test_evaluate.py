@@ -86,7 +86,7 @@ def problem(prompt, answer, verifier="exact"):
 
 def dataset(directory, rows, part="test"):
     """A dataset artifact with these rows in one of its files."""
-    artifact.fresh(directory)
+    directory.mkdir(parents=True)
     data.write(directory, part, rows)
     artifact.record({"dataset": directory}, stage="rows", config=Rows(), inputs={}, summary={})
     return directory
@@ -194,7 +194,8 @@ def test_the_rows_are_those_of_the_artifact(taught, tmp_path):
 
 
 def test_nothing_is_left_outside_the_run(taught, tmp_path):
-    home = artifact.fresh(tmp_path / "home")
+    home = tmp_path / "home"
+    home.mkdir()
     command = [sys.executable, "-m", "components.evaluate", "--config", json.dumps(EVALUATE)]
     rows = dataset(tmp_path / "dataset", ROWS[:2])
     paths = {"model": taught / "memory" / "model", "dataset": rows}
