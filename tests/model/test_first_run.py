@@ -27,6 +27,12 @@ def test_nine_models_differ_in_seed_or_arithmetic():
     assert {last.pretrain.precision, last.sft.precision, last.grpo.precision} == {"fp32"}
 
 
+def test_variants_that_ask_for_the_same_are_one_run():
+    """The recipe computes in fp32 anyway; kernels are named by the environment, seeds by the recipe."""
+    assert first_run.same(VARIANTS[-1]) is VARIANTS[0]
+    assert all(first_run.same(variant) is variant for variant in VARIANTS[:-1])
+
+
 def test_a_stage_runs_once_and_again_where_it_was_cut_off(tmp_path, monkeypatch):
     monkeypatch.setattr(first_run, "RUNS", tmp_path)
     run = Run(Small("seed 7, small", seed=7))
