@@ -28,7 +28,7 @@ def test_nine_models_differ_in_seed_or_arithmetic():
 
 
 def test_variants_that_ask_for_the_same_are_one_run():
-    """The recipe computes in fp32 anyway; kernels are named by the environment, seeds by the recipe."""
+    """The recipe computes in fp32 anyway."""
     assert first_run.same(VARIANTS[-1]) is VARIANTS[0]
     assert all(first_run.same(variant) is variant for variant in VARIANTS[:-1])
 
