@@ -1,12 +1,13 @@
 """Order and noise are functions of the step, uniform, and never shared between draws."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from model import draws
 
 
+@settings(deadline=None)
 @given(some.integers(1, 60), some.integers(1, 40), some.integers(0, 2**63 - 1))
 def test_every_epoch_holds_every_example_once(count, batch_size, seed):
     order = draws.Order(count, batch_size, seed)
@@ -24,6 +25,7 @@ def test_any_step_can_be_asked_first():
     assert draws.Order(50, 16, 4).batch(0) != batches[0]
 
 
+@settings(deadline=None)
 @given(some.integers(0, 2**63 - 1), some.integers(0, 2**31), some.integers(1, 10**6))
 def test_keys_differ_between_numbers_and_purposes(seed, number, gap):
     keys = {draws.key("noise", seed, number), draws.key("noise", seed, number + gap)}
@@ -52,6 +54,7 @@ def places(*numbers, step=3, seed=0, batch=8):
     )
 
 
+@settings(deadline=None)
 @given(some.integers(0, 2**63 - 1), some.integers(0, 1000), some.integers(1, 300))
 def test_a_rows_noise_depends_on_its_place_alone(seed, step, length):
     """Not on the rows beside it, nor on how far they are padded."""

@@ -1,7 +1,7 @@
 """The program in an answer, in the ways in which models write it."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import fences, rewards, tokenizer
@@ -59,6 +59,7 @@ def test_program(text, code):
     assert fences.program(text) == code
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("`~ \t\r\npy-1.x"), max_size=60))
 def test_any_text_has_a_program(text):
     """Nothing is added: every line of the program ends a line of the text."""
