@@ -97,7 +97,7 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             seed=seed,
         ),
         grpo=GrpoConfig(
-            steps=12,
+            steps=24,
             batch_size=256,
             micro_batch_size=64,
             minibatch=64,
