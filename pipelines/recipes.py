@@ -36,7 +36,7 @@ class Recipe(Checked):
 
 
 def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
-    """A new model of half a million parameters learns sums on two CPU cores.
+    """A new model of 0.7 million parameters learns sums on two CPU cores.
 
     fp32 everywhere: for a model this small the casts of bf16 cost more than its products save.
     """
