@@ -1,6 +1,6 @@
 """A reasoning domain small enough for a laptop: sums of three-digit numbers with worked solutions.
 
-All digits are 1, 3, 5 or 7, so that a thought takes 48 facts, which a model of half a million
+All digits are 1, 3, 5 or 7, so that a thought takes 48 facts, which a model of 0.7 million
 parameters learns steadily whatever its seed. Texts and demonstrations are by a pupil who forgets
 most carries from the units: a model that imitates it forgets them too, one that learns from
 preferences or verified answers need not. A sum and its mirror image, 135 + 357 and 357 + 135, are
