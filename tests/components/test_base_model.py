@@ -101,7 +101,7 @@ def refused(root, capsys, name, *words):
     assert not list(root.rglob(artifact.RECORD))
 
 
-@pytest.mark.parametrize(("change", "words"), CASES, ids=lambda case: str(case)[:60])
+@pytest.mark.parametrize(("change", "words"), CASES, ids=[" ".join(words) for _, words in CASES])
 def test_what_does_not_fit_is_refused(damaged, tmp_path, capsys, change, words):
     path = damaged(change)
     is_weights = "model.safetensors" in words[0]

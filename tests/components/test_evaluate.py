@@ -32,7 +32,8 @@ LAYOUT = (
 SUMS = ("1 + 1 = 0+2 = 2", "2 + 2 = 1+3 = 4", "3 + 3 = 5+1 = 6")
 SHAPE = {"d_model": 64, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 128, "context": 128}
 TRAIN = {"steps": 400, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 3e-3}
-EVALUATE = {"gen_length": 48, "block_length": 48, "traces": 1}
+BY_HEART = {"steps": 900, "objective": {"band": [0.3, 1.0]}}
+EVALUATE = {"gen_length": 48, "block_length": 8, "traces": 1}
 
 
 def lines(path, rows):
@@ -58,7 +59,7 @@ def taught(tmp_path_factory):
         **{name: root / name for name in ("model", "dataset", "metrics")},
     )
     train(root, "pretrain", "model", "base", window=32)
-    train(root, "sft", "model", "memory", max_length=96)
+    train(root, "sft", "model", "memory", max_length=96, padding="drawn", **BY_HEART)
     return root
 
 
