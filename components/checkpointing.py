@@ -93,8 +93,11 @@ class Checkpoints:
     def latest(self) -> Snapshot | None:
         """The newest usable state, whose records and W&B run this object then holds.
 
-        Reports each one that is damaged. Raises ValueError when there are some and none is usable.
+        Reports each one that is damaged. Raises ValueError when there are some and none is usable,
+        and OSError naming a local place where nothing can be written: not after hours of training.
         """
+        if self.processes.is_main_process:
+            _try(self.location)
         folder = Path(tempfile.gettempdir()) / f"checkpoint-{_same(uuid.uuid4().hex)}"
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         step = _same(self._choose(folder) if self.processes.is_main_process else None)
@@ -176,6 +179,14 @@ def _run(stage: str, config: Checkpointed, inputs: Mapping[str, Path]) -> str:
     }
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     return f"{stage}-{digest[:16]}"
+
+
+def _try(location: str) -> None:
+    """Writes to a local place. Of object storage only a save itself can tell."""
+    if not storage.is_remote(location):
+        Path(location).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=location):
+            pass
 
 
 def _name(step: int) -> str:

@@ -145,18 +145,19 @@ def _asked(row: Row) -> list[Any]:
     names = PROMPTS if first(row, PROMPTS) is not None else GIVEN[:1]
     prompt = first(row, names)
     if _is_talk(prompt):
-        return _beside(row, prompt, used=names)
+        return _beside(row, prompt, missing="several_prompts")
     _refuse_transcript(prompt)
     given = [row[name] for name in GIVEN if name not in names and is_given(row.get(name))]
     texts = [wording.text(prompt, "no_prompt"), *(wording.text(one, "no_prompt") for one in given)]
     asked = "\n\n".join(texts)
+    for other in (row[name] for name in PROMPTS if is_given(row.get(name))):
+        if not _is_talk(other) and wording.text(other, "no_prompt") not in asked:
+            raise Unfit("several_prompts")  # which of them is asked nobody can tell
     _refuse_unshown(row, asked)
     return [*_system(row), *_history(row), {"role": "user", "content": asked}]
 
 
-def _beside(
-    row: Row, talk: list[Any], *, used: tuple[str, ...] = (), missing: str = ""
-) -> list[Any]:
+def _beside(row: Row, talk: list[Any], *, missing: str) -> list[Any]:
     """Messages with the row's system before them.
 
     Raises Unfit where another column would ask more: `missing` for a prompt.
@@ -164,9 +165,9 @@ def _beside(
     told = _told(talk)
     if is_given(row.get("history")):
         raise Unfit("history_beside_messages")
-    for name in (*GIVEN, *(PROMPTS if missing else ())):
+    for name in (*GIVEN, *PROMPTS):
         given = row.get(name)
-        if name in used or not is_given(given) or _is_talk(given):
+        if not is_given(given) or _is_talk(given):
             continue
         if wording.text(given, "no_prompt") not in told:
             raise Unfit(missing if name in PROMPTS else f"{name}_beside_messages")

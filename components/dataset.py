@@ -70,6 +70,8 @@ def _checked(part: str, place: str, row: dict | jsonlines.Unusable) -> dict:
         is_good, allowed = MESSAGES if name == "messages" else TEXT
         if not is_good(row[name]):
             raise ValueError(f"{place}: {name}={reprlib.repr(row[name])}, allowed: {allowed}")
+    if not isinstance(system := row.get("system", ""), str):
+        raise ValueError(f"{place}: system={reprlib.repr(system)}, allowed: a text")
     return row
 
 

@@ -20,13 +20,17 @@ ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
-THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+THOUGHTS = (
+    *("reasoning_content", "reasoning", "thinking", "thought", "rationale", "chain_of_thought"),
+    *("cot", "reasoning_text", "reasoning_details"),
+)
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 CALLS = ("tool_calls", "function_call")
 SWITCHES = ("on", "off")  # some sets tell by `reasoning` whether there is a thought
-OPEN = re.compile(r"^<think>", re.MULTILINE)
-TAG = re.compile(r"(?<![\"'`])</?think>(?![\"'`])")  # not where it is quoted
-CLOSE = re.compile(r"(?<![\"'`])</think>(?![\"'`])")
+NAME = r"th(?:ink(?:ing)?|ought)\s*>"
+OPEN = re.compile(rf"^<{NAME}", re.MULTILINE | re.IGNORECASE)
+TAG = re.compile(rf"(?<![\"'`])</?{NAME}(?![\"'`])", re.IGNORECASE)  # not where it is quoted
+CLOSE = re.compile(rf"(?<![\"'`])</{NAME}(?![\"'`])", re.IGNORECASE)
 Row = Mapping[str, Any]
 
 
@@ -52,7 +56,7 @@ def message(given: Any) -> dict[str, str]:
 
 def answer(content: Any, beside: Row, empty: str) -> str:
     """An assistant's answer, with delimiters around its thought wherever that was written:
-    between <think> tags, before a </think> alone, in a part, or in a column beside the content."""
+    between <think> tags or their like, before a closing one alone, in a part, or in a column."""
     words, inner = _spoken(content)
     if not words:
         raise Unfit(empty)
@@ -161,7 +165,8 @@ def _split(words: str) -> tuple[str | None, str]:
         if OPEN.search(words):
             raise Unfit("unclosed_thought")
         return None, words
-    before = words[: closed.start()].removeprefix("<think>").strip()
+    opened = OPEN.match(words)
+    before = words[opened.end() if opened else 0 : closed.start()].strip()
     after = words[closed.end() :].strip()
     if TAG.search(before) or TAG.search(after):
         raise Unfit("think_tags")

@@ -7,7 +7,9 @@ More than CommonMark knows, because models write it: a fence stands at any depth
 ends a line of words. Running the program is `model.sandbox`'s.
 """
 
+import ast
 import re
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -32,9 +34,12 @@ def program(text: str) -> str:
     """The first fenced block that is marked as Python or not marked at all.
 
     Where every block is marked as something else it is the first of them; without a block it is the
-    whole text, and what stands between backticks where that is all of it.
+    whole text, and what stands between backticks where that is all of it. A text that is Python as
+    it stands has no block: a fence can only be in a string or behind a #.
     """
     found = list(blocks(text))
+    if found and _is_python(text):
+        return text
     for block in found:
         if not block.language or block.language.startswith("py"):
             return block.code
@@ -42,6 +47,17 @@ def program(text: str) -> str:
         return found[0].code
     span = SPAN.fullmatch(text.strip())
     return span["code"].strip() if span else text
+
+
+def _is_python(text: str) -> bool:
+    """Whether all of a text can be read as Python, in which no backtick stands for itself."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def blocks(text: str) -> Iterator[Block]:

@@ -145,6 +145,21 @@ CONVERSATIONS = {
         {"messages": [Q, said(f"{THOUGHT}</think>7"), Q, said(f"<think>{THOUGHT}</think>7")]},
         [Q, TOLD, Q, TOLD],
     ),
+    "other tags": ({**ASK, "completion": f"<Thinking>{THOUGHT}</Thinking>\n7"}, [Q, TOLD]),
+    "a thought's tag": ({**ASK, "completion": f"{THOUGHT}</thought >7"}, [Q, TOLD]),
+    "another tag cut off": ({**ASK, "completion": "<thinking>Two"}, "unclosed_thought"),
+    "a rationale": ({**ASK, "answer": "7", "rationale": THOUGHT}, [Q, TOLD]),
+    "a chain of thought": ({"messages": [Q, {**A, "chain_of_thought": THOUGHT}]}, [Q, TOLD]),
+    "details of a thought": (
+        {"messages": [Q, {**A, "reasoning_details": [{"type": "reasoning.text", "text": "x"}]}]},
+        "not_text",
+    ),
+    "two prompts": ({**ASK, "instruction": "Answer in French.", "output": "7"}, "several_prompts"),
+    "a prompt twice": ({**ASK, "question": "Add 2 and 5.", "output": "7"}, [Q, A]),
+    "a list and a prompt": (
+        {"prompt": [Q], "question": "Add 3 and 5.", "output": "7"},
+        "several_prompts",
+    ),
     "a quoted tag": ({**ASK, "completion": "End `</think>`."}, [Q, said("End `</think>`.")]),
     "several answers": ({**ASK, "completion": ["7", "seven"]}, "not_text"),
     "several thoughts": (

@@ -52,6 +52,7 @@ PREFERENCES = {
         {"prompt": "Add 2.", "chosen": [{**Q, "content": "Add 3."}, A], "rejected": [Q, A]},
         "different_prompts",
     ),
+    "two prompts": ({**PAIR, "instruction": "Answer in French."}, "several_prompts"),
     "history": ({**PAIR, "history": [["Hello", "Hi"]]}, "several_turns"),
     "thoughts": (
         {**PAIR, "chosen": [{**A, "reasoning_content": THOUGHT}], "rejected": "Hm.</think>8"},
@@ -85,6 +86,7 @@ PROBLEMS = {
         {**SUM, "system": "Be brief.", "prompt": "Add.\n\n2, 5"},
     ),
     "messages": ({"prompt": [SYSTEM, Q], "answer": "7"}, {**SUM, "system": "Be brief."}),
+    "two prompts": ({**ASK, "problem": "Add 3.", "answer": "7"}, "several_prompts"),
     "turns": ({"prompt": [Q, A, Q], "answer": "7"}, "several_turns"),
     "a heading": ({**ASK, "answer": "#### One\nText."}, {**SUM, "answer": "#### One\nText."}),
     "a sign": ({**ASK, "answer": "a #### b"}, {**SUM, "answer": "a #### b"}),

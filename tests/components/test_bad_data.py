@@ -150,6 +150,11 @@ def test_a_ready_made_part_without_rows(tmp_path, capsys, base, content, words):
             "messages=[{'role': 'user'}], allowed: a list",
         ),
         ("preferences", b'{"prompt": "q", "chosen": "a"}', "lacks rejected"),
+        (
+            "test",
+            b'{"system": 5, "prompt": "q", "answer": "a", "verifier": ""}',
+            "system=5, allowed: a text",
+        ),
         ("test", b'{"prompt": "q", "answer": 5, "verifier": ""}', "answer=5, allowed: a text"),
         ("test", b'{"prompt": null, "answer": "", "verifier": ""}', "prompt=None, allowed: a text"),
     ],

@@ -1,5 +1,6 @@
 """Paths that may not be read or written: one line that names the path, through the real command."""
 
+import json
 import os
 import subprocess
 import sys
@@ -98,3 +99,20 @@ def refused(done, code, *words):
     assert line.startswith("components.merge: error: ")
     for word in words:
         assert word in line
+
+
+def test_no_place_for_checkpoints(downloaded, tmp_path):
+    """Is found before the first step, not when the first one is to be saved."""
+    (tmp_path / "file").write_text("precious")
+    kept = {"checkpoint_uri": str(tmp_path / "file" / "kept"), "steps": 1, "max_length": 60}
+    config = json.dumps({**kept, "batch_size": 1})
+    command = [sys.executable, "-m", "components.sft", "--config", config]
+    for name, path in (("base", downloaded / "model"), ("dataset", downloaded / "dataset")):
+        command += [f"--{name}", str(path)]
+    for name in ("adapter", "metrics"):
+        command += [f"--{name}", str(tmp_path / name)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"components.sft: error: {tmp_path}/file")
+    assert "step 1/1" not in done.stdout + done.stderr
