@@ -29,8 +29,9 @@ CALLS = ("tool_calls", "function_call")
 SWITCHES = ("on", "off")  # some sets tell by `reasoning` whether there is a thought
 NAME = r"th(?:ink(?:ing)?|ought)\s*>"
 OPEN = re.compile(rf"^<{NAME}", re.MULTILINE | re.IGNORECASE)
-TAG = re.compile(rf"(?<![\"'`])</?{NAME}(?![\"'`])", re.IGNORECASE)  # not where it is quoted
-CLOSE = re.compile(rf"(?<![\"'`])</{NAME}(?![\"'`])", re.IGNORECASE)
+# Not where it is quoted; what follows may be a fence or a quotation of the answer's own.
+TAG = re.compile(rf"(?<![\"'`])</?{NAME}", re.IGNORECASE)
+CLOSE = re.compile(rf"(?<![\"'`])</{NAME}", re.IGNORECASE)
 Row = Mapping[str, Any]
 
 

@@ -160,6 +160,10 @@ CONVERSATIONS = {
         {"prompt": [Q], "question": "Add 3 and 5.", "output": "7"},
         "several_prompts",
     ),
+    "a fence right behind the tag": (
+        {**ASK, "completion": "<think>t</think>```python\nx\n```"},
+        [Q, said(reasoned("t", "```python\nx\n```"))],
+    ),
     "a quoted tag": ({**ASK, "completion": "End `</think>`."}, [Q, said("End `</think>`.")]),
     "several answers": ({**ASK, "completion": ["7", "seven"]}, "not_text"),
     "several thoughts": (
