@@ -23,19 +23,25 @@ from typing import Any, NoReturn
 
 from components import artifact, coerce, outputs
 from components.failure import Failed, explain, is_full, is_of_the_system
-from model.interruption import Preempted, Stopped, leave, stoppable
+from model.interruption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
 SHOWN = (artifact.Output, artifact.OutputFile)
 
 
 def start(stage: str) -> None:
-    """`python -m components.STAGE`, quiet also where Ctrl-C meets the slow imports."""
-    before = signal.getsignal(signal.SIGINT)
-    if before == signal.default_int_handler:
-        signal.signal(signal.SIGINT, leave)
+    """`python -m components.STAGE`, ended by one line also where a signal meets the slow imports.
+
+    In a container, as its first process, it would not even end: nothing is done there by default.
+    """
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: found for number, found in before.items() if found in usual}
+    for number in before:
+        signal.signal(number, leave)
     run = importlib.import_module(f"components.{stage}.stage").run
-    signal.signal(signal.SIGINT, before)
+    for number, found in before.items():
+        signal.signal(number, found)
     main(run)
 
 

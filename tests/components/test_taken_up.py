@@ -255,9 +255,12 @@ def test_no_output_goes_into_an_input(downloaded, tmp_path):
     artifact.verify(downloaded / "model")
 
 
-@pytest.mark.parametrize("delay", [0.0, 1.0])
-def test_interrupted_while_it_starts(downloaded, tmp_path, delay):
-    """Ctrl-C at any moment of `python -m`, the imports too, shows no traceback."""
+@pytest.mark.parametrize(
+    ("number", "delay"),
+    [(signal.SIGINT, 0.0), (signal.SIGINT, 1.0), (signal.SIGTERM, 0.0), (signal.SIGHUP, 0.0)],
+)
+def test_interrupted_while_it_starts(downloaded, tmp_path, number, delay):
+    """A signal at any moment of `python -m`, the imports too, is one line and no traceback."""
     command = [sys.executable, "-c", "import components.cli, runpy; print('up', flush=True); "]
     command[-1] += "runpy.run_module('components.sft', run_name='__main__', alter_sys=True)"
     command += ["--base", str(downloaded / "model"), "--dataset", str(downloaded / "dataset")]
@@ -268,7 +271,7 @@ def test_interrupted_while_it_starts(downloaded, tmp_path, delay):
     ) as process:
         assert process.stdout.readline() == "up\n"
         time.sleep(0.1 + delay)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         errors = process.communicate()[1]
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors and "stopped: by SIGINT" in errors
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors and f"stopped: by {number.name}" in errors
