@@ -69,6 +69,7 @@ def test_the_micro_batch_changes_nothing(taught, downloaded, estimator):
             estimator=estimator,
             micro_batch_size=micro,
             minibatch=None,
+            gen_length=40,
         )
         rollouts = rolled(subject)
         assert len(set(rollouts.answer_BL.sum(1).tolist())) > 1
@@ -157,7 +158,7 @@ def test_the_first_minibatch_needs_no_old_scores(taught, downloaded):
 
 def test_answers_end_with_the_stop_token_that_was_sampled(taught, downloaded):
     """What follows it is padding that no pass decided on."""
-    subject = learner(taught, downloaded / "dataset")
+    subject = learner(taught, downloaded / "dataset", gen_length=40)
     rollouts = rolled(subject)
     stops = [subject.words.eos_token_id, subject.words.convert_tokens_to_ids(tokenizer.EOT)]
     ended = 0

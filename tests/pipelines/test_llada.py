@@ -12,6 +12,8 @@ from components import coerce
 from tests.conftest import ROOT
 from tests.pipelines.conftest import IMAGE, STAGES, graphs
 
+PARAMETERS = ("preference", *STAGES, "evaluate_base")
+
 
 def producers(task):
     """Which task and output each input of a task comes from."""
@@ -48,7 +50,7 @@ def test_preflight_is_given_all_that_a_run_is(compiled):
     """The word too: a wrong one would train the other branch for hours."""
     task = compiled.pipeline["root"]["dag"]["tasks"]["preflight"]
     given = task["inputs"]["parameters"]
-    assert given == {name: {"componentInputParameter": name} for name in ("preference", *STAGES)}
+    assert given == {name: {"componentInputParameter": name} for name in PARAMETERS}
     (container,) = [found for stage, found, _ in compiled.executors() if stage == "preflight"]
     place = container["args"].index("--preference")
     assert container["args"][place + 1] == "{{$.inputs.parameters['preference']}}"
@@ -93,7 +95,7 @@ def test_defaults_are_the_recipe(compiled):
     recipe, pipeline = compiled.recipe, compiled.pipeline
     given = pipeline["root"]["inputDefinitions"]["parameters"]
     assert given["preference"]["defaultValue"] == recipe.preference
-    for stage in STAGES:
+    for stage in PARAMETERS[1:]:
         values = json.loads(json.dumps(given[stage]["defaultValue"]))
         kind = type(getattr(recipe, stage))
         assert coerce.build(kind, values) == getattr(recipe, stage)
@@ -132,7 +134,7 @@ def test_types_of_outputs(compiled):
 
 def test_run_form_says_what_every_parameter_is(compiled):
     given = compiled.pipeline["root"]["inputDefinitions"]["parameters"]
-    assert set(given) == {"preference", *STAGES}
+    assert set(given) == set(PARAMETERS)
     for name, parameter in given.items():
         assert len(parameter["description"]) > 10, name
         for page in re.findall(r"components/\w+/README.md", parameter["description"]):
