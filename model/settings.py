@@ -3,6 +3,7 @@
 Standard library only, so that a bad value is refused before anything heavy is imported.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ SCHEME = re.compile(r"\w+:/")
 
 
 def check_rewards(name: str, weights: Sequence[tuple[str, float]]) -> None:
-    """Raises ValueError unless `weights` are (reward, weight) pairs: known rewards, each once."""
+    """Raises ValueError unless `weights` are (reward, weight) pairs: known, each once, finite."""
     names = [reward for reward, _ in weights]
     check(name, weights, bool(names), f"weights of some of {', '.join(REWARDS)}")
     for number, reward in enumerate(names):
         check(f"{name}[{number}][0]", reward, reward in REWARDS, ", ".join(REWARDS))
         check(f"{name}[{number}][0]", reward, names.count(reward) == 1, "each reward once")
+        weight = weights[number][1]
+        check(f"{name}[{number}][1]", weight, math.isfinite(weight), "a finite number")
 
 
 def check_url(name: str, url: str) -> None:
