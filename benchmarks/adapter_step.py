@@ -11,9 +11,10 @@ from benchmarks import measure, sizing
 from benchmarks.cost import Cost
 from benchmarks.measure import Row
 from benchmarks.network import network
-from model import diffusion, lora, throughput
+from model import diffusion, lora
 from model.config import LLaDAConfig
 from model.llada import LLaDA
+from model.training import throughput
 
 LENGTHS = (4096, 8192)
 FULL = LLaDAConfig(max_sequence_length=max(LENGTHS))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model import shards
+from model import safetensors_files
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 
@@ -36,7 +36,7 @@ def write(path: Path, *, layers: int) -> int:
         places |= dict.fromkeys(names, file)
     total = sum(2 * tensor.numel() for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (path / shards.INDEX).write_text(json.dumps(index))
+    (path / safetensors_files.INDEX).write_text(json.dumps(index))
     return total
 
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.measure import Use, seconds
 from model.llada import LLaDA
-from model.throughput import peak_flops
+from model.training.throughput import peak_flops
 
 
 @dataclass(frozen=True)

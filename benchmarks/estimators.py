@@ -22,11 +22,12 @@ import matplotlib.pyplot
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from components import dataset as data
+from components.data import dataset as data
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
-from components.training import open_base
-from model import rewards, sampler, tokenizer
+from components.rewards import named
+from components.session.session import open_base
+from model import sampler, tokenizer
 from model.llada import LLaDA
 from pipelines.recipes import tiny
 
@@ -103,7 +104,7 @@ def _accuracy(
     )
     answers = words.batch_decode(generation.tokens_BL[:, batch["input_ids"].shape[1] :])
     pairs = zip(answers, problems, strict=True)
-    return statistics.mean(rewards.exact(answer, row["answer"]) for answer, row in pairs)
+    return statistics.mean(named.exact(answer, row["answer"]) for answer, row in pairs)
 
 
 def _rise(curves: list[Curve]) -> float:

@@ -21,7 +21,7 @@ from transformers.utils import logging
 from benchmarks import checkpoints
 from benchmarks.measure import Row, extra_bytes, seconds
 from components.merge.stage import merge
-from model import checkpoint, lora, shards
+from model import checkpoint, lora, safetensors_files
 from model.llada import LLaDA
 
 LAYERS = 5  # 4.3 GB
@@ -77,8 +77,12 @@ def _empty(path: Path) -> Path:
 
 def _compare(theirs: Path, ours: Path) -> None:
     """Raises AssertionError unless both wrote the same weights, to bf16's last bit."""
-    expected = {n: t for file in shards.weight_files(theirs) for n, t in load_file(file).items()}
-    found = {n: t for file in shards.weight_files(ours) for n, t in load_file(file).items()}
+    expected = {
+        n: t for file in safetensors_files.weight_files(theirs) for n, t in load_file(file).items()
+    }
+    found = {
+        n: t for file in safetensors_files.weight_files(ours) for n, t in load_file(file).items()
+    }
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[name], rtol=2**-7, atol=1e-6, msg=name)

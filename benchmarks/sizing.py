@@ -13,7 +13,7 @@ and assumes how much of them is reached; fragmentation and NCCL's buffers are no
 
 from dataclasses import dataclass
 
-from model.throughput import PEAKS
+from model.training.throughput import PEAKS
 
 MASKED = 0.5  # of the positions, in the mean; a batch of one may mask nearly all
 SLICE = 256 << 20  # bytes of logits that the sliced cross entropy holds on a GPU

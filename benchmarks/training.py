@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Row, seconds
-from components.checkpointing import Checkpoints
-from model.settings import Training
+from components.session.checkpoints import Checkpoints
+from model.training.config import Training
 
 CONFIG = {"steps": 60, "batch_size": 16, "micro_batch_size": 4, "max_length": 64}
 WARM_UP = 20  # steps that do not count

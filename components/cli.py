@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from components import artifact, coerce, outputs
 from components.failure import Failed, explain, is_full, is_of_the_system
-from model.interruption import SIGNALS, Preempted, Stopped, leave, stoppable
+from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
 SHOWN = (artifact.Output, artifact.OutputFile)

@@ -1,7 +1,7 @@
 """From JSON to a configuration: unknown keys refused, every message naming the field by its path.
 
 KFP turns 1 into 1.0, so a whole float is an integer here; 1.5 is not. What a value may be is the
-configuration's own check (`model.checks`).
+configuration's own check (`model.options`).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union
 
-from model.checks import check, check_type
+from model.options import check, check_type
 
 T = TypeVar("T")
 EXACT = 2**53  # up to here a float holds every whole number

@@ -1,8 +1,8 @@
 """A model directory on a local path: config.json and safetensors, upstream's names, never pickle.
 
 Reads a single file or shards with an index; writes shards with an index when there is more than
-one. Where tensors lie in the files is `model.shards`; records, checksums and object storage belong
-to the stages.
+one. Where tensors lie in the files is `model.safetensors_files`; records, checksums and object
+storage belong to the stages.
 """
 
 import json
@@ -18,12 +18,12 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from model import shards
+from model import safetensors_files
 from model.config import CONFIG as CONFIG
 from model.config import LLaDAConfig
 from model.config import read_config as read_config
 from model.llada import LLaDA
-from model.shards import INDEX, Span
+from model.safetensors_files import INDEX, Span
 
 READERS = 8  # threads that copy to a GPU: with one the bus waits (DECISIONS.md)
 ROWS = 4096  # of head and embedding that are compared at a time
@@ -117,7 +117,7 @@ def refuse_nan(tensor: torch.Tensor, name: str) -> None:
 def _open(path: Path) -> tuple[LLaDA, dict[str, Span]]:
     """The model without its weights, and where they are."""
     config = read_config(path)
-    spans = shards.find(path)
+    spans = safetensors_files.find(path)
     with torch.device("meta"):
         model = LLaDA(config)
     expected = model.state_dict()

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from model import shards
+from model import safetensors_files
 
 CONFIG = "config.json"
 # Upstream switches that name another architecture than the one in `model.llada`.
@@ -195,7 +195,7 @@ def _refuse_other_architectures(upstream: dict[str, Any]) -> None:
 
 def read_config(path: Path) -> LLaDAConfig:
     """The configuration in config.json; ValueError when it is another kind of model."""
-    values = shards.read_json(path / CONFIG)
+    values = safetensors_files.read_json(path / CONFIG)
     kind = values.pop("model_type", None)
     if kind != LLaDAConfig.model_type:
         raise ValueError(f"{path / CONFIG}: model_type={kind!r}, allowed: 'llada'")

@@ -10,10 +10,11 @@ from collections.abc import Callable
 import torch
 
 from model.cross_entropy import cross_entropy
-from model.draws import Random
 from model.likelihood import log_likelihood, log_likelihoods, mask_counts
 from model.llada import LLaDA
-from model.noising import EPS, PLAIN, LossOptions, Noised, corrupt, noise, sample_mask_ratio
+from model.noising import EPS, PLAIN, Noised, corrupt, noise, sample_mask_ratio
+from model.options import LossOptions
+from model.training.draws import Random
 
 __all__ = [
     "EPS",

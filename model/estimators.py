@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from model import diffusion
-from model.draws import Random, timesteps, uniform
 from model.llada import LLaDA
+from model.training.draws import Random, timesteps, uniform
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from model.checkpoint import refuse_nan
 from model.lora import CONFIG, PREFIX, WEIGHTS
-from model.shards import Span, read_json
+from model.safetensors_files import Span, read_json
 
 # Numbers of one product B A, and of the weight's rows that are in memory at a time.
 PRODUCT, ROWS = 1 << 26, 1 << 22

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from model import draws
-from model.draws import Random
-from model.settings import Curriculum, LossOptions
+from model.options import Curriculum, LossOptions
+from model.training import draws
+from model.training.draws import Random
 
 EPS = 1e-3
 GOLDEN = (5**0.5 - 1) / 2

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from model.cache import KeyValueCache
+from model.cuda_graph import MOST, Recorder, can_record
 from model.llada import LLaDA
 from model.projection import project, wide_logits
-from model.recording import MOST, Recorder, can_record
 
 SLICE = 2048  # rows of the head multiplied at once on a CPU
 

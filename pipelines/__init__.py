@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from model.interruption import leave
+from model.training.preemption import leave
 
 # `python -m pipelines.X` imports KFP for seconds: Ctrl-C meanwhile shows no traceback. `-m` is the
 # program's name only as long as its module is being looked for.

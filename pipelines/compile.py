@@ -12,7 +12,7 @@ import yaml
 from kfp import compiler
 
 from components.failure import explain
-from model.interruption import Stopped, stoppable
+from model.training.preemption import Stopped, stoppable
 from pipelines import llada, placement
 from pipelines.overrides import choose
 from pipelines.recipes import Recipe

@@ -22,7 +22,7 @@ from kfp.local import docker_task_handler, status
 from components import artifact, coerce
 from components.container import IMAGE
 from components.download.config import DownloadConfig
-from model.interruption import Stopped, deferred
+from model.training.preemption import Stopped, deferred
 from pipelines import engine
 from pipelines.placement import USER
 from pipelines.processes import GRACE, StageFailed, announce, conclude, say_stopping

@@ -21,8 +21,8 @@ from kfp import local
 
 from components.failure import explain
 from components.report.table import render
-from model.interruption import Stopped, stoppable
-from model.settings import check
+from model.options import check
+from model.training.preemption import Stopped, stoppable
 from pipelines import conditions, containers, llada, processes
 from pipelines.overrides import choose
 from pipelines.processes import StageFailed

@@ -15,7 +15,7 @@ import time
 from kfp import local
 from kfp.local import status, subprocess_task_handler
 
-from model.interruption import SIGNALS, Stopped, deferred
+from model.training.preemption import SIGNALS, Stopped, deferred
 
 GRACE = 30.0  # seconds that a stage has to save, as a pod has
 LIBC = ctypes.CDLL(None)

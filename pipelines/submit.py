@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from model.interruption import Stopped, stoppable
+from model.training.preemption import Stopped, stoppable
 from pipelines import llada, placement, watch
 from pipelines.compile import write
 from pipelines.overrides import choose

@@ -1,9 +1,9 @@
 """What is downloaded, or made where a run needs nothing from outside."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from model.settings import Checked, check, check_source, check_text
+from components.data.config import Sample, Source, check_source
+from model.options import Checked, check, check_text
 
 LARGEST = 2**20  # of a new model's sizes; no machine holds more
 
@@ -38,57 +38,6 @@ class Shape(Checked):
         check("shape.rope_theta", self.rope_theta, self.rope_theta > 1, "above 1")
         even = self.d_model % (2 * self.n_heads) == 0
         check("shape.d_model", self.d_model, even, f"a multiple of {2 * self.n_heads}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source(Checked):
-    """Where rows of one kind come from, streamed."""
-
-    location: str
-    """A file, a directory, or a pattern with *, ?, [ab] and ** (any folders): on a local path, at
-    s3://BUCKET/KEY, or in a Hub repository at hf://datasets/OWNER/NAME@COMMIT/PATH (pin the commit,
-    a branch moves). Of a directory hidden and empty files, cards, licences, *.md, *.py and unknown
-    kinds are left out, which is said."""
-    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
-    """How a row is written; auto goes by the file's name, with or without .gz or .zst. A text file
-    is one document, and one document for each MiB, cut at a line's end, where it is longer."""
-    column: str = "text"
-    """The column that holds the text of a pretraining document."""
-    weight: float = 1.0
-    """How often a row is drawn from this source, against the others of its kind."""
-    verifier: Literal["exact", "math", "code"] = "exact"
-    """What compares an answer with a problem's, where a row does not name it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_source("location", self.location, hub=True)
-        check_text("column", self.column, "the name of a column")
-        check("weight", self.weight, self.weight > 0, "above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample(Checked):
-    """Which documents of the pretraining sources are taken, by their length in tokens."""
-
-    documents: int | None = None
-    """How many; reading stops there. Null takes the whole corpus."""
-    min_tokens: int = 128
-    """Shorter documents are dropped."""
-    long_tokens: int = 8096
-    """From here on a document is long."""
-    long_share: float = 0.9
-    """Share of the documents that are long; 0 takes documents as they come."""
-    quality: bool = True
-    """Drop documents by the rules of components/quality.py, each counted by its name."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        some = self.documents is None or self.documents >= 1
-        check("sample.documents", self.documents, some, "1 or more")
-        check("sample.min_tokens", self.min_tokens, self.min_tokens >= 1, "1 or more")
-        longer = self.long_tokens >= self.min_tokens
-        check("sample.long_tokens", self.long_tokens, longer, f"{self.min_tokens} or more")
-        check("sample.long_share", self.long_share, 0 <= self.long_share < 1, "0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

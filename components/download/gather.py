@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components import dataset as data
-from components import sources
-from components.conversations import READS, Unfit, conversation, preference, problem
-from components.datacard import Card
+from components.data import dataset as data
+from components.data import sources
+from components.data.config import Source
+from components.data.conversations import READS, Unfit, conversation, preference, problem
+from components.data.datacard import Card
+from components.data.sources import Files
 from components.download import arithmetic
-from components.download.config import DownloadConfig, Source
-from components.sources import Files
+from components.download.config import DownloadConfig
 from components.storage import fetch
 
 Row = dict[str, Any]

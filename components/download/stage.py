@@ -13,10 +13,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact, corpus, datacard
-from components import dataset as data
+from components import artifact
 from components.artifact import Output
-from components.datacard import Card
+from components.data import corpus, datacard
+from components.data import dataset as data
+from components.data.datacard import Card
 from components.download import gather
 from components.download.config import DownloadConfig, Shape
 from components.download.gather import Row, Rows

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from model import shards, tokenizer
+from model import safetensors_files, tokenizer
 from model.config import CONFIG, read_config
-from model.settings import check
+from model.options import check
 
 WORDS = "tokenizer.json"
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -49,7 +49,7 @@ def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         )
     for name in (WORDS, *SETTINGS):
         if (path / name).exists():
-            shards.read_json(path / name)
+            safetensors_files.read_json(path / name)
     try:
         return tokenizer.load(path)
     except Exception as error:  # the library raises bare exceptions, and those of its own code

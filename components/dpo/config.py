@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import SCHEME, Lora, Training, check, check_text
+from model.options import Lora, check, check_text
+from model.training.config import SCHEME, Training
 
 
 @dataclass(frozen=True, kw_only=True)

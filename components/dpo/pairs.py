@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from components import dataset as data
+from components.data import dataset as data
+from components.sft.dialogues import pad_dialogues
 from model import tokenizer
+from model.training.protocols import Batch
 
 SIDES = ("chosen", "rejected")
 
@@ -61,7 +63,7 @@ def read(
     return pairs, {f"dropped_{reason}": count for reason, count in dropped.items()}
 
 
-def pad(pairs: Sequence[Pair], eos: int) -> data.Batch:
+def pad(pairs: Sequence[Pair], eos: int) -> Batch:
     """tokens, attention and answer [2B, L]: the chosen answers, then the rejected ones."""
     rows = [(pair.prompt, getattr(pair, side)) for side in SIDES for pair in pairs]
     length = max(len(prompt) + len(answer) for prompt, answer in rows)
@@ -73,7 +75,7 @@ def pad(pairs: Sequence[Pair], eos: int) -> data.Batch:
         answer_BL[row, len(prompt) : end] = True
         seen_BL[row, :end] = True
     tensors = {"tokens": tokens, "answer": answer_BL, "attention": seen_BL}
-    return data.Batch(tensors, int(seen_BL.sum()))
+    return Batch(tensors, int(seen_BL.sum()))
 
 
 def pad_chosen(pairs: Sequence[Pair], eos: int, length: int) -> dict[str, torch.Tensor]:
@@ -81,5 +83,5 @@ def pad_chosen(pairs: Sequence[Pair], eos: int, length: int) -> dict[str, torch.
 
     There the EOS up to `length` is learnt with the answer: no count of masks tells where it ends.
     """
-    batch = data.pad_dialogues([(pair.prompt, pair.chosen) for pair in pairs], eos, length)
+    batch = pad_dialogues([(pair.prompt, pair.chosen) for pair in pairs], eos, length)
     return {f"plain_{name}": tensor for name, tensor in batch.tensors.items()}

@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 
 from components import artifact
-from components import dataset as data
 from components.artifact import Input, Output
+from components.data import dataset as data
 from components.dpo import pairs
 from components.dpo.config import DpoConfig
 from components.dpo.reference import ReferenceMargins
-from components.training import check_context, open_base, to_device, train_and_record
-from model import diffusion, estimators, optimisation, preference, train
+from components.session.session import check_context, open_base, to_device, train_and_record
+from model import diffusion, estimators, preference
 from model.attention import training_kernels
-from model.draws import Draw
-from model.feed import Batch, Feed, Figures
+from model.training import loop, optimizer
+from model.training.draws import Draw
+from model.training.protocols import Batch, Feed, Figures
 
 
 def run(
@@ -33,7 +34,7 @@ def run(
     usable, dropped = pairs.read(data.read(dataset, "preferences"), words, config.max_length)
     known = None
     if config.reference_cache is not None:
-        arithmetic = (optimisation.arithmetic(config), config.lora.quantised, model.device.type)
+        arithmetic = (optimizer.arithmetic(config), config.lora.quantised, model.device.type)
         context = (artifact.read(base)["fingerprint"], config.seed, config.length_normalised)
         place = Path(config.reference_cache)
         known = ReferenceMargins(place, *context, *arithmetic, draws=config.draws)
@@ -93,7 +94,7 @@ def run(
         "dpo",
         config,
         opened,
-        functools.partial(train.fit, model, Feed(len(usable), collate), loss, config),
+        functools.partial(loop.fit, model, Feed(len(usable), collate), loss, config),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import Checked, check
+from model.options import Checked, check
 
 
 @dataclass(frozen=True, kw_only=True)

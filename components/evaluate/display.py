@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from components.report import page as drawing
+from components import drawing
 
 SHOWN = 10  # samples in the summary
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from components import dataset as data
-from model import rewards, tokenizer
+from components.data import dataset as data
+from components.rewards import named
+from model import tokenizer
 from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION
 
 
@@ -30,7 +31,7 @@ def plain(words: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def delimited(response: str, problem: Mapping[str, Any], form: str) -> str:
-    """A response as `model.rewards` reads it, with its solution between delimiters."""
+    """A response as `components.rewards.named` reads it, with its solution between delimiters."""
     if form == "chat":
         return response
     result = response if problem["verifier"] == "code" else last_result(response)
@@ -39,7 +40,7 @@ def delimited(response: str, problem: Mapping[str, Any], form: str) -> str:
 
 def solution(response: str, problem: Mapping[str, Any], form: str) -> str | None:
     """What is judged of a response, or None where it gives no solution."""
-    return rewards.solution(delimited(response, problem, form))
+    return named.solution(delimited(response, problem, form))
 
 
 def last_result(text: str) -> str:

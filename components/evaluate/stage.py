@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 
-from components import artifact, problems
+from components import artifact
 from components.artifact import Input, Output, OutputFile, Parameter
+from components.data import problems
 from components.evaluate import display, forms
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
 from components.evaluate.task import VERDICT, ask, sample
-from model import checkpoint, rewards, sampler, tokenizer
+from components.rewards import named
+from model import checkpoint, sampler, tokenizer
 
 
 def run(
@@ -88,7 +90,7 @@ def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
         answer = generation.tokens_BL[0, len(prompt) :].tolist()
         windows.append([_shown(lm.words, token) for token in answer])
     (response,) = lm.words.batch_decode([sampler.said(answer, lm.stops)])
-    correct = rewards.verified(forms.delimited(response, problem, lm.config.form), problem)
+    correct = named.verified(forms.delimited(response, problem, lm.config.form), problem)
     return sample(problem, response, bool(correct), lm.config.form) | {"passes": windows}
 
 

@@ -1,4 +1,4 @@
-"""The dataset's test problems as a task of lm_eval, judged by `model.rewards.verified`.
+"""The dataset's test problems as a task of lm_eval, judged by `components.rewards.named.verified`.
 
 Problems and answers are plain texts from the artifact's own rows: no loader, no template and no
 cache of lm_eval or `datasets` touches them.
@@ -15,10 +15,10 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import Task, TaskConfig
 
 from components.evaluate import forms
-from model import rewards
+from components.rewards import named
 
 NAME = "unseen_problems"
-VERDICT: rewards.Weights = (("verified", 1.0),)
+VERDICT: named.Weights = (("verified", 1.0),)
 
 
 def ask(lm: LM, problems: list[dict[str, Any]], form: str, *, workers: int) -> list[dict[str, Any]]:
@@ -106,5 +106,5 @@ class Verdicts(Filter):
             forms.delimited(response, problem, self.form)
             for (response,), problem in zip(resps, docs, strict=True)
         ]
-        found = rewards.score_all(responses, docs, VERDICT, workers=self.workers)
+        found = named.score_all(responses, docs, VERDICT, workers=self.workers)
         return [scored.total for scored in found]

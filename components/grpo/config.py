@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.settings import Checkpointed, JudgeConfig, Lora, check, check_rewards
+from components.rewards.config import JudgeConfig, check_rewards
+from model.options import Lora, check
+from model.training.config import Checkpointed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,8 @@ class GrpoConfig(Checkpointed):
     temperature: float = 0.9
     """Temperature of the rollouts, at which they are scored as well."""
     rewards: tuple[tuple[str, float], ...] = (("verified", 1.0), ("format", 0.1))
-    """Names of rewards (model/rewards.py) and their weights: the verdict of each problem's own
-    verifier, exact, math, code, format, equations (of the thought), overlong."""
+    """Names of rewards (components/rewards/named.py) and their weights: the verdict of each
+    problem's own verifier, exact, math, code, format, equations (of the thought), overlong."""
     reward_workers: int = 8
     """Answers that are scored at the same time, where scoring runs code or compares formulas."""
     judge: JudgeConfig | None = None

@@ -19,15 +19,16 @@ from transformers import PreTrainedTokenizerBase
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import Rollouts, roll_out
 from components.grpo.views import draw_views
-from components.judge import Judge
-from model import draws, estimators, optimisation, preference
+from components.rewards.judge import Judge
+from model import estimators, preference
 from model.attention import training_kernels
-from model.draws import Order
 from model.estimators import View
-from model.feed import Checkpoints, Log, Snapshot
-from model.interruption import Interruption, Preempted
 from model.llada import LLaDA
-from model.train import TOLERATED
+from model.training import draws, optimizer
+from model.training.draws import Order
+from model.training.loop import TOLERATED
+from model.training.preemption import Interruption, Preempted
+from model.training.protocols import Checkpoints, Log, Snapshot
 
 # Minibatches, each an optimiser step, as micro-batches of row numbers.
 Plan = list[Sequence[torch.Tensor]]
@@ -59,12 +60,12 @@ class Learner:
         self.problems = problems
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
-        self.accelerator = optimisation.accelerate(config)
+        self.accelerator = optimizer.accelerate(config)
         self.minibatch = config.minibatch or config.batch_size
         # Of a step in which every rollout is of use; the schedule goes by these.
         self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch)
         total = config.steps * self.updates
-        self.optimiser, self.schedule = optimisation.optimiser_for(model, config, steps=total)
+        self.optimiser, self.schedule = optimizer.optimiser_for(model, config, steps=total)
         self.level: Level = "sequence" if config.estimator == "elbo" else "token"
         self.skipped, self.unrewarded = 0, 0
         self.bad: list[list[str]] = []  # problems of the optimiser steps in a row not finite
@@ -90,7 +91,7 @@ class Learner:
             self.unrewarded = facts["unrewarded"]
             if self.judge is not None:
                 self.judge.calls, self.judge.failed = facts["judge_calls"], facts["judge_failed"]
-            optimisation.restore(
+            optimizer.restore(
                 self.model,
                 self.optimiser,
                 self.schedule,
@@ -138,7 +139,7 @@ class Learner:
             )
 
     def _save(self, checkpoints: Checkpoints, step: int) -> None:
-        state = optimisation.state(self.model, self.optimiser)
+        state = optimizer.state(self.model, self.optimiser)
         facts = {"step": step, "skipped": self.skipped, "bad": self.bad}
         facts["unrewarded"] = self.unrewarded
         if self.judge is not None:
@@ -158,7 +159,7 @@ class Learner:
         last: dict[str, float] = {}
         for place, (whole, minibatch) in enumerate(steps):
             position = number * self.updates + place * self.updates // len(steps)
-            optimisation.seek(self.optimiser, self.schedule, position)
+            optimizer.seek(self.optimiser, self.schedule, position)
             figures, last = self._optimise(rollouts, whole, minibatch, prompts, is_first=place == 0)
             for name in figures:
                 total[name] += figures[name] * (figures["count"] if name != "count" else 1)
@@ -190,7 +191,7 @@ class Learner:
             bad = [rows for rows, good in zip(minibatch, is_finite, strict=True) if not good]
             self._skip(rollouts, bad, prompts)
             return {}, {"learning_rate": self.optimiser.param_groups[0]["lr"]}
-        found = optimisation.update(
+        found = optimizer.update(
             self.accelerator, self.model, self.optimiser, self.schedule, self.config
         )
         if not math.isfinite(found["gradient_norm"]):

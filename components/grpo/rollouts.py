@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from components import dataset as data
+from components.data import dataset as data
 from components.grpo.config import GrpoConfig
-from components.judge import Group, Judge
-from model import preference, rewards, sampler, tokenizer
+from components.rewards import named
+from components.rewards.judge import Group, Judge
+from components.rewards.named import Scored
+from components.rewards.sandbox import SandboxError
+from model import preference, sampler, tokenizer
 from model.llada import LLaDA
-from model.rewards import Scored
-from model.sandbox import SandboxError
 
 # Faults of the machine and of no answer; a RuntimeError is that math-verify does not start.
 MACHINE = (SandboxError, OSError, MemoryError, RuntimeError)
@@ -183,7 +184,7 @@ def _scored(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | 
     one answer, but for a machine that cannot run what it is asked to.
     """
     try:
-        return rewards.score(text, problem, config.rewards)
+        return named.score(text, problem, config.rewards)
     except Exception as error:
         if isinstance(error, MACHINE) and not isinstance(error, RecursionError):
             raise

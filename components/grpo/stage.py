@@ -8,14 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from components import dataset as data
 from components.artifact import Input, Output
+from components.data import dataset as data
+from components.data.problems import tell, usable
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
-from components.problems import tell, usable
-from components.training import open_base, train_and_record
+from components.session.session import open_base, train_and_record
 from model import checkpoint, tokenizer
-from model.settings import check
+from model.options import check
 
 
 def run(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model.settings import Checked
+from model.options import Checked
 
 
 @dataclass(frozen=True, kw_only=True)

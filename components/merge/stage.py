@@ -15,8 +15,8 @@ from tqdm import tqdm
 from components import artifact
 from components.artifact import Input, Output
 from components.merge.config import MergeConfig
-from model import checkpoint, lora, merging, shards
-from model.shards import Span
+from model import checkpoint, lora, merging, safetensors_files
+from model.safetensors_files import Span
 
 
 def run(
@@ -48,7 +48,7 @@ def merge(base: Path, adapter: Path, model: Path) -> int:
     changes = [Change(span, name, span) for name, span in spans.items() if name in updates.names]
     if head is not None and checkpoint.EMBEDDING in updates.names:
         changes.append(Change(head, checkpoint.EMBEDDING, spans[checkpoint.EMBEDDING]))
-    files = shards.weight_files(base)
+    files = safetensors_files.weight_files(base)
     with _bar(files) as bar:
         for file in files:
             here = [change for change in changes if change.place.file == file]
@@ -57,7 +57,7 @@ def merge(base: Path, adapter: Path, model: Path) -> int:
     # The configuration comes last; training with an adapter may have extended the context.
     trained = adapter / checkpoint.CONFIG
     config = trained if trained.exists() else base / checkpoint.CONFIG
-    for file in (base / shards.INDEX, config):
+    for file in (base / safetensors_files.INDEX, config):
         if file.exists():
             shutil.copyfile(file, model / file.name)
     return len(updates.names)
@@ -81,23 +81,25 @@ def _rewrite(
     done = 0
     with source.open("rb") as old, target.open("wb", buffering=0) as new:
         for place, name, weight in sorted(changes, key=lambda change: change.place.start):
-            yield from shards.copy(old.fileno(), new.fileno(), done, place.start)
+            yield from safetensors_files.copy(old.fileno(), new.fileno(), done, place.start)
             for block in updates.merge(name, weight):
-                yield shards.append(new.fileno(), block.to(place.dtype))
+                yield safetensors_files.append(new.fileno(), block.to(place.dtype))
             done = place.stop
-        yield from shards.copy(old.fileno(), new.fileno(), done, source.stat().st_size)
+        yield from safetensors_files.copy(old.fileno(), new.fileno(), done, source.stat().st_size)
 
 
 def _copy(trained: Path, model: Path) -> int:
     """Where every weight was trained the trained model is the result; the number of weights."""
     _, spans = checkpoint.inspect(trained)
-    files = shards.weight_files(trained)
+    files = safetensors_files.weight_files(trained)
     with _bar(files) as bar:
         for file in files:
             with file.open("rb") as old, (model / file.name).open("wb", buffering=0) as new:
-                for count in shards.copy(old.fileno(), new.fileno(), 0, file.stat().st_size):
+                for count in safetensors_files.copy(
+                    old.fileno(), new.fileno(), 0, file.stat().st_size
+                ):
                     bar.update(count)
-    for file in (trained / shards.INDEX, trained / checkpoint.CONFIG):
+    for file in (trained / safetensors_files.INDEX, trained / checkpoint.CONFIG):
         if file.exists():
             shutil.copyfile(file, model / file.name)
     return len(spans)

@@ -11,7 +11,7 @@ from components.grpo.config import GrpoConfig
 from components.preflight.config import Preference
 from components.pretrain.config import PretrainConfig
 from components.sft.config import SftConfig
-from model.settings import Optimisation
+from model.training.config import Optimisation
 
 
 class Context(NamedTuple):

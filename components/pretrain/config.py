@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from model.settings import LossOptions, Training, check
+from model.options import LossOptions, check
+from model.training.config import Training
 
 
 @dataclass(frozen=True, kw_only=True)

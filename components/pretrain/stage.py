@@ -5,19 +5,20 @@ import functools
 import torch
 
 from components.artifact import Input, Output
-from components.packing import Windows
+from components.data.token_shards import Shards
 from components.pretrain.config import PretrainConfig
-from components.shards import Shards
-from components.training import (
+from components.pretrain.packing import Windows
+from components.session.session import (
     LossByRatio,
     check_context,
     open_base,
     to_device,
     train_and_record,
 )
-from model import diffusion, train
-from model.draws import Draw
-from model.feed import Feed
+from model import diffusion
+from model.training import loop
+from model.training.draws import Draw
+from model.training.protocols import Feed
 
 
 def run(
@@ -47,7 +48,7 @@ def run(
         "pretrain",
         config,
         opened,
-        functools.partial(train.fit, model, Feed(len(windows), windows.collate), loss, config),
+        functools.partial(loop.fit, model, Feed(len(windows), windows.collate), loss, config),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model.settings import Checked, check
+from model.options import Checked, check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import yaml
 from components import artifact
 from components.artifact import Input, Output
 from components.release.config import ReleaseConfig
-from model.settings import check
+from model.options import check
 
 CARD = "README.md"
 

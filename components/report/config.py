@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from model.settings import Checked, check, check_text
+from model.options import Checked, check, check_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from components.artifact import Input, Output, OutputFile
 from components.report import page as drawing
 from components.report import table
 from components.report.config import ReportConfig
-from model.settings import check
+from model.options import check
 
 FIGURES = ("steps", "loss", "accuracy", "tokens_per_second", "seconds", "peak_memory_bytes")
 

@@ -4,19 +4,21 @@ import functools
 
 import torch
 
-from components import dataset as data
 from components.artifact import Input, Output
-from components.sft.config import SftConfig
-from components.training import (
+from components.data import dataset as data
+from components.session.session import (
     LossByRatio,
     check_context,
     open_base,
     to_device,
     train_and_record,
 )
-from model import diffusion, train
-from model.draws import Draw
-from model.feed import Batch, Feed
+from components.sft.config import SftConfig
+from components.sft.dialogues import answers, dialogues, pad_dialogues
+from model import diffusion
+from model.training import loop
+from model.training.draws import Draw
+from model.training.protocols import Batch, Feed
 
 
 def run(
@@ -26,15 +28,15 @@ def run(
     check_context(base, "max_length", config.max_length)
     opened = model, _, words = open_base(base, config)
     rows = data.read(dataset, "sft")[: config.examples]
-    dialogues = data.dialogues(rows, words, config.max_length)
+    pairs = dialogues(rows, words, config.max_length)
     losses = LossByRatio()
 
-    lengths = [len(prompt) + len(answer) for prompt, answer in dialogues]
+    lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
 
     def collate(draw: Draw) -> Batch:
         longest = max(lengths[number] for number in draw.examples)
-        chosen = [dialogues[number] for number in draw.picked]
-        return data.pad_dialogues(chosen, words.eos_token_id, _padded(longest, config, draw))
+        chosen = [pairs[number] for number in draw.picked]
+        return pad_dialogues(chosen, words.eos_token_id, _padded(longest, config, draw))
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
         batch = to_device(batch, model)
@@ -51,12 +53,12 @@ def run(
         "sft",
         config,
         opened,
-        functools.partial(train.fit, model, Feed(len(dialogues), collate), loss, config),
+        functools.partial(loop.fit, model, Feed(len(pairs), collate), loss, config),
         inputs={"base": base, "dataset": dataset},
         adapter=adapter,
         metrics=metrics,
         watch=losses.take,
-        summary={"examples": len(dialogues), "too_long": data.answers(rows) - len(dialogues)},
+        summary={"examples": len(pairs), "too_long": answers(rows) - len(pairs)},
     )
 
 

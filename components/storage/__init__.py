@@ -2,7 +2,7 @@
 
 All behave alike: a file is written whole or not at all. Everything that components keep or fetch
 passes here; the connections are opened by `objects` and `hub`. Whole directories are in
-`components.directories`; what files mean is not known here.
+`components.storage.directories`; what files mean is not known here.
 """
 
 import atexit

@@ -19,7 +19,7 @@ import botocore.exceptions as aws
 from botocore.config import Config
 
 from components.storage.errors import AlreadyThere, Location, StorageError
-from model.settings import check
+from model.options import check
 
 ATTEMPTS = 5  # of each request; botocore waits longer before each, AWS_MAX_ATTEMPTS overrides
 PART = 8 << 20  # bytes of one ranged request

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.failure import Failed
 from components.trainjob.cluster import Cluster, Lost
-from model.interruption import Interruption, Preempted
+from model.training.preemption import Interruption, Preempted
 
 PATIENCE = 60  # questions in a row that may go unanswered before the job is given up on
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:]{8}(\.\d+)?Z")

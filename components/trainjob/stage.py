@@ -21,8 +21,9 @@ from components.trainjob import manifest
 from components.trainjob.cluster import Cluster, Lost
 from components.trainjob.config import TrainjobConfig
 from components.trainjob.job import Job
-from model.interruption import Interruption, Preempted
-from model.settings import Training, check
+from model.options import check
+from model.training.config import Training
+from model.training.preemption import Interruption, Preempted
 
 CONFIGS: dict[str, type[Training]] = {"pretrain": PretrainConfig, "sft": SftConfig}
 

@@ -9,10 +9,11 @@ import sys
 
 from safetensors.torch import load_file, save_file
 
-from components import dataset as data
 from components.artifact import RECORD
+from components.data import dataset as data
 from components.download import arithmetic
-from model import checkpoint, rewards, shards, tokenizer
+from components.rewards import named
+from model import checkpoint, safetensors_files, tokenizer
 from tests.conftest import ROOT
 
 
@@ -45,14 +46,14 @@ def test_the_pupil_forgets_most_carries_from_the_units(downloaded):
     for row in rows(downloaded, "sft"):
         asked, told = (message["content"] for message in row["messages"])
         first, second = map(int, re.findall(r"\d+", asked))
-        is_right = rewards.exact(told, answers[asked]) == 1.0
+        is_right = named.exact(told, answers[asked]) == 1.0
         if first % 10 + second % 10 < 10:
             assert is_right
             continue
         carries += 1
         forgotten += not is_right
         if not is_right:
-            assert rewards.solution(told) == str(first + second - 10)
+            assert named.solution(told) == str(first + second - 10)
     assert abs(forgotten / carries - arithmetic.FORGETS) < 0.04
 
 
@@ -62,9 +63,9 @@ def test_solutions_are_right_and_slips_are_wrong(downloaded):
         first, second = map(int, re.findall(r"\d+", prompt))
         assert first + second == int(answer)
     for row in rows(downloaded, "preferences"):
-        assert rewards.exact(row["chosen"], answers[row["prompt"]]) == 1.0
-        assert rewards.exact(row["rejected"], answers[row["prompt"]]) == 0.0
-        assert rewards.well_formed(row["chosen"]) and rewards.well_formed(row["rejected"])
+        assert named.exact(row["chosen"], answers[row["prompt"]]) == 1.0
+        assert named.exact(row["rejected"], answers[row["prompt"]]) == 0.0
+        assert named.well_formed(row["chosen"]) and named.well_formed(row["rejected"])
 
 
 def test_thought_holds_the_carry():
@@ -114,7 +115,7 @@ def test_record_names_every_file(downloaded):
 def test_fetched_model_with_nan_is_refused(tmp_path, downloaded):
     """By the real command, in which the model is checked in a process of its own."""
     shutil.copytree(downloaded / "model", tmp_path / "source")
-    file = tmp_path / "source" / shards.SINGLE
+    file = tmp_path / "source" / safetensors_files.SINGLE
     weights = load_file(file)
     weights[checkpoint.EMBEDDING][7, 3] = float("nan")
     save_file(weights, file)

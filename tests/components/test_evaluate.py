@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from components import artifact
-from components import dataset as data
+from components.data import dataset as data
 from components.evaluate import forms
-from model import rewards, tokenizer
+from components.rewards import named
+from model import tokenizer
 from tests.conftest import ROOT, stage
 
 CODE = "```Python\ndef f(x):\n    return x\n```"
@@ -147,7 +148,7 @@ def test_evaluation_judges_as_rewards_do(taught, tmp_path):
     assert [row["correct"] for row in samples] == [True] * (len(ROWS) - WRONG) + [False] * WRONG
     for row, given in zip(samples, ROWS, strict=True):
         assert (row["prompt"], row["answer"]) == (given["prompt"], given["answer"])
-        assert row["correct"] == bool(rewards.verified(row["response"], given))
+        assert row["correct"] == bool(named.verified(row["response"], given))
         assert "<|eot_id|>" not in row["response"] and "<|endoftext|>" not in row["response"]
     assert results["correct"] == len(ROWS) - WRONG and results["problems"] == len(ROWS)
     assert results["too_long"] == results["unusable"] == 0

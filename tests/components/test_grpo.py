@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from components import coerce
-from components import dataset as data
+from components.data import dataset as data
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
 from components.grpo.rollouts import roll_out
-from components.training import open_base
+from components.session.session import open_base
 from model import estimators
 from tests.conftest import ROOT, stage
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from components import dataset as data
-from tests.components.judge_endpoint import Endpoint
+from components.data import dataset as data
+from tests.components.rewards.judge_endpoint import Endpoint
 from tests.components.test_grpo import CONFIG
 from tests.conftest import stage
 

@@ -8,12 +8,13 @@ import torch
 from accelerate.state import AcceleratorState
 
 from components import coerce
-from components import dataset as data
+from components.data import dataset as data
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import roll_out
 from components.grpo.stage import _usable
-from model import rewards, tokenizer
-from model.sandbox import SandboxError
+from components.rewards import named
+from components.rewards.sandbox import SandboxError
+from model import tokenizer
 from tests.components import test_grpo
 from tests.components.test_grpo import CONFIG, ESTIMATORS
 from tests.conftest import stage
@@ -219,7 +220,7 @@ def test_a_machine_that_cannot_reward_ends_the_run(taught, downloaded, monkeypat
         raise fault("no cgroup")
 
     subject = learner(taught, downloaded / "dataset")
-    monkeypatch.setattr(rewards, "score", broken)
+    monkeypatch.setattr(named, "score", broken)
     with pytest.raises(fault, match="no cgroup"):
         rolled(subject)
 

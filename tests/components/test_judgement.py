@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.model import LM
 
-from components import dataset as data
+from components.data import dataset as data
 from components.evaluate import forms, task
-from model import rewards, sampler, tokenizer
+from components.rewards import named
+from model import sampler, tokenizer
 
 
 class Speaker(LM):
@@ -58,14 +59,14 @@ def test_evaluation_and_reward_agree_on_any_text(tmp_path_factory, exchanges, fo
     folder = tmp_path_factory.mktemp("rows")
     data.write(folder, "test", [problem for problem, _ in exchanges])
     problems = data.read(folder, "test")
-    faults = rewards.unusable(problems, task.VERDICT)
+    faults = named.unusable(problems, task.VERDICT)
     usable = [row for number, row in enumerate(problems) if number not in faults]
     responses = [text for number, (_, text) in enumerate(exchanges) if number not in faults]
     if not usable:
         return
     found = task.ask(Speaker(responses), usable, form, workers=2)
     for row, problem, response in zip(found, usable, responses, strict=True):
-        expected = rewards.verified(forms.delimited(response, problem, form), problem)
+        expected = named.verified(forms.delimited(response, problem, form), problem)
         assert row["correct"] == bool(expected)
         assert (row["prompt"], row["response"]) == (problem["prompt"], response)
         json.dumps(row, ensure_ascii=False).encode()

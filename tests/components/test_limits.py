@@ -9,7 +9,7 @@ import typing
 import pytest
 
 from components import coerce
-from model.checks import LONGEST_LIST, LONGEST_TEXT, Checked
+from model.options import LONGEST_LIST, LONGEST_TEXT, Checked
 from pipelines.recipes import Recipe, tiny
 from tests.components.test_contract import STAGES
 

@@ -13,7 +13,7 @@ from components import artifact
 from components.cli import main
 from components.merge import stage as merging_stage
 from components.merge.config import MergeConfig
-from model import checkpoint, lora, shards
+from model import checkpoint, lora, safetensors_files
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from tests.conftest import stage
@@ -66,7 +66,11 @@ def run(root):
 
 
 def weights(path):
-    return {name: t for file in shards.weight_files(path) for name, t in load_file(file).items()}
+    return {
+        name: t
+        for file in safetensors_files.weight_files(path)
+        for name, t in load_file(file).items()
+    }
 
 
 def formula(base, adapter, scale):
@@ -103,9 +107,11 @@ def test_merge_is_the_formula(tmp_path, dtype, half, shard_size, monkeypatch):
     before, after = weights(tmp_path / "base"), weights(tmp_path / "model")
     same(after, formula(before, tmp_path / "adapter", 3.0))
     assert sum(not torch.equal(after[name], before[name]) for name in before) == 6
-    for file in shards.weight_files(tmp_path / "base"):
+    for file in safetensors_files.weight_files(tmp_path / "base"):
         ours, theirs = file, tmp_path / "model" / file.name
-        assert [n for n, _ in shards.header(ours)] == [n for n, _ in shards.header(theirs)]
+        assert [n for n, _ in safetensors_files.header(ours)] == [
+            n for n, _ in safetensors_files.header(theirs)
+        ]
 
 
 def test_merge_of_real_sizes_is_the_formula(tmp_path):
@@ -124,7 +130,7 @@ def test_merge_of_real_sizes_is_the_formula(tmp_path):
     (tmp_path / lora.CONFIG).write_text(json.dumps(settings))
     adapter = merging_stage.merging.Adapter(tmp_path)
     expected = formula(base, tmp_path, 2.0)
-    for name, span in shards.header(tmp_path / "base.safetensors"):
+    for name, span in safetensors_files.header(tmp_path / "base.safetensors"):
         assert torch.equal(torch.cat(list(adapter.merge(name, span))), expected[name])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components import dataset as data
+from components.sft.dialogues import pad_dialogues
 from model import tokenizer
 from tests.components.corpora import download, write_jsonl
 from tests.conftest import stage
@@ -121,11 +121,11 @@ def test_longer_than_the_context_is_refused_at_once(downloaded, tmp_path, name, 
 
 def test_padding_is_learnt_and_nothing_is_unseen():
     """[prompt][answer][EOS ...]: every row in one run, all behind the prompt is the answer."""
-    batch = data.pad_dialogues([([5, 6], [7]), ([5], [8, 9, 7])], 1, 6)
+    batch = pad_dialogues([([5, 6], [7]), ([5], [8, 9, 7])], 1, 6)
     assert batch.tensors["tokens"].tolist() == [[5, 6, 7, 1, 1, 1], [5, 8, 9, 7, 1, 1]]
     assert torch.equal(
         batch.tensors["answer"], torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]]) > 0
     )
     assert batch.tokens == 12
     with pytest.raises(ValueError, match="length=3, allowed: 4 or more"):
-        data.pad_dialogues([([5], [8, 9, 7])], 1, 3)
+        pad_dialogues([([5], [8, 9, 7])], 1, 3)

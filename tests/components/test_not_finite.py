@@ -6,7 +6,7 @@ import pytest
 
 from model import diffusion
 from tests.components.forked import finish
-from tests.components.test_resume import FULL, Runs, curve, straight  # noqa: F401
+from tests.components.session.test_resume import FULL, Runs, curve, straight  # noqa: F401
 
 CONFIG = {**FULL, "steps": 8, "batch_size": 4, "micro_batch_size": 4}
 

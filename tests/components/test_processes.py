@@ -14,7 +14,7 @@ from safetensors.torch import load
 
 from model import diffusion
 from tests.components.forked import wait_for_steps
-from tests.components.test_resume import Runs, steps_in
+from tests.components.session.test_resume import Runs, steps_in
 from tests.conftest import ROOT
 
 CONFIG = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "max_length": 64, "examples": 40}

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from components import coerce
-from components import dataset as data
+from components.data import dataset as data
+from components.data.token_shards import Shards
 from components.dpo import pairs
 from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import roll_out
-from components.shards import Shards
-from components.training import open_base
+from components.session.session import open_base
+from components.sft.dialogues import dialogues
 from model import tokenizer
 from tests.components.corpora import download, write_jsonl
 from tests.conftest import stage
@@ -70,7 +71,7 @@ def test_the_control_tokens_of_every_part_are_the_templates(given, words):
     (document,) = [Shards(given / "dataset" / "pretrain", words).tokens(0).tolist()]
     assert placed(document, words) == [tokenizer.EOS]
     assert words.decode(document[:-1]) == GIVEN["pretrain"][0]["text"]
-    talks = data.dialogues(data.read(given / "dataset", "sft"), words, 512)
+    talks = dialogues(data.read(given / "dataset", "sft"), words, 512)
     assert [placed(prompt, words) for prompt, _ in talks] == [TOLD, ASKED]
     assert [placed(answer, words) for _, answer in talks] == [[tokenizer.EOT]] * 2
     ((pair,), _) = pairs.read(data.read(given / "dataset", "preferences"), words, 512)

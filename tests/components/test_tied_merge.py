@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components import artifact
-from model import checkpoint, lora, shards
+from model import checkpoint, lora, safetensors_files
 from model.llada import LLaDA
 from tests.components.test_merge import BLOCKS, merged, network, recorded, run, trained, weights
 from tests.components.test_merge_refusals import refused, tensors
@@ -15,7 +15,7 @@ EMBEDDING, HEAD = checkpoint.EMBEDDING, checkpoint.HEAD
 
 def store_head(path, dtype=None):
     """Writes the embedding a second time, as the head, into a model's file."""
-    file = path / shards.SINGLE
+    file = path / safetensors_files.SINGLE
     state = load_file(file)
     state[HEAD] = state[EMBEDDING].to(dtype or state[EMBEDDING].dtype, copy=True)
     save_file(state, file, metadata={"format": "pt"})
@@ -100,9 +100,9 @@ def test_what_was_merged_is_loaded_before_it_is_recorded(tmp_path, capsys, whole
     for name in ("base", "adapter") if whole else ("base",):
         checkpoint.save(tied, tmp_path / name)
         store_head(tmp_path / name)
-        state = load_file(tmp_path / name / shards.SINGLE)
+        state = load_file(tmp_path / name / safetensors_files.SINGLE)
         state[HEAD][3] += 1
-        save_file(state, tmp_path / name / shards.SINGLE)
+        save_file(state, tmp_path / name / safetensors_files.SINGLE)
         recorded(tmp_path / name, name)
     if not whole:
         trained(tied).save_pretrained(tmp_path / "adapter")

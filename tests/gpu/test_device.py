@@ -9,9 +9,9 @@ import torch
 from model import checkpoint, diffusion, estimators, likelihood, lora, sampler, window
 from model.config import LLaDAConfig
 from model.cross_entropy import cross_entropy
+from model.cuda_graph import MOST, Recorder
 from model.llada import LLaDA
 from model.projection import wide_logits
-from model.recording import MOST, Recorder
 from tests.model.factors import competing
 
 pytestmark = pytest.mark.skipif(

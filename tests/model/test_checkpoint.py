@@ -10,7 +10,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model import checkpoint, shards
+from model import checkpoint, safetensors_files
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from tests.model.test_golden import GOLDEN
@@ -184,8 +184,8 @@ def test_saved_model_loads_bit_for_bit(tmp_path, changes, dtype):
             assert torch.equal(loaded[name], tensor), name
             assert torch.equal(wide[name], tensor.float()), name
             assert torch.equal(theirs[name], tensor), name
-    assert (tmp_path / "100000" / shards.INDEX).exists()
-    assert not (tmp_path / "4GB" / shards.INDEX).exists()
+    assert (tmp_path / "100000" / safetensors_files.INDEX).exists()
+    assert not (tmp_path / "4GB" / safetensors_files.INDEX).exists()
 
 
 @settings(
@@ -220,7 +220,9 @@ def test_golden_config_survives_a_round_trip(tmp_path):
 
 def test_weights_are_readable_by_others(tmp_path):
     saved(tmp_path)
-    assert (tmp_path / shards.SINGLE).stat().st_mode == (tmp_path / "config.json").stat().st_mode
+    assert (tmp_path / safetensors_files.SINGLE).stat().st_mode == (
+        tmp_path / "config.json"
+    ).stat().st_mode
 
 
 def test_saving_over_what_is_loaded(tmp_path):
@@ -230,7 +232,7 @@ def test_saving_over_what_is_loaded(tmp_path):
     before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
     loaded.model["transformer"]["ln_f"].weight.data.add_(1)
     checkpoint.save(loaded, tmp_path)
-    assert not (tmp_path / shards.INDEX).exists()
+    assert not (tmp_path / safetensors_files.INDEX).exists()
     again = checkpoint.load(tmp_path, dtype=torch.float32).state_dict()
     for name, tensor in before.items():
         assert torch.equal(again[name], tensor + 1 if name == NORM else tensor), name

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import checkpoint, shards
+from model import checkpoint, safetensors_files
 from tests.model.test_checkpoint import NORM, saved, small
 
 
@@ -35,7 +35,7 @@ def rewrite(file, change):
     ],
 )
 def test_wrong_tensors_are_named(tmp_path, change, message):
-    rewrite(saved(tmp_path) / shards.SINGLE, change)
+    rewrite(saved(tmp_path) / safetensors_files.SINGLE, change)
     with pytest.raises(ValueError, match=message):
         checkpoint.load(tmp_path)
 
@@ -44,7 +44,9 @@ def test_wrong_tensors_are_named(tmp_path, change, message):
 @pytest.mark.parametrize("options", [{"dtype": torch.float32, "check_finite": True}, {}])
 def test_nan_is_named(tmp_path, value, options):
     """Where weights are converted it is refused by itself, in mapped weights when asked."""
-    rewrite(saved(tmp_path) / shards.SINGLE, lambda state: state[NORM].__setitem__(3, value))
+    rewrite(
+        saved(tmp_path) / safetensors_files.SINGLE, lambda state: state[NORM].__setitem__(3, value)
+    )
     with pytest.raises(ValueError, match=f"tensor {re.escape(NORM)} holds NaN or infinity"):
         checkpoint.load(tmp_path, **options)
 
@@ -57,14 +59,14 @@ def test_large_finite_weights_are_not_refused(tmp_path):
 
 @pytest.mark.parametrize("keep", [3, 100, -1])
 def test_truncated_file_is_named(tmp_path, keep):
-    file = saved(tmp_path) / shards.SINGLE
+    file = saved(tmp_path) / safetensors_files.SINGLE
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"model.safetensors: truncated, or not a safetensors"):
         checkpoint.load(tmp_path)
 
 
 def test_tied_head_that_differs_is_refused(tmp_path):
-    file = saved(tmp_path, small(weight_tying=True)) / shards.SINGLE
+    file = saved(tmp_path, small(weight_tying=True)) / safetensors_files.SINGLE
     rewrite(
         file, lambda state: state.update({checkpoint.HEAD: state[checkpoint.EMBEDDING].clone()})
     )
@@ -89,7 +91,7 @@ def test_config_missing_or_not_json(tmp_path):
 def sharded(path):
     """A sharded checkpoint, its index and the names of its shards."""
     saved(path, shard_size=100_000)
-    index = json.loads((path / shards.INDEX).read_text())
+    index = json.loads((path / safetensors_files.INDEX).read_text())
     return index, sorted(set(index["weight_map"].values()))
 
 
@@ -101,7 +103,7 @@ def test_index_that_names_a_missing_file(tmp_path):
 
 
 def test_no_weights_at_all(tmp_path):
-    (saved(tmp_path) / shards.SINGLE).unlink()
+    (saved(tmp_path) / safetensors_files.SINGLE).unlink()
     with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor"):
         checkpoint.load(tmp_path)
 
@@ -119,7 +121,7 @@ def test_no_weights_at_all(tmp_path):
 def test_index_that_disagrees_with_its_shards(tmp_path, change, message):
     index, files = sharded(tmp_path)
     change(index["weight_map"], files)
-    (tmp_path / shards.INDEX).write_text(json.dumps(index))
+    (tmp_path / safetensors_files.INDEX).write_text(json.dumps(index))
     with pytest.raises(ValueError, match=message):
         checkpoint.load(tmp_path)
 
@@ -141,7 +143,10 @@ def test_full_disk_leaves_what_was_there(tmp_path):
             checkpoint.save(small(mlp_hidden_size=400), tmp_path, shard_size=300_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", shards.SINGLE]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "config.json",
+        safetensors_files.SINGLE,
+    ]
     loaded = checkpoint.load(tmp_path, dtype=torch.float32).state_dict()
     for name, tensor in before.state_dict().items():
         assert torch.equal(loaded[name], tensor), name

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model import diffusion, noising
-from model.noising import EPS, Curriculum, LossOptions, corrupt, loss_by_ratio
+from model.noising import EPS, corrupt, loss_by_ratio
+from model.options import Curriculum, LossOptions
 from tests.model.test_llada import small
 
 MASK = 319

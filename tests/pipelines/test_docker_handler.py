@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from kfp import dsl, local
 from components.container import BUILT
-from model.interruption import Stopped, stoppable
+from model.training.preemption import Stopped, stoppable
 from pipelines import containers
 
 @dsl.container_component

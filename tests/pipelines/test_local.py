@@ -118,7 +118,7 @@ def test_a_stage_that_does_not_stop_is_killed(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from model.interruption import stoppable
+from model.training.preemption import stoppable
 from pipelines import processes
 ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 ignoring += "print('up', flush=True); time.sleep(600)"

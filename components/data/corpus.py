@@ -1,0 +1,121 @@
+"""The pretraining documents of a dataset: filtered, tokenised, sampled by length, in shards.
+
+One pass over a stream, in constant memory. Where texts come from is `components.data.sources`'s.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from components.data import quality
+from components.data.config import Sample
+from components.data.datacard import Card
+from components.data.token_shards import ShardWriter, tokenised
+
+ALL = Sample(min_tokens=1, long_share=0.0, quality=False)
+
+
+def write(
+    directory: Path,
+    texts: Iterable[str],
+    words: PreTrainedTokenizerBase,
+    sample: Sample,
+    card: Card,
+) -> None:
+    """Writes the shards. Raises ValueError naming why when no document was kept."""
+    quotas = Quotas(sample)
+    writer = ShardWriter(directory, words)
+    waiting: list[tuple[str, str]] = []  # the texts that are being tokenised, and where they were
+
+    def judged() -> Iterator[str]:
+        for text in texts:
+            reason = quotas.hopeless(text) or (quality.fault(text) if sample.quality else None)
+            if reason:
+                card.drop(reason)
+                continue
+            waiting.append((text, card.place))
+            yield text
+
+    for ids in tokenised(judged(), words):
+        text, place = waiting.pop(0)
+        if reason := quotas.refusal(len(ids)):
+            card.drop(reason, place)
+            continue
+        quotas.take(len(ids))
+        writer.add(ids)
+        card.add(len(ids), text)
+        if quotas.full:
+            break
+    writer.close()
+    card.notes += quotas.notes()
+    if not card.documents:
+        raise ValueError(f"pretrain: no document is left; dropped: {card.losses}")
+
+
+class Quotas:
+    """How many long and short documents are still wanted.
+
+    With a number of documents each kind has its quota. Without one every long document is taken,
+    and a short one whenever its share allows.
+    """
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample, self.long, self.short = sample, 0, 0
+        self.long_quota = self.short_quota = None
+        if sample.documents is not None and sample.long_share:
+            self.long_quota = round(sample.documents * sample.long_share)
+            self.short_quota = sample.documents - self.long_quota
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is wanted."""
+        wanted = self.sample.documents
+        return wanted is not None and self.long + self.short >= wanted
+
+    def hopeless(self, text: str) -> str | None:
+        """The reason for which a text will be refused however it is tokenised, if there is one.
+
+        A token stands for one byte or more, so a text has no more tokens than bytes, and its EOS.
+        """
+        most = 4 * len(text) + 1
+        if most >= self.sample.long_tokens:
+            return None
+        most = len(text.encode(errors="replace")) + 1
+        return self.refusal(most) if most < self.sample.long_tokens else None
+
+    def refusal(self, tokens: int) -> str | None:
+        """Why a document of so many tokens is not wanted, or None."""
+        sample = self.sample
+        if tokens < sample.min_tokens:
+            return "too_short"
+        if not sample.long_share:
+            return None
+        if tokens >= sample.long_tokens:
+            return "enough_long" if self.long == self.long_quota else None
+        if self.short_quota is not None:
+            return "enough_short" if self.short == self.short_quota else None
+        allowed = self.long * (1 - sample.long_share) / sample.long_share
+        return "enough_short" if self.short + 1 > allowed + 1e-6 else None
+
+    def take(self, tokens: int) -> None:
+        """Counts a document that was kept."""
+        if tokens >= self.sample.long_tokens:
+            self.long += 1
+        else:
+            self.short += 1
+
+    def notes(self) -> list[str]:
+        """What the sample came to."""
+        if not self.sample.long_share:
+            return []
+        total, wanted = self.long + self.short, self.sample.documents
+        share = 100 * self.long / max(total, 1)
+        least = f"{self.sample.long_tokens:,} tokens or more"
+        found = [f"{self.long:,} documents of {least} ({share:.1f}%), {self.short:,} shorter."]
+        if wanted is not None and total < wanted:
+            found.append(
+                f"The sources ended before the {wanted:,} documents that were asked for: wanted "
+                f"{self.long_quota:,} long and {self.short_quota:,} shorter ones."
+            )
+        return found

@@ -1,0 +1,220 @@
+"""Rows of JSONL, Parquet and text files, streamed: memory does not grow with the corpus.
+
+A location is whatever `components.storage` finds and opens. In place of a row that no stage could
+use comes the reason, in a word. What a row must hold is not known here.
+"""
+
+import codecs
+import contextlib
+import gzip
+import io
+import random
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+
+from components import storage
+from components.data import jsonlines
+from components.data.config import Source
+from components.storage import finding
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+}
+COMPRESSED = (".gz", ".zst")
+# What stands beside the data of a repository: texts, by the first word of the name, and facts.
+PAPERS = {"readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors"}
+PAPERS |= {"contributing", "code_of_conduct", "security", "requirements"}
+FACTS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+LONGEST = 1 << 20  # bytes of a row; the memory of a run is a small multiple of it
+PIECE = 1 << 20  # bytes of a text file that are one document at most
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, pyarrow.ArrowException, UnicodeDecodeError)
+Row = dict[str, Any]
+Numbered = Iterator[tuple[int, Row | str]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a source with the kind of each, and why others there are left out."""
+
+    source: Source
+    kinds: dict[str, str]
+    left_out: dict[str, str]
+
+    @property
+    def note(self) -> str:
+        """What was left out, in a line; empty where nothing was."""
+        left_out = finding.described(self.left_out)
+        return left_out and f"{self.source.location}: files read: {len(self.kinds)}{left_out}"
+
+
+def files(source: Source) -> Files:
+    """The files of a source, in the order of their names.
+
+    A file that is named is taken whatever it is; what stands beside the data of a directory is not.
+
+    Raises ValueError or FileNotFoundError naming what is not there or of an unknown kind.
+    """
+    found = storage.find(source.location)
+    kinds, left_out = {}, dict(found.left_out)
+    for name, file in found.files.items():
+        kind = _kind(name) if source.format == "auto" else source.format
+        reason = _beside(name, source.format) if found.by == "folder" else ""
+        if kind and not reason:
+            kinds[file] = kind
+        elif found.by != "name":
+            left_out[name] = reason or "unknown kind"
+    if not kinds:
+        raise ValueError(
+            f"{source.location}: unknown kind of file, allowed: {', '.join(FORMATS)} (.gz, .zst), "
+            f"or a format{finding.described(left_out)}"
+        )
+    return Files(source, kinds, left_out)
+
+
+def rows(found: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row | str]]:
+    """Every row of a source with its file and line, or why it is none, file after file.
+
+    A row holds those of `columns` that it has; what stands in others does not matter. The text of
+    a text file is in the source's `column`.
+
+    Raises ValueError naming the file of what cannot be read.
+    """
+    for file, kind in found.kinds.items():
+        with _opened(file) as stream:
+            try:
+                for number, row in READERS[kind](stream, columns, found.source.column):
+                    yield file, number, row
+            except DAMAGED as error:
+                raise _damaged(file, kind, error) from error
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                raise _damaged(file, kind, error) from error
+
+
+def interleaved(
+    found: Sequence[Files], columns: Callable[[Source], Collection[str]], *, seed: int
+) -> Iterator[tuple[Source, str, int, Row | str]]:
+    """Rows of several sources, each next one drawn by weight; an exhausted source drops out."""
+    rng = random.Random(seed)
+    waiting = [(one.source, rows(one, columns(one.source))) for one in found]
+    while waiting:
+        weights = [source.weight for source, _ in waiting]
+        (place,) = rng.choices(range(len(waiting)), weights) if len(waiting) > 1 else (0,)
+        source, stream = waiting[place]
+        row = next(stream, None)
+        if row is None:
+            del waiting[place]
+        else:
+            yield source, *row
+
+
+def _damaged(file: str, kind: str, error: Exception) -> ValueError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return ValueError(f"{file}: damaged or not {kind}: {reason}")
+
+
+def _kind(file: str) -> str | None:
+    suffixes = [suffix.lower() for suffix in PurePosixPath(file).suffixes]
+    known = [suffix for suffix in suffixes if suffix not in COMPRESSED]
+    return FORMATS.get(known[-1]) if known else None
+
+
+def _beside(name: str, format: str) -> str:
+    """Why a file of a directory is not its data, if it is not: a card, a licence, a script."""
+    file = PurePosixPath(name.lower())
+    if file.suffix in (".md", ".py") and format != "text":
+        return "not data"
+    first = file.name.split(".")[0].split("-")[0]
+    is_text = file.suffix in ("", ".md", ".txt", ".rst", ".cff")
+    if (first in PAPERS and is_text) or file.name in FACTS:
+        return "not data"
+    kind = _kind(name)
+    return f"{kind}, not {format}" if format != "auto" and kind not in (None, format) else ""
+
+
+def _opened(file: str) -> BinaryIO:
+    stream = storage.open_file(file)
+    if file.lower().endswith(".gz"):
+        return io.BufferedReader(gzip.GzipFile(fileobj=stream), 1 << 20)  # type: ignore[arg-type]
+    if file.lower().endswith(".zst"):
+        inner = pyarrow.CompressedInputStream(pyarrow.PythonFile(stream, mode="r"), "zstd")
+        return io.BufferedReader(_Inflated(inner), 1 << 20)
+    return stream
+
+
+class _Inflated(io.RawIOBase):
+    """Arrow's decompressed stream with the interface of Python's own."""
+
+    def __init__(self, stream: pyarrow.NativeFile) -> None:
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.stream.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _jsonl(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
+    for number, row in jsonlines.rows(stream, longest=LONGEST, columns=columns):
+        yield number, row.reason if isinstance(row, jsonlines.Unusable) else row
+
+
+def _parquet(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
+    table = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+    names, first = table.schema_arrow.names, 1
+    is_twofold = any(names.count(name) > 1 for name in columns)
+    for batch in table.iter_batches(batch_size=16, columns=list(columns)):
+        yield from enumerate(["duplicate_key"] * len(batch) if is_twofold else _plain(batch), first)
+        first += batch.num_rows
+
+
+def _plain(batch: pyarrow.RecordBatch) -> list[Row | str]:
+    """The rows of a batch as Python's objects; the odd ones are found one by one."""
+    if batch.nbytes <= LONGEST:  # nearly always; row by row takes three times as long
+        with contextlib.suppress(ValueError, OverflowError):
+            return batch.to_pylist()
+    return [_plain_row(batch.slice(place, 1)) for place in range(batch.num_rows)]
+
+
+def _plain_row(row: pyarrow.RecordBatch) -> Row | str:
+    if row.nbytes > LONGEST:
+        return "too_large"
+    try:
+        return row.to_pylist()[0]
+    except UnicodeDecodeError:
+        return "not_utf8"
+    except (ValueError, OverflowError):  # what Python's types cannot hold, as the year 20000
+        return "unreadable_value"
+
+
+def _text(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
+    """A document for each piece; a character that the cut would part begins the next one."""
+    decoder, number, piece = codecs.getincrementaldecoder("utf-8-sig")(), 0, stream.read(PIECE)
+    while piece:
+        if len(piece) == PIECE:
+            piece += stream.readline(LONGEST)
+        number, following = number + 1, stream.read(PIECE)
+        try:
+            yield number, {column: decoder.decode(piece, final=not following)}
+        except UnicodeDecodeError:
+            decoder.reset()
+            yield number, "not_utf8"
+        piece = following
+
+
+READERS = {"jsonl": _jsonl, "parquet": _parquet, "text": _text}

@@ -1,0 +1,1 @@
+"""A training run: opening the base, keeping checkpoints, writing metrics, saving, recording."""

@@ -1,0 +1,224 @@
+"""Checkpoints of a running stage: safetensors and JSON below `checkpoint_uri`, newest kept.
+
+    <checkpoint_uri>/<stage>-<fingerprint>/step-00000100/
+        state-00001.safetensors ...   trained weights and AdamW moments
+        facts.json                    the loop's facts: step, skipped steps, ...
+        metrics.jsonl                 the records up to the step
+        .manifest.json                sizes and checksums, written last
+
+The fingerprint is of the stage, its configuration and its inputs, so that one place serves all
+stages and runs, and a run only ever goes on from its own. Noise and data order are functions of the
+step (`model.training.draws`) and need no saving. One writer a run. What the tensors mean is
+`model.training.loop`'s.
+"""
+
+import atexit
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from components import artifact, storage
+from components.storage import directories
+from model.training.config import Checkpointed
+from model.training.protocols import Snapshot
+
+FACTS = "facts.json"
+FORMAT = 1
+SHARD_BYTES = 2 << 30
+STEP = re.compile(r"step-(\d{8})")
+# Where a run is computed and kept; a run may go on with other values of these.
+PLACE = (
+    "activation_checkpointing",
+    "checkpoint_keep",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "checkpoint_uri",
+    "micro_batch_size",
+    "parallel",
+)
+
+
+class Checkpoints:
+    """The checkpoints of one run; every process has one, the first writes."""
+
+    def __init__(self, stage: str, config: Checkpointed, inputs: Mapping[str, Path]) -> None:
+        assert config.checkpoint_uri is not None
+        self.stage, self.config, self.processes = stage, config, PartialState()
+        self.location = storage.join(config.checkpoint_uri, _run(stage, config, inputs))
+        self.records: list[dict[str, Any]] = []
+        self.wandb: str | None = None
+        self.saved_at = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """By steps, by minutes, and at the end, where the outputs are still to be written."""
+        config = self.config
+        by_steps = config.checkpoint_steps is not None and step % config.checkpoint_steps == 0
+        minutes = (time.monotonic() - self.saved_at) / 60
+        return by_steps or minutes >= config.checkpoint_minutes or step == config.steps
+
+    def save(
+        self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
+    ) -> None:
+        """Saves a state and the records so far, and deletes what is too old."""
+        if not self.processes.is_main_process:
+            for _ in tensors:
+                pass  # a sharded tensor is gathered by all processes
+            return
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder)
+            _write_tensors(draft, tensors)
+            lines = [json.dumps(record) + "\n" for record in self.records]
+            (draft / artifact.METRICS).write_text("".join(lines))
+            content = {"format": FORMAT, "wandb": self.wandb, **facts}
+            (draft / FACTS).write_text(json.dumps(content))
+            storage.delete(self._at(step))  # a damaged one of the same step
+            directories.put_directory(draft, self._at(step))
+        self._prune(step)
+        self.saved_at = time.monotonic()
+        self._say(f"checkpoint of step {step} saved in {self.saved_at - started:.2f} s")
+
+    def latest(self) -> Snapshot | None:
+        """The newest usable state, whose records and W&B run this object then holds.
+
+        Reports each one that is damaged. Raises ValueError when there are some and none is usable,
+        and OSError naming a local place where nothing can be written: not after hours of training.
+        """
+        if self.processes.is_main_process:
+            _try(self.location)
+        folder = Path(tempfile.gettempdir()) / f"checkpoint-{_same(uuid.uuid4().hex)}"
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        step = _same(self._choose(folder) if self.processes.is_main_process else None)
+        if step is None:
+            return None
+        if self.processes.is_local_main_process and not folder.exists():
+            directories.get_directory(self._at(step), folder)  # the first of another machine
+        self.processes.wait_for_everyone()
+        facts = json.loads((folder / FACTS).read_text())
+        lines = (folder / artifact.METRICS).read_text().splitlines()
+        self.records, self.wandb = [json.loads(line) for line in lines], facts["wandb"]
+        return Snapshot(facts, Tensors(folder))
+
+    def _choose(self, folder: Path) -> int | None:
+        """The step of the newest usable state, which is then in `folder`."""
+        steps = sorted(self._steps(), reverse=True)
+        if not steps:
+            self._say(f"starts at step 0: no checkpoint in {self.location}")
+            return None
+        for step in steps:
+            try:
+                directories.get_directory(self._at(step), folder)
+                _check(folder, step)
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                self._say(f"checkpoint of step {step} is damaged and not used: {error}")
+            else:
+                self._say(f"goes on from step {step}, from {self._at(step)}")
+                return step
+        raise ValueError(
+            f"{self.location}: none of {len(steps)} checkpoints is usable; "
+            "delete the folder to start at step 0"
+        )
+
+    def _steps(self) -> list[int]:
+        found = map(STEP.fullmatch, directories.list_directories(self.location))
+        return [int(match[1]) for match in found if match]
+
+    def _prune(self, step: int) -> None:
+        """Keeps the newest; later ones than `step` are damaged, drafts without manifest are cut."""
+        usable = sorted(number for number in self._steps() if number <= step)
+        kept = {_name(number) for number in usable[-self.config.checkpoint_keep :]}
+        below = {name.split("/")[0] for name in storage.list_files(self.location)}
+        for name in sorted(below - kept):
+            storage.delete(storage.join(self.location, name))
+
+    def _at(self, step: int) -> str:
+        return storage.join(self.location, _name(step))
+
+    def _say(self, line: str) -> None:
+        print(f"{self.stage} {line}", flush=True)
+
+
+class Tensors(Mapping[str, torch.Tensor]):
+    """The tensors of a checkpoint, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files: dict[str, Any] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            file = safe_open(path, framework="pt")
+            self.files |= {name: file for name in file.keys()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.files[name].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def _run(stage: str, config: Checkpointed, inputs: Mapping[str, Path]) -> str:
+    """The name of a run: the stage and a fingerprint of all that decides its result."""
+    values = dataclasses.asdict(config)
+    what = {
+        "config": {name: value for name, value in values.items() if name not in PLACE},
+        "inputs": {name: artifact.read(path)["fingerprint"] for name, path in inputs.items()},
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return f"{stage}-{digest[:16]}"
+
+
+def _try(location: str) -> None:
+    """Writes to a local place. Of object storage only a save itself can tell."""
+    if not storage.is_remote(location):
+        Path(location).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=location):
+            pass
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _same(value: Any) -> Any:
+    """The first process's value, in all."""
+    return broadcast_object_list([value])[0]
+
+
+def _check(folder: Path, step: int) -> None:
+    """Raises ValueError unless the folder holds a state of this step in this format."""
+    facts = json.loads((folder / FACTS).read_text())
+    if (facts["format"], facts["step"]) != (FORMAT, step):
+        raise ValueError(f"{FACTS} is of step {facts['step']} in format {facts['format']}")
+    if not Tensors(folder):
+        raise ValueError("it holds no tensors")
+
+
+def _write_tensors(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Files of about two gigabytes, one in memory at a time."""
+    shard: dict[str, torch.Tensor] = {}
+    number = size = 0
+    for name, tensor in tensors:
+        shard[name] = tensor.cpu().contiguous()
+        size += shard[name].nbytes
+        if size >= SHARD_BYTES:
+            number += 1
+            save_file(shard, folder / f"state-{number:05d}.safetensors")
+            shard, size = {}, 0
+    if shard:
+        save_file(shard, folder / f"state-{number + 1:05d}.safetensors")

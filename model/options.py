@@ -1,0 +1,189 @@
+"""The options of adapters and losses, and the check that every configuration's fields pass.
+
+Standard library only, so that a bad value is refused before anything heavy is imported. The base
+class checks types, and that numbers are finite and bounded; each configuration adds its own ranges.
+"""
+
+import dataclasses
+import functools
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+LARGEST = 10**9
+"""Largest size of a number: no amount in a run comes near it, and 1e300 is a slip."""
+WIDER = {"seed": 2**63 - 1}
+"""Fields whose numbers are names and no amounts."""
+LONGEST_TEXT, LONGEST_LIST = 100_000, 1_000
+SHOWN = 200  # characters of a refused value
+
+
+def check(name: str, value: object, good: bool, allowed: str) -> None:
+    """Raises ValueError naming the field, its value and what is allowed, unless it is good."""
+    if not good:
+        shown = repr(value)
+        shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+        raise ValueError(f"{name}={shown}, allowed: {allowed}")
+
+
+def check_text(name: str, value: str | None, allowed: str = "a text") -> None:
+    """Raises ValueError for a text of white space alone; null is the type's business."""
+    check(name, value, value is None or bool(value.strip()), allowed)
+
+
+class Checked:
+    """The base of every configuration: what is built holds values of the annotated types.
+
+    A subclass that has checks of its own calls this one's first.
+    """
+
+    def __post_init__(self) -> None:
+        kind: type = type(self)
+        for name, hint in _hints(kind).items():
+            check_type(name, hint, getattr(self, name))
+
+
+def check_type(name: str, hint: Any, value: object) -> None:
+    """Raises ValueError unless `value` is of the annotated type, finite and bounded.
+
+    Types are int, float, bool, str, dict, Literal, dataclasses, and tuples and options of them.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        (inner,) = (argument for argument in arguments if argument is not types.NoneType)
+        if value is not None:
+            check_type(name, inner, value)
+    elif origin is Literal:
+        check(name, value, value in arguments, ", ".join(map(str, arguments)))
+    elif origin is tuple:
+        _check_items(name, arguments, value)
+    elif hint in (int, float):
+        _check_number(name, hint, value)
+    elif hint is str:
+        _check_characters(name, value)
+    else:
+        allowed = {bool: "true or false", dict: "a JSON object"}.get(hint, hint.__name__)
+        check(name, value, isinstance(value, hint), allowed)
+
+
+def _check_items(name: str, hints: tuple, value: Any) -> None:
+    is_list = isinstance(value, tuple | list)
+    if hints[-1] is Ellipsis:
+        allowed = f"a list of at most {LONGEST_LIST}"
+        check(name, value, is_list and len(value) <= LONGEST_LIST, allowed)
+        hints = (hints[0],) * len(value)
+    check(name, value, is_list and len(value) == len(hints), f"a list of {len(hints)}")
+    for number, (hint, item) in enumerate(zip(hints, value, strict=True)):
+        check_type(f"{name}[{number}]", hint, item)
+
+
+def _check_number(name: str, hint: type, value: Any) -> None:
+    """NaN and the infinities fail the comparison with the largest."""
+    largest = WIDER.get(name, LARGEST)
+    kinds, called = (int, "whole") if hint is int else (int | float, "finite")
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    allowed = f"a {called} number, in size up to {largest}"
+    check(name, value, is_number and abs(value) <= largest, allowed)
+
+
+def _check_characters(name: str, value: Any) -> None:
+    """Neither paths nor JSON files can hold a NUL or half of a surrogate pair."""
+    good = isinstance(value, str) and len(value) <= LONGEST_TEXT and "\0" not in value
+    good = good and value.encode(errors="ignore").decode() == value
+    check(name, value, good, f"a text of up to {LONGEST_TEXT} characters, each one of Unicode's")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Checked):
+    """A low-rank adapter (arXiv:2106.09685): W + (alpha / rank) B A."""
+
+    rank: int = 128
+    """Rank of the update."""
+    alpha: float = 256.0
+    """Scale of the update, divided by the rank."""
+    dropout: float = 0.05
+    """Probability of dropping an input of the adapter in training."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "attn_out")
+    """Names of the adapted linear layers within a block."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the columns' magnitudes apart from their directions (DoRA, arXiv:2402.09353)."""
+    new_tokens: bool = True
+    """Train the embedding and head rows of special tokens that the base's tokenizer lacked; never
+    in pretraining, whose plain text does not hold them."""
+    quantised: bool = False
+    """Keep the frozen base in 4 bits (QLoRA, arXiv:2305.14314), where bitsandbytes works."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        layers = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+        check("lora.rank", self.rank, self.rank >= 1, "1 or more")
+        check("lora.alpha", self.alpha, self.alpha > 0, "above 0")
+        check("lora.dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1")
+        known = bool(self.targets) and set(self.targets) <= set(layers)
+        check("lora.targets", self.targets, known, f"some of {', '.join(layers)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum(Checked):
+    """Masks positions beyond the original window more often, early in training.
+
+    Inside the window a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s), which is p
+    at s = 0. The loss of a masked token is weighed by (dq/dp) / q in place of 1 / p. Any schedule
+    per position that rises from 0 to 1 gives a bound of the likelihood with that weight (Shi et
+    al., arXiv:2406.04329, on schedules that differ between tokens), so for every s the
+    loss bounds -log p(text): what differs is the order in which tokens are revealed, far ones
+    later. s falls linearly from `strength` to 0; from `until` on the loss is the plain one.
+    """
+
+    window: int
+    """Positions of the original context; later ones are masked more often."""
+    strength: float = 2.0
+    """s at the start: q = 1 - (1 - p)^3 at 2, which is 0.875 at p = 0.5."""
+    until: float = 0.5
+    """Fraction of training from which the objective is uniform."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check("curriculum.window", self.window, self.window >= 1, "1 or more")
+        check(
+            "curriculum.strength", self.strength, 0 <= self.strength <= 100, "0 or more, up to 100"
+        )
+        check("curriculum.until", self.until, 0 < self.until < 1, "above 0, below 1")
+
+    def strength_at(self, progress: float) -> float:
+        """s after the fraction `progress` of training."""
+        check("progress", progress, 0 <= progress <= 1, "0 to 1")
+        return self.strength * max(1 - progress / self.until, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions(Checked):
+    """Departures from the plain training loss; the defaults are the plain loss, bit for bit."""
+
+    band: tuple[float, float] = (0.0, 1.0)
+    """t is clipped into this range (LLaDA2.0, arXiv:2512.15745). What is optimised is then no bound
+    of the likelihood: the ratios beyond the band are replaced by its ends."""
+    complementary: bool = False
+    """Each sequence comes twice, with a mask and with its inverse, so that every token is predicted
+    once (LLaDA2.0). The inverse has the ratio 1 - p: use a band that is symmetric about 0.5."""
+    curriculum: Curriculum | None = None
+    """Masks the positions of an extended context more often, early on."""
+    z_loss: float = 0.0
+    """Weight of log(sum exp(logits))^2 of each masked token (PaLM, arXiv:2204.02311)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.band
+        check("band", self.band, 0 <= low < high <= 1, "0 <= low < high <= 1")
+        check("z_loss", self.z_loss, 0 <= self.z_loss <= 1, "0 or more, up to 1")
+        both = self.complementary and self.curriculum is not None
+        check("complementary", self.complementary, not both, "false beside a curriculum")

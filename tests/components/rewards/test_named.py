@@ -1,0 +1,270 @@
+"""Rewards of single answers, each by hand."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components import coerce
+from components.data import conversations
+from components.rewards import named
+from model import tokenizer
+
+GOOD = tokenizer.reasoned("1+1=2", " 2 ")
+
+
+def test_exact():
+    assert named.exact(GOOD, "2") == 1.0
+    assert named.exact(GOOD, "3") == 0.0
+    assert named.exact("2", "2") == 0.0, "an answer outside the delimiters is none"
+
+
+@pytest.mark.parametrize("solution", ["x < 5", "a <| b |> c", "1 < 2 <|", "<|mdm_mask|>", "[1, 2]"])
+def test_a_solution_is_any_text(solution):
+    assert named.solution(tokenizer.reasoned("2 < 3", f"\n\n{solution}\n")) == solution
+    assert named.exact(tokenizer.reasoned("2 < 3", solution), solution) == 1.0
+
+
+def test_numbers_are_equal_to_math_alone():
+    given = tokenizer.reasoned("", "1,200")
+    assert named.exact(given, "1200") == 0.0
+    assert named.equivalent(given, "1200") == 1.0
+
+
+OPEN_THOUGHTS = (
+    "<|begin_of_thought|>\n\nt\n\n<|end_of_thought|>\n\n"
+    "<|begin_of_solution|>\n\n7\n\n<|end_of_solution|>"
+)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        OPEN_THOUGHTS,
+        f"\n {OPEN_THOUGHTS} \n\n",
+        f"{OPEN_THOUGHTS}{tokenizer.EOT}{tokenizer.EOS}{tokenizer.EOS}",
+        f"{OPEN_THOUGHTS}\n{tokenizer.EOT}\n",
+        tokenizer.reasoned("2 < 3", "a <| b"),
+        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"\u2003\t\r\n{tokenizer.BEGIN_SOLUTION}"),
+    ],
+)
+def test_white_space_is_no_fault_of_format(response):
+    assert named.well_formed(response) == 1.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"{GOOD} and more",
+        f"{GOOD}{tokenizer.EOT}and more",
+        f"{GOOD}.",
+        f"Well: {GOOD}",
+        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"so {tokenizer.BEGIN_SOLUTION}"),
+        GOOD + GOOD,
+        f"{GOOD}{tokenizer.END_SOLUTION}",
+        tokenizer.reasoned(tokenizer.BEGIN_THOUGHT, "2"),
+        tokenizer.reasoned("1+1=2", f"2{tokenizer.END_THOUGHT}"),
+        GOOD.removesuffix(tokenizer.END_SOLUTION),
+    ],
+)
+def test_all_else_beside_thought_and_solution_is(response):
+    assert named.well_formed(response) == 0.0
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [OPEN_THOUGHTS, "<think>t</think>7", "<think>\n\nt\n</think>\n\nx < 5", f" {OPEN_THOUGHTS}\n"],
+)
+def test_what_sft_teaches_is_well_formed(completion):
+    row = {"prompt": "A", "completion": completion}
+    *_, answer = conversations.conversation(row)["messages"]
+    assert named.well_formed(answer["content"]) == 1.0
+
+
+def test_well_formed():
+    assert named.well_formed(GOOD) == 1.0
+    assert named.well_formed("2") == 0.0
+    assert named.well_formed(GOOD.replace(tokenizer.END_THOUGHT, "")) == 0.0
+    assert named.well_formed(GOOD.replace(tokenizer.BEGIN_SOLUTION, "", 1)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("thought", "share"),
+    [
+        ("1+1=2", 1.0),
+        ("7+8=15 2+9+1=12", 1.0),
+        ("7+8=14 2+9+1=12", 0.5),
+        ("7+8=14 2+9+1=13", 0.0),
+        ("12+30=42", 1.0),
+        ("1+1=23", 0.0),
+        ("1+=2", 0.0),
+        ("no sums at all", 0.0),
+        (f"{'9' * 5000}+1=1", 0.0),
+        (f"1+1={'9' * 5000} 1+1=2", 1.0),
+        ("", 0.0),
+    ],
+)
+def test_equations(thought, share):
+    assert named.equations(tokenizer.reasoned(thought, "2")) == share
+
+
+def test_equations_of_the_solution_do_not_count():
+    assert named.equations(tokenizer.reasoned("1+1=3", "1+1=2")) == 0.0
+
+
+def test_solution_is_needed_by_every_verifier():
+    """An empty answer, or one without delimiters, is worth nothing, by definition."""
+    for response in ("", " ", "2", tokenizer.reasoned("1+1=2", ""), tokenizer.reasoned("", " ")):
+        for verifier, answer in (("exact", "2"), ("math", "2"), ("code", "assert f() == 2")):
+            assert named.VERIFIERS[verifier](response, answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "equal"),
+    [
+        ("42", "42", True),
+        ("42", r"\boxed{42}", True),
+        ("42", "$x = 42$", True),
+        ("42", "43", False),
+        ("1/2", "0.5", True),
+        (r"\frac{1}{2}", "2/4", True),
+        ("x^2 + 2x + 1", "(x + 1)^2", True),
+        ("x^2 + 2x + 1", "(x + 1)^3", False),
+        ("1,000", "1000", True),
+        ("3", "1, 2, 3", False),
+        ("42", "words only", False),
+        (r"\$5", "5", True),
+        (r"\$5", r"\$5", True),
+        (r"\$5", "6", False),
+        ("5", r"\boxed{\$5}", True),
+        ("5", r"It costs \$5.", True),
+        (r"\$32{,}348", "32,348", True),
+        (r"-\$5.50", "-5.5", True),
+        ("-$5", "-5", True),
+        ("$5", "5", True),
+        ("$x=5$", "5", True),
+        (r"\$\frac{1}{2}", "$0.5$", True),
+        (r"5\text{ dollars}", "5 dollars", True),
+        ("€5", "£5", True),
+        (r"50\%", "50", True),
+        (r"50\%", "1/2", True),
+        (r"90^\circ", "90", True),
+        (r"3\text{ cm}", "3 cm", True),
+    ],
+)
+def test_equivalent(answer, given, equal):
+    assert named.equivalent(tokenizer.reasoned("", given), answer) == float(equal)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "9**9**9**9",
+        "9^{9^{9^{9}}}",
+        "10^{10^{10}}",
+        "1000000!",
+        r"\frac{" * 90 + "1" + "}{2}" * 90,
+        "(" * 400 + "1" + ")" * 400,
+        r"\sqrt{" * 10_000 + "x" + "}" * 10_000,
+        "\\",
+        "$" * 50,
+        "\x00\ud800",
+    ],
+)
+def test_hostile_formulas_return(given):
+    assert named.equivalent(tokenizer.reasoned("", given), "42") == 0.0
+    assert named.equivalent(tokenizer.reasoned("", "42"), "42") == 1.0, "the next one is judged"
+
+
+def test_equivalent_in_threads():
+    """math-verify by itself refuses to work outside the main thread."""
+    with ThreadPoolExecutor(4) as pool:
+        given = [tokenizer.reasoned("", f"{number}/2") for number in range(8)]
+        found = list(pool.map(named.equivalent, given, ["1.5"] * 8))
+    assert found == [0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_unreadable_reference_is_refused():
+    with pytest.raises(ValueError, match="allowed: a mathematical expression"):
+        named.equivalent(tokenizer.reasoned("", "1"), "")
+
+
+def test_code():
+    program = "Here it is.\n```python\ndef f(x):\n    return x + 1\n```\nDone."
+    assert named.code(tokenizer.reasoned("", program), "assert f(1) == 2") == 1.0
+    assert named.code(tokenizer.reasoned("", program), "assert f(1) == 3") == 0.0
+    assert named.code(tokenizer.reasoned("", "f = abs"), "assert f(-1) == 1") == 1.0
+    assert named.code(program, "assert f(1) == 2") == 0.0, "not delimited"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(0, 0), (80, 0), (90, -0.5), (95, -0.75), (100, -1), (1000, -1)]
+)
+def test_overlong(tokens, expected):
+    assert named.overlong(tokens, limit=100, buffer=20) == expected
+
+
+PROBLEM = {"prompt": "1 + 1?", "answer": "2", "verifier": "exact", "tokens": 90, "max_tokens": 100}
+
+
+def test_score_weighs_every_named_reward():
+    weights = (("verified", 1.0), ("math", 2.0), ("format", 0.5), ("equations", 4), ("overlong", 8))
+    total, parts = named.score(GOOD, PROBLEM, weights)
+    assert parts == {"verified": 1, "math": 1, "format": 1, "equations": 1, "overlong": -0.5}
+    assert total == 1 + 2 + 0.5 + 4 - 4
+
+
+@given(st.text(), st.integers(0, 200))
+@settings(deadline=None)
+def test_score_is_finite_and_bounded_for_any_text(response, tokens):
+    weights = (("verified", 1.0), ("format", 1.0), ("equations", 1.0), ("overlong", 1.0))
+    total, parts = named.score(response, PROBLEM | {"tokens": tokens}, weights)
+    assert -1 <= total <= 3
+    assert all(-1 <= part <= 1 for part in parts.values())
+
+
+def test_score_all_keeps_the_order():
+    answers = [tokenizer.reasoned("", str(number)) for number in range(4)]
+    found = named.score_all(answers, [PROBLEM] * 4, (("verified", 1.0),), workers=3)
+    assert [scored.total for scored in found] == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_rewards_that_are_no_number_name_reward_and_problem(value, monkeypatch):
+    monkeypatch.setitem(named.VERIFIERS, "exact", lambda response, answer: value)
+    with pytest.raises(ValueError, match=rf"reward verified={value} of problem '1 \+ 1\?'"):
+        named.score(GOOD, PROBLEM, (("verified", 1.0),))
+
+
+def test_a_total_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="reward total=inf of problem"):
+        named.score(GOOD, PROBLEM, (("exact", 1.7e308), ("format", 1.7e308)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((), "weights of some of verified, exact, math, code, format, equations, overlong"),
+        ((("exakt", 1.0),), r"rewards\[0\]\[0\]='exakt', allowed: verified, exact, math"),
+        ((("exact", 1.0), ("exact", 2.0)), r"rewards\[0\]\[0\]='exact', allowed: each reward once"),
+        ((("exact", math.nan),), r"rewards\[0\]\[1\]=nan, allowed: a finite number"),
+    ],
+)
+def test_weights_are_checked(weights, message):
+    with pytest.raises(ValueError, match=message):
+        named.score(GOOD, PROBLEM, weights)
+
+
+def test_weights_fit_a_configuration():
+    """A list of pairs in JSON becomes what `score` takes, by the same check as every field."""
+    hint = tuple[tuple[str, float], ...]
+    weights = coerce.value(hint, [["verified", 1], ["format", 0.5]], "rewards")
+    assert named.score(GOOD, PROBLEM, weights).total == 1.5
+
+
+def test_lengths_must_be_given():
+    problem = {"prompt": "", "answer": "2", "verifier": "exact"}
+    with pytest.raises(ValueError, match="tokens=None"):
+        named.score(GOOD, problem, (("overlong", 1.0),))

@@ -1,0 +1,50 @@
+"""Checkpoints in object storage: killed, resumed, and the newest truncated there."""
+
+import os
+import signal
+
+import pytest
+
+from tests.components.conftest import ACCESS, SECRET
+from tests.components.forked import wait_for_steps
+from tests.components.session.test_resume import ADAPTED, Runs, curve
+
+
+@pytest.fixture
+def environment(s3):
+    return {
+        "AWS_ENDPOINT_URL": s3.endpoint,
+        "AWS_ACCESS_KEY_ID": ACCESS,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+def objects(s3, prefix):
+    found = s3.client().list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+    return {item["Key"]: item["Size"] for item in found}
+
+
+def test_resumes_from_object_storage(tmp_path, downloaded, s3, environment):
+    runs = Runs(tmp_path, downloaded)
+    runs.complete(ADAPTED)
+    straight = (runs.weights(), curve(runs.records()))
+    prefix = f"kept-{os.getpid()}"
+    config = {**ADAPTED, "checkpoint_uri": f"s3://bucket/{prefix}", "checkpoint_steps": 6}
+    process = runs.start(config, environment=environment)
+    wait_for_steps(process, runs.place / "metrics", 14)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert "goes on from step" in runs.complete(config, environment=environment)
+    assert (runs.weights(), curve(runs.records())) == straight
+
+    names = objects(s3, prefix)
+    steps = {name.split("/step-")[1].split("/")[0] for name in names}
+    assert steps == {"00000024", "00000030"}  # the newest two
+    newest = next(name for name in names if "step-00000030/state" in name)
+    content = s3.client().get_object(Bucket="bucket", Key=newest)["Body"].read()
+    s3.client().put_object(Bucket="bucket", Key=newest, Body=content[:-1])
+    text = runs.complete(config, environment=environment)
+    assert "checkpoint of step 30 is damaged and not used" in text
+    assert "goes on from step 24" in text
+    assert (runs.weights(), curve(runs.records())) == straight

@@ -1,0 +1,98 @@
+"""Models and rows from the Hub, by its real client against a stand-in on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from components import artifact
+from tests.components.corpora import prose
+from tests.components.storage.hub_server import COMMIT, Hub
+from tests.conftest import ROOT
+
+ROWS = [{"text": prose(60, seed)} for seed in range(40)]
+CORPUS = "hf://datasets/owner/corpus"
+
+
+@pytest.fixture(scope="module")
+def held(base):
+    """What the stand-in holds: the model of `base`, and a corpus in two files."""
+    lines = [json.dumps(row).encode() + b"\n" for row in ROWS]
+    corpus = {"data/a.jsonl": b"".join(lines[:30]), "data/b.jsonl": b"".join(lines[30:])}
+    model = {path.name: path.read_bytes() for path in base.iterdir() if path.name[0] != "."}
+    model["pytorch_model.bin"] = corpus["README.md"] = b"never"
+    return {"model": model, "corpus": corpus}
+
+
+def download(hub, root, model="owner/model", location=f"{CORPUS}/data/*.jsonl"):
+    """The download stage in a process of its own, since the client reads its settings once."""
+    sample = {"min_tokens": 1, "long_share": 0}
+    config = {"model": model, "pretrain": [{"location": location}], "sample": sample}
+    command = [sys.executable, "-m", "components.download", "--config", json.dumps(config)]
+    for name in ("model", "dataset", "metrics"):
+        command += [f"--{name}", str(root / name)]
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(root / "cache")}
+    env |= {"HF_TOKEN": "secret", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("cuts", [0, 2])
+def test_model_and_rows(held, base, tmp_path, cuts):
+    """Also when connections break in the middle of a file."""
+    with Hub(**held) as hub:
+        hub.cuts = cuts
+        done = download(hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert hub.cuts == 0 and hub.tokens == {"Bearer secret"}
+    assert not [path for path in hub.asked if path.endswith(("pytorch_model.bin", "README.md"))]
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert weights == (base / "model.safetensors").read_bytes()
+    record = artifact.verify(tmp_path / "dataset")
+    assert record["summary"]["hub_model"] == f"owner/model@{COMMIT}"
+    report = json.loads((tmp_path / "dataset" / "report.json").read_text())["pretrain"]
+    assert report["documents"] == len(ROWS)
+    assert f"/owner/model/resolve/{COMMIT}/model.safetensors" in hub.asked
+
+
+def test_no_weights_are_fetched_for_a_base_that_does_not_fit(held, tmp_path):
+    config = json.loads(held["model"]["config.json"]) | {"mask_token_id": 5}
+    other = {**held["model"], "config.json": json.dumps(config).encode()}
+    with Hub(**{**held, "model": other}) as hub:
+        done = download(hub, tmp_path)
+    assert done.returncode == 2 and "mask_token_id=5" in done.stderr.splitlines()[-1]
+    assert f"/owner/model/resolve/{COMMIT}/tokenizer.json" in hub.asked
+    assert not [path for path in hub.asked if path.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "owner/other"}, ["model 'owner/other' is neither a local directory nor"]),
+        ({"location": f"{CORPUS}/data/*.parquet"}, ["*.parquet: no such file on the Hub"]),
+        (
+            {"location": "hf://datasets/owner/other/a.jsonl"},
+            ["other/a.jsonl: no such file on the Hub"],
+        ),
+    ],
+)
+def test_not_on_the_hub(held, tmp_path, given, words):
+    with Hub(**held) as hub:
+        refused(download(hub, tmp_path, **given), tmp_path, words)
+
+
+def test_connection_that_keeps_breaking(held, base, tmp_path):
+    with Hub(**held) as hub:
+        hub.cuts = 1000
+        done = download(hub, tmp_path, model=str(base))
+    refused(done, tmp_path, ["data/a.jsonl: not to be had from the Hub", "closed connection"])
+
+
+def refused(done, root, words):
+    """Exit code 2 and one line of our own that holds the words; nothing looks done."""
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if ": error: " in line]
+    assert all(word in line for word in words), line
+    assert "Traceback" not in done.stderr
+    assert not [path for path in root.rglob(artifact.RECORD) if "cache" not in path.parts]

@@ -1,0 +1,285 @@
+"""Storage on a local path and on two real S3 servers: the same semantics, and one-line errors."""
+
+import os
+import random
+import socket
+import socketserver
+import threading
+import urllib.parse
+
+import pytest
+
+from components import storage
+from components.storage import AlreadyThere, StorageError, directories, objects
+from tests.components.conftest import free_port
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A directory with a file below a folder, an empty file, and one of several parts."""
+    root = tmp_path / "folder"
+    (root / "below").mkdir(parents=True)
+    (root / "below" / "text").write_text("words\n")
+    (root / "empty").write_bytes(b"")
+    (root / "large").write_bytes(random.Random(0).randbytes(9 << 20))
+    return root
+
+
+def contents(root):
+    return {
+        file.relative_to(root).as_posix(): file.read_bytes()
+        for file in root.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_directory_round_trip(place, folder, tmp_path):
+    assert not storage.exists(place) and storage.list_files(place) == {}
+    directories.put_directory(folder, place)
+    assert storage.exists(place) and storage.exists(storage.join(place, "below/text"))
+    assert set(storage.list_files(place)) == {*contents(folder), storage.MANIFEST}
+    directories.get_directory(place, tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+    storage.delete(place)
+    assert not storage.exists(place) and storage.list_files(place) == {}
+    storage.delete(place)
+
+
+def test_commit_is_conditional(place, folder, tmp_path):
+    directories.put_directory(folder, place)
+    directories.put_directory(folder, place)
+    (folder / "empty").write_text("other")
+    with pytest.raises(AlreadyThere, match="another complete directory"):
+        directories.put_directory(folder, place)
+    directories.put_directory(folder, place, replace=True)
+    directories.get_directory(place, tmp_path / "back")
+    assert (tmp_path / "back" / "empty").read_text() == "other"
+
+
+def test_cut_short_is_never_read(place, folder, tmp_path):
+    directories.put_directory(folder, place)
+    storage.delete(storage.join(place, storage.MANIFEST))
+    assert not storage.exists(place)
+    assert directories.list_directories(place.rpartition("/")[0]).count(place) == 0
+    with pytest.raises(FileNotFoundError, match=r"no \.manifest\.json, so it is not complete"):
+        directories.get_directory(place, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_damage_is_named(place, folder, tmp_path):
+    directories.put_directory(folder, place)
+    storage.put_file(folder / "empty", storage.join(place, "below/text"))
+    with pytest.raises(StorageError, match="below/text: its sha256 is not the manifest's"):
+        directories.get_directory(place, tmp_path / "back")
+    assert [path.name for path in tmp_path.iterdir() if "draft" in path.name] == []
+
+
+def test_complete_directories_are_listed(place, folder):
+    for name in ("step-2", "step-10"):
+        directories.put_directory(folder, storage.join(place, name))
+    storage.write_json(storage.join(place, "step-3/half"), {})
+    assert directories.list_directories(place) == ["step-10", "step-2"]
+
+
+def test_json(place):
+    file = storage.join(place, "state.json")
+    storage.write_json(file, {"step": 1, "text": "ä"})
+    storage.write_json(file, {"step": 2})
+    assert storage.read_json(file) == {"step": 2}
+    with pytest.raises(AlreadyThere, match=r"state\.json: is there already"):
+        storage.write_json(file, {"step": 3}, new=True)
+    assert storage.read_json(file) == {"step": 2}
+    with pytest.raises(FileNotFoundError, match="missing"):
+        storage.read_json(storage.join(place, "missing"))
+
+
+def test_file_is_seekable(place, folder):
+    content = (folder / "large").read_bytes()
+    storage.put_file(folder / "large", storage.join(place, "large"))
+    with storage.open_file(storage.join(place, "large")) as stream:
+        assert stream.seek(-5, os.SEEK_END) == len(content) - 5
+        assert stream.read() == content[-5:]
+        stream.seek(7)
+        assert stream.read(10) == content[7:17]
+        stream.seek(0)
+        assert stream.read() == content
+
+
+def test_find(place, folder):
+    for name in ("a.jsonl", "b.jsonl", "c.txt", "below/d.jsonl"):
+        storage.put_file(folder / "below" / "text", storage.join(place, name))
+
+    def found(pattern):
+        return list(storage.find(storage.join(place, pattern)).files.values())
+
+    assert found("*.jsonl") == [f"{place}/a.jsonl", f"{place}/b.jsonl"]
+    assert found("*/?.jsonl") == [f"{place}/below/d.jsonl"]
+    assert len(storage.find(place).files) == 4
+    assert found("c.txt") == [f"{place}/c.txt"]
+    with pytest.raises(FileNotFoundError, match=r"\*\.zst: no such file"):
+        storage.find(storage.join(place, "*.zst"))
+
+
+def test_second_writer_loses(s3, folder):
+    """Where the server knows If-None-Match, it decides; elsewhere the look before writing does."""
+    file = f"s3://bucket/{random.getrandbits(32):x}/once.json"
+    storage.write_json(file, {"writer": 1}, new=True)
+    with pytest.raises(AlreadyThere):
+        storage.write_json(file, {"writer": 2}, new=True)
+    assert storage.read_json(file) == {"writer": 1}
+
+
+OPERATIONS = {
+    "read": lambda place, folder: storage.read_json(storage.join(place, "x.json")),
+    "write": lambda place, folder: storage.write_json(storage.join(place, "x.json"), 1),
+    "list": lambda place, folder: storage.list_files(place),
+    "exists": lambda place, folder: storage.exists(place),
+    "put file": lambda place, folder: storage.put_file(folder / "large", place + "/x"),
+    "get file": lambda place, folder: storage.get_file(place + "/x", folder / "new"),
+    "put": lambda place, folder: directories.put_directory(folder, place),
+    "get": lambda place, folder: directories.get_directory(place, folder / "new"),
+    "delete": lambda place, folder: storage.delete(place),
+}
+
+
+def refused(operation, place, folder, *words):
+    with pytest.raises(StorageError) as caught:
+        OPERATIONS[operation](place, folder)
+    for word in (place, *words):
+        assert word in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_wrong_secret(s3, folder, monkeypatch, operation):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    refused(operation, "s3://bucket/x", folder, "refused, AWS_SECRET_ACCESS_KEY is wrong")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_unknown_access_key(s3, folder, monkeypatch, operation):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    refused(operation, "s3://bucket/x", folder, "refused")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_missing_bucket(s3, folder, operation):
+    refused(operation, "s3://nowhere/x", folder, "no such bucket")
+
+
+def test_missing_key(s3, tmp_path):
+    with pytest.raises(FileNotFoundError, match="s3://bucket/nothing: no such object"):
+        storage.get_file("s3://bucket/nothing", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_endpoint_down(folder, monkeypatch, operation):
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    refused(operation, "s3://bucket/x", folder, f"endpoint {endpoint}", "does not answer")
+
+
+def test_no_credentials(folder, monkeypatch, tmp_path):
+    for name in objects.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    refused("read", "s3://bucket/x", folder, "no credentials; set AWS_ACCESS_KEY_ID")
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [("gs://bucket/x", "unknown scheme"), ("s3:///x", "names no bucket")],
+)
+def test_bad_location(location, words):
+    with pytest.raises(StorageError, match=words):
+        storage.exists(location)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("AWS_MAX_ATTEMPTS", "many", "AWS_MAX_ATTEMPTS='many', allowed: a whole number"),
+        ("AWS_MAX_ATTEMPTS", "0", "AWS_MAX_ATTEMPTS='0', allowed: a whole number, 1 or more"),
+        ("AWS_METADATA_SERVICE_TIMEOUT", "x", "AWS_METADATA_SERVICE_TIMEOUT='x'"),
+        ("AWS_DEFAULT_REGION", "eu west", "AWS_DEFAULT_REGION='eu west'"),
+        ("AWS_ENDPOINT_URL_S3", "http:", "AWS_ENDPOINT_URL_S3='http:'"),
+        ("AWS_ENDPOINT_URL", "http://host:port", "AWS_ENDPOINT_URL='http://host:port'"),
+        ("AWS_PROFILE", "nobody", "AWS_PROFILE='nobody'"),
+        ("AWS_SECRET_ACCESS_KEY", "a b", "AWS_SECRET_ACCESS_KEY holds white space"),
+        ("HTTP_PROXY", "garbage", "(HTTP_PROXY)"),
+    ],
+)
+def test_values_of_a_wrong_form_are_named(monkeypatch, folder, name, value, words):
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
+    place = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "us-east-1"}
+    for key, given in {**keys, **place, name: value}.items():
+        monkeypatch.setenv(key, given)
+    objects._connect.cache_clear()
+    refused("read", "s3://bucket/x", folder, words)
+
+
+def test_bad_endpoint(monkeypatch, folder):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "no endpoint")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    refused("read", "s3://bucket/x", folder, "AWS_ENDPOINT_URL='no endpoint'")
+
+
+class Cutting(socketserver.ThreadingTCPServer):
+    """Stands between client and server and cuts its first answers after some thousand bytes."""
+
+    allow_reuse_address, daemon_threads = True, True
+
+    def __init__(self, target, cuts):
+        super().__init__(("127.0.0.1", 0), Between)
+        self.target, self.cuts, self.lock = target, cuts, threading.Lock()
+
+    def limit(self):
+        with self.lock:
+            self.cuts -= 1
+            return 5000 if self.cuts >= 0 else None
+
+
+class Between(socketserver.BaseRequestHandler):
+    def handle(self):
+        with socket.create_connection(self.server.target) as upstream:
+            threading.Thread(target=self.forward, args=(self.request, upstream, None)).start()
+            self.forward(upstream, self.request, self.server.limit())
+
+    def forward(self, source, target, limit):
+        done = 0
+        try:
+            while (limit is None or done < limit) and (content := source.recv(65536)):
+                content = content if limit is None else content[: limit - done]
+                target.sendall(content)
+                done += len(content)
+            target.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the other side went first
+
+
+@pytest.mark.parametrize("read", ["stream", "file"])
+def test_broken_connections_are_tried_again(s3, folder, monkeypatch, tmp_path, read):
+    place = f"s3://bucket/cut-{random.getrandbits(32):x}"
+    storage.put_file(folder / "large", place)
+    target = urllib.parse.urlsplit(s3.endpoint)
+    with Cutting((target.hostname, target.port), cuts=3) as between:
+        threading.Thread(target=between.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{between.server_address[1]}")
+        if read == "stream":
+            with storage.open_file(place) as stream:
+                content = stream.read()
+        else:
+            storage.get_file(place, tmp_path / "new")
+            content = (tmp_path / "new").read_bytes()
+        between.shutdown()
+        assert between.cuts < 0
+    assert content == (folder / "large").read_bytes()
