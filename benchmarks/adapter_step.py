@@ -28,11 +28,11 @@ def rows(device: str) -> list[Row]:
     lora.attach(model, rank=run.rank, alpha=2 * run.rank, dropout=0.0, targets=run.targets)
     model.checkpoint_activations = True
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=1e-5, fused=True)
-    return [row for length in LENGTHS for row in _rows(model, optimiser, length, device)]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+    return [row for length in LENGTHS for row in _rows(model, optimizer, length, device)]
 
 
-def _rows(model: LLaDA, optimiser: torch.optim.Optimizer, length: int, device: str) -> list[Row]:
+def _rows(model: LLaDA, optimizer: torch.optim.Optimizer, length: int, device: str) -> list[Row]:
     tokens_1L = torch.randint(0, 126000, (1, length), device=device)
     document_1L = torch.ones_like(tokens_1L)  # as pretraining: packed, here one document
 
@@ -43,8 +43,8 @@ def _rows(model: LLaDA, optimiser: torch.optim.Optimizer, length: int, device: s
                 model, tokens_1L, document_1L > 0, documents_BL=document_1L, generator=draw
             )
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=False)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
 
     step()
     held = torch.cuda.memory_allocated(device)

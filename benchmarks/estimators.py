@@ -27,8 +27,9 @@ from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
 from components.rewards import named
 from components.session.session import open_base
-from model import sampler, tokenizer
+from model import sampler
 from model.llada import LLaDA
+from model.tokenizer import EOT, encode_chat
 from pipelines.recipes import tiny
 
 PLOT = Path(__file__).parents[1] / "docs" / "estimators.svg"
@@ -74,24 +75,24 @@ def _curve(run: Path, estimator: str, rate: float) -> Curve:
     (base,) = run.glob("artifacts/*/merge-2/model")
     problems = data.read(dataset, "problems")
     held_out = problems[-HELD_OUT:]
-    model, wrapped, words = open_base(base, config)
+    model, wrapped, tokenizer = open_base(base, config)
     assert wrapped is not None
-    learner = Learner(model, wrapped, words, problems[:-HELD_OUT], config)
-    spent, curve = 0, [(0, _accuracy(model, words, held_out, config))]
+    learner = Learner(model, wrapped, tokenizer, problems[:-HELD_OUT], config)
+    spent, curve = 0, [(0, _accuracy(model, tokenizer, held_out, config))]
     for number in range(steps):
         spent += learner.step(number)["rollout_passes"] + 2 * VIEWS[estimator]
         if number + 1 == steps or spent >= len(curve) * BUDGET / MARKS:
-            curve.append((spent, _accuracy(model, words, held_out, config)))
+            curve.append((spent, _accuracy(model, tokenizer, held_out, config)))
     print(f"{run.name} {estimator} {rate} {curve}", flush=True)
     return curve
 
 
 def _accuracy(
-    model: LLaDA, words: PreTrainedTokenizerBase, problems: list[dict], config: GrpoConfig
+    model: LLaDA, tokenizer: PreTrainedTokenizerBase, problems: list[dict], config: GrpoConfig
 ) -> float:
     """Exact match of the most likely answers."""
-    prompts = [tokenizer.chat(words, data.asked(row)) for row in problems]
-    batch = words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    prompts = [encode_chat(tokenizer, data.asked(row)) for row in problems]
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     generation = sampler.generate(
         model.eval(),
         batch["input_ids"],
@@ -100,9 +101,9 @@ def _accuracy(
         threshold=config.threshold,
         cache="dual",
         attention_mask_BP=batch["attention_mask"].bool(),
-        stop_tokens=[words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)],
+        stop_tokens=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)],
     )
-    answers = words.batch_decode(generation.tokens_BL[:, batch["input_ids"].shape[1] :])
+    answers = tokenizer.batch_decode(generation.tokens_BL[:, batch["input_ids"].shape[1] :])
     pairs = zip(answers, problems, strict=True)
     return statistics.mean(named.exact(answer, row["answer"]) for answer, row in pairs)
 

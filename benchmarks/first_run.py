@@ -140,9 +140,9 @@ class Run:
     def trained(self, stage: str, base: Path, data: Mapping[str, Path]) -> Path:
         """Trains and merges; returns the model."""
         made = self.stage(
-            stage, {"base": base, **data}, adapter=f"{stage}-adapter", metrics=f"{stage}-metrics"
+            stage, {"base": base, **data}, trained=f"{stage}-trained", metrics=f"{stage}-metrics"
         )
-        inputs = {"base": base, "adapter": made["adapter"]}
+        inputs = {"base": base, "trained": made["trained"]}
         metrics = f"{stage}-merge-metrics"
         return self.stage("merge", inputs, model=f"{stage}-model", metrics=metrics)["model"]
 

@@ -3,7 +3,7 @@
     weights      stored parameters: 2 bytes under an adapter in bf16, 4 where all are trained
     adapter      trained parameters of an adapter, 4 bytes
     gradients    4 bytes a trained parameter
-    optimiser    AdamW's two moments, 8 bytes a trained parameter
+    optimizer    AdamW's two moments, 8 bytes a trained parameter
     activations  kept for the backward pass, and the block that is being computed
     loss         what the cross entropy of the masked positions holds
 
@@ -96,7 +96,7 @@ def memory(shape: Shape, run: Run) -> dict[str, float]:
         "weights": shape.parameters * stored / share,
         "adapter": 0 if full else 4 * trained / share,
         "gradients": 4 * trained / share,
-        "optimiser": 8 * trained / share,
+        "optimizer": 8 * trained / share,
         "activations": _activations(shape, run) + _gathered(shape, run),
         "loss": _loss(shape, run),
     }
@@ -173,7 +173,7 @@ def seconds_per_token(shape: Shape, run: Run, peak: float = PEAKS["H100"]) -> fl
 def tables() -> str:
     """Memory and speed of LLaDA-8B on 80 GB GPUs, as Markdown."""
     shape, lines = Shape(), []
-    head = ("weights", "adapter", "gradients", "optimiser", "activations", "loss")
+    head = ("weights", "adapter", "gradients", "optimizer", "activations", "loss")
     lines.append(f"| training | GPUs | tokens | {' | '.join(head)} | sum, GiB | tokens/s |")
     lines.append("|" + "---|" * (len(head) + 5))
     for rank, shard in ((128, False), (128, True), (None, True)):

@@ -56,7 +56,7 @@ def _speed(root: Path, processes: int) -> float:
     """Median tokens/s of the steps after the warm-up."""
     place = root / f"by-{processes}"
     paths = {"base": root / "model", "dataset": root / "dataset"}
-    paths |= {"adapter": place / "adapter", "metrics": place / "metrics"}
+    paths |= {"trained": place / "trained", "metrics": place / "metrics"}
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     _stage([*launcher, "-m", "components.sft"], CONFIG, paths)
     lines = (place / "metrics" / "metrics.jsonl").read_text().splitlines()[WARM_UP:]

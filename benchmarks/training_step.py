@@ -3,7 +3,7 @@
 Forward and backward of full fine-tuning, the head trained, over 4 sequences of 512 tokens; about
 half of the tokens are masked. Then the head's product alone, summed in fp32 against rounded to
 bf16. On a GPU the 8B shape in bf16, activations checkpointed. The
-gradients are allocated before, as in every micro-batch but the first of an optimiser step: both
+gradients are allocated before, as in every micro-batch but the first of an optimizer step: both
 ways need them alike, so they are not in the extra memory.
 """
 

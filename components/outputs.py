@@ -31,7 +31,7 @@ DATASET = (*PARTS, "report.json", "report.md", *(f"pretrain/{name}" for name in 
 WRITTEN = {
     "model": MODEL,
     "dataset": DATASET,
-    "adapter": (*MODEL, "adapter_config.json", "adapter_model.safetensors"),
+    "trained": (*MODEL, "adapter_config.json", "adapter_model.safetensors"),
     "metrics": (METRICS,),
     "evaluation": ("results.json", "samples.jsonl", "traces.jsonl"),
     "release": (*MODEL, "README.md"),

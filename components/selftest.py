@@ -13,17 +13,21 @@ from typing import Any
 import torch
 
 from components import artifact
-from model import sampler, tokenizer
+from model import sampler
 from model.config import LLaDAConfig
 from model.llada import LLaDA
+from model.tokenizer import train_tokenizer
 
 TEXT = "12 + 34 = 46; naïve, 数, 🙂"
 
 
 def main() -> None:
     """Prints the findings; ends with exit code 1 when a check fails."""
-    words = tokenizer.train([TEXT], vocabulary=384)
-    checks = {**_model(words), "tokenizer_round_trip": words.decode(words.encode(TEXT)) == TEXT}
+    tokenizer = train_tokenizer([TEXT], vocabulary=384)
+    checks = {
+        **_model(tokenizer),
+        "tokenizer_round_trip": tokenizer.decode(tokenizer.encode(TEXT)) == TEXT,
+    }
     found = {
         "checks": checks,
         "packages": artifact.versions(),
@@ -39,7 +43,7 @@ def main() -> None:
     sys.exit(0 if all(checks.values()) else 1)
 
 
-def _model(words: Any) -> dict[str, bool]:
+def _model(tokenizer: Any) -> dict[str, bool]:
     """A forward pass is finite and of the right shape; a generation leaves nothing masked."""
     torch.manual_seed(0)
     config = LLaDAConfig(
@@ -49,21 +53,21 @@ def _model(words: Any) -> dict[str, bool]:
         mlp_hidden_size=64,
         vocab_size=384,
         max_sequence_length=128,
-        mask_token_id=words.mask_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.eos_token_id,
+        mask_token_id=tokenizer.mask_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = LLaDA(config).eval()
     model.to(device)
-    prompt_BP = torch.tensor([words.encode(TEXT)], device=device)
+    prompt_BP = torch.tensor([tokenizer.encode(TEXT)], device=device)
     with torch.inference_mode():
         logits_BPV = model(prompt_BP)
     answer = sampler.generate(model, prompt_BP, gen_length=8, block_length=4, cache="dual")
     return {
         "forward_pass": logits_BPV.shape == (*prompt_BP.shape, 384)
         and bool(logits_BPV.isfinite().all()),
-        "generation": bool((answer.tokens_BL != words.mask_token_id).all()),
+        "generation": bool((answer.tokens_BL != tokenizer.mask_token_id).all()),
     }
 
 

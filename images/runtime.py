@@ -19,7 +19,7 @@ def runtime(project: str, lock: str) -> list[str]:
 
 
 def _name(requirement: str) -> str:
-    """The normalised name of a requirement (PEP 503)."""
+    """The normalized name of a requirement (PEP 503)."""
     name = re.match(r"[\w.-]+", requirement)
     assert name, requirement
     return re.sub(r"[-_.]+", "-", name[0]).lower()

@@ -28,7 +28,7 @@ def can_record(model: LLaDA) -> bool:
 
 
 def is_plain(model: LLaDA) -> bool:
-    """Whether every layer is our own, torch's or a LoRA: not quantised, sharded or with new tokens.
+    """Whether every layer is our own, torch's or a LoRA: not quantized, sharded or with new tokens.
 
     Others may copy from the host or speak to other processes, which a recording cannot hold.
     """

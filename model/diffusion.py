@@ -1,7 +1,7 @@
 """The training losses of masked diffusion (LLaDA, arXiv:2502.09992; SMDM 2410.18514).
 
 Functions of tensors. The noise is `model.noising`, the cross entropy `model.cross_entropy`, the
-likelihood `model.likelihood`; the optimisation loop and the data are elsewhere.
+likelihood `model.likelihood`; the optimization loop and the data are elsewhere.
 Shapes: B batch, L length, N masked positions.
 """
 
@@ -47,7 +47,7 @@ def masked_cross_entropy(
 
     p is the softmax of the logits divided by `temperature`. Rows are whole sequences under
     `attention_mask`, or packed (`documents_BL`, see `model.attention`). `z_loss` adds that much of
-    the squared log-normaliser. No logits are held.
+    the squared log-normalizer. No logits are held.
     """
     # Before the passes: to count the masks is to wait for the GPU, which has little to do yet.
     places_N = masked_BL.flatten().nonzero()[:, 0]

@@ -22,7 +22,7 @@ from model.projection import Projection
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm: normalised in fp32 at least, scaled in the model's dtype."""
+    """Root-mean-square norm: normalized in fp32 at least, scaled in the model's dtype."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class LLaDA(PreTrainedModel):
         documents_BL: torch.Tensor | None = None,
         positions_BQ: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Final normalised states [B, L, D] of positions start..start+L.
+        """Final normalized states [B, L, D] of positions start..start+L.
 
         With a cache the pass also sees every other position of the cached window, and
         `attention_mask` covers that whole window. A `start` that is a tensor [] on the device is

@@ -119,7 +119,7 @@ class Lora(Checked):
     new_tokens: bool = True
     """Train the embedding and head rows of special tokens that the base's tokenizer lacked; never
     in pretraining, whose plain text does not hold them."""
-    quantised: bool = False
+    quantized: bool = False
     """Keep the frozen base in 4 bits (QLoRA, arXiv:2305.14314), where bitsandbytes works."""
 
     def __post_init__(self) -> None:
@@ -170,7 +170,7 @@ class LossOptions(Checked):
     """Departures from the plain training loss; the defaults are the plain loss, bit for bit."""
 
     band: tuple[float, float] = (0.0, 1.0)
-    """t is clipped into this range (LLaDA2.0, arXiv:2512.15745). What is optimised is then no bound
+    """t is clipped into this range (LLaDA2.0, arXiv:2512.15745). What is optimized is then no bound
     of the likelihood: the ratios beyond the band are replaced by its ends."""
     complementary: bool = False
     """Each sequence comes twice, with a mask and with its inverse, so that every token is predicted

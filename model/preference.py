@@ -1,4 +1,4 @@
-"""Preference optimisation and reinforcement learning for masked diffusion models.
+"""Preference optimization and reinforcement learning for masked diffusion models.
 
 DPO with variance-reduced ELBO margins (VRPO, LLaDA 1.5, arXiv:2505.19223) and GRPO's advantages
 and objective. Functions of tensors; log-probabilities are estimated in `model.estimators`, the
@@ -59,13 +59,13 @@ def elbo(
 def advantages(
     reward_NG: torch.Tensor,
     *,
-    normalise: bool = True,
+    normalize: bool = True,
     leave_one_out: bool = False,
     scale: float = 0.0,
 ) -> torch.Tensor:
     """How much better each answer is than its prompt's group: [N, G], exactly 0 without spread.
 
-    r - mean, divided by the group's deviation (GRPO, arXiv:2402.03300) unless `normalise` is off
+    r - mean, divided by the group's deviation (GRPO, arXiv:2402.03300) unless `normalize` is off
     (Dr. GRPO, arXiv:2503.20783: the division favours questions that are too easy or too hard).
     `leave_one_out` compares with the mean of the others (RLOO, arXiv:2402.14740): r - mean times
     G / (G - 1). Raises ValueError on a reward that is not finite.
@@ -84,7 +84,7 @@ def advantages(
     centred_NG = centred_NG.masked_fill(is_flat_N1 | (centred_NG.abs() <= noise_N1), 0.0)
     if leave_one_out:
         centred_NG = centred_NG * group / (group - 1)
-    if normalise:
+    if normalize:
         centred_NG = centred_NG / (wide_NG.std(1, keepdim=True) + 1e-4)
     return centred_NG.to(reward_NG.dtype)
 
@@ -107,7 +107,7 @@ def grpo_loss(
     -min(r A, clip(r, 1 - low, 1 + high) A) + kl * (exp(d) - d - 1), with r = exp(new - old) and
     d = reference - new (GRPO, equations 3 and 4), summed over the tokens times `weight_BL` (0 where
     a token is not scored) and divided by `count`. That is the number of scored tokens of the whole
-    optimiser step, of which these may be a micro-batch; None takes these alone. At the level of
+    optimizer step, of which these may be a micro-batch; None takes these alone. At the level of
     sequences both are first averaged over each answer's tokens, so that a ratio belongs to the
     whole answer and not to its length (GSPO, arXiv:2507.18071; ESPO, arXiv:2512.03759); answers
     then count alike, and `count` is their number.

@@ -1,6 +1,6 @@
 """A frozen base in 4 bits (QLoRA, arXiv:2305.14314) through bitsandbytes, where that works.
 
-The blocks' linear layers become NormalFloat4 with doubly quantised scales; embedding, head and
+The blocks' linear layers become NormalFloat4 with doubly quantized scales; embedding, head and
 norms stay. bitsandbytes is no dependency: whoever asks for it installs it.
 """
 
@@ -13,7 +13,7 @@ from torch import nn
 from model.llada import LLaDA
 
 
-def quantise(model: LLaDA, device: torch.device) -> None:
+def quantize(model: LLaDA, device: torch.device) -> None:
     """Quantises the blocks in place. Raises ValueError where bitsandbytes does not work."""
     library = _library(device)
     for block in model.model["transformer"]["blocks"]:
@@ -46,6 +46,6 @@ def _library(device: torch.device) -> ModuleType:
     except (ImportError, RuntimeError, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"lora.quantised=True, allowed: false, bitsandbytes does not work here: {reason}"
+            f"lora.quantized=True, allowed: false, bitsandbytes does not work here: {reason}"
         ) from error
     return library

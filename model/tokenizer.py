@@ -1,7 +1,8 @@
 """Tokenizers with LLaDA's special tokens and chat template, as ordinary Hugging Face directories.
 
-`train` makes one from texts; `load` opens one and adds the tokens that a base checkpoint's
-tokenizer lacks, which take spare embedding rows: nothing is ever resized. No model weights here.
+`train_tokenizer` makes one from texts; `load_tokenizer` opens one and adds the tokens that a base
+checkpoint's tokenizer lacks, which take spare embedding rows: nothing is ever resized. No model
+weights here.
 
 Control tokens come from here alone. A text that spells one (`<|eot_id|>`, `[gMASK]`) is encoded as
 the text that it is; only in an answer are the delimiters of thought and solution the tokens that
@@ -40,7 +41,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def train(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of `vocabulary` tokens in which every digit stands alone."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -70,7 +71,7 @@ def train(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
     )
 
 
-def load(path: Path | str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer at `path` with the mask, chat and reasoning tokens and the chat template.
 
     It remembers which of them it lacked, also when it is saved and loaded again.
@@ -87,7 +88,7 @@ def load(path: Path | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def new_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def new_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the special tokens that the base's own tokenizer lacked: their rows are untrained."""
     return _ids_of(tokenizer, tokenizer.init_kwargs[NEW])
 
@@ -97,7 +98,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     return _plain(tokenizer).ids(texts)
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]
+) -> list[int]:
     """Token ids of a dialogue up to and including the header of the answer to come.
 
     They are those of the chat template, but what a message spells is text.
@@ -112,7 +115,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str
     return _placed(tokenizer, [*parts, start, "assistant", end, "\n\n"])
 
 
-def answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of an assistant's answer with its delimiters, closed by the end-of-turn token."""
     (eot,) = _ids_of(tokenizer, (EOT,))
     return _placed(tokenizer, [*_delimited(tokenizer, text.strip()), eot])

@@ -57,7 +57,7 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
             pretrain: Masked-diffusion pretraining. Fields: components/pretrain/README.md.
             merge: Nothing to choose.
             sft: Supervised fine-tuning on worked answers. Fields: components/sft/README.md.
-            dpo: Preference optimisation, where preference is dpo. Fields: components/dpo/README.md.
+            dpo: Preference optimization, where preference is dpo. Fields: components/dpo/README.md.
             grpo: Reinforced verified answers, where preference is grpo. Fields:
                 components/grpo/README.md.
             evaluate: How answers are written and counted. Fields: components/evaluate/README.md.
@@ -84,8 +84,8 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
         source = place(download_stage(config=download).after(checked)).outputs
         dataset = source["dataset"]
 
-        def merged(base: Any, adapter: Any) -> Any:
-            return place(merge_stage(config=merge, base=base, adapter=adapter)).outputs["model"]
+        def merged(base: Any, trained: Any) -> Any:
+            return place(merge_stage(config=merge, base=base, trained=trained)).outputs["model"]
 
         def measured(model: Any, config: Any = evaluate) -> dict[str, Any]:
             return place(evaluate_stage(config=config, model=model, dataset=dataset)).outputs
@@ -93,16 +93,16 @@ def _graph(place: Callable[[Any], Any], **given: Any) -> Callable[..., None]:
         pretrained = place(
             pretrain_stage(config=pretrain, base=source["model"], dataset=dataset)
         ).outputs
-        base = merged(source["model"], pretrained["adapter"])
+        base = merged(source["model"], pretrained["trained"])
         base_evaluation = measured(base, evaluate_base)["evaluation"]
 
         tuned = place(sft_stage(config=sft, base=base, dataset=dataset)).outputs
-        reasoner = merged(base, tuned["adapter"])
+        reasoner = merged(base, tuned["trained"])
         sft_evaluation = measured(reasoner)["evaluation"]
 
         # Each branch ends by itself: kfp.local neither joins branches nor nests pipelines there.
         def finish(aligned: dict[str, Any]) -> None:
-            model = merged(reasoner, aligned["adapter"])
+            model = merged(reasoner, aligned["trained"])
             found = measured(model)
             place(
                 report_stage(

@@ -75,7 +75,7 @@ def adapted(downloaded, tmp_path_factory):
         config,
         base=downloaded / "model",
         dataset=downloaded / "dataset",
-        adapter=root / "adapter",
+        trained=root / "trained",
         metrics=root / "metrics",
     )
     return root
@@ -91,13 +91,13 @@ def taught(downloaded, tmp_path_factory):
         {**config, "learning_rate": 5e-3},
         base=downloaded / "model",
         dataset=downloaded / "dataset",
-        adapter=root / "trained",
+        trained=root / "trained",
         metrics=root / "metrics",
     )
     stage(
         "merge",
         base=downloaded / "model",
-        adapter=root / "trained",
+        trained=root / "trained",
         model=root / "model",
         metrics=root / "merged",
     )

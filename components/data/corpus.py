@@ -19,13 +19,13 @@ ALL = Sample(min_tokens=1, long_share=0.0, quality=False)
 def write(
     directory: Path,
     texts: Iterable[str],
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     sample: Sample,
     card: Card,
 ) -> None:
     """Writes the shards. Raises ValueError naming why when no document was kept."""
     quotas = Quotas(sample)
-    writer = ShardWriter(directory, words)
+    writer = ShardWriter(directory, tokenizer)
     waiting: list[tuple[str, str]] = []  # the texts that are being tokenised, and where they were
 
     def judged() -> Iterator[str]:
@@ -37,7 +37,7 @@ def write(
             waiting.append((text, card.place))
             yield text
 
-    for ids in tokenised(judged(), words):
+    for ids in tokenised(judged(), tokenizer):
         text, place = waiting.pop(0)
         if reason := quotas.refusal(len(ids)):
             card.drop(reason, place)

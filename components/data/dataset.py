@@ -20,7 +20,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from components.data import jsonlines
-from model import tokenizer as text
+from model.tokenizer import encode_answer, encode_chat
 
 COLUMNS = {
     "pretrain": ("text",),
@@ -103,7 +103,7 @@ def tokens(part: str, row: dict, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of a row in the chat template: the prompt with its longest answer, if it has one."""
     if part == "sft":
         *before, last = row["messages"]
-        return len(text.chat(tokenizer, before)) + len(text.answer(tokenizer, last["content"]))
-    prompt = len(text.chat(tokenizer, asked(row)))
+        return len(encode_chat(tokenizer, before)) + len(encode_answer(tokenizer, last["content"]))
+    prompt = len(encode_chat(tokenizer, asked(row)))
     answers = [row[side] for side in ("chosen", "rejected") if side in row]
-    return prompt + max((len(text.answer(tokenizer, answer)) for answer in answers), default=0)
+    return prompt + max((len(encode_answer(tokenizer, answer)) for answer in answers), default=0)

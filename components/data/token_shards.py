@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from model import tokenizer
+from model.tokenizer import encode
 
 MANIFEST, LENGTHS = "manifest.json", "lengths.bin"
 FORMAT = 1
@@ -25,30 +25,30 @@ BATCH = 128 << 10  # characters tokenised at once; their bookkeeping takes 100 t
 DTYPE = np.dtype("<u4")
 
 
-def fingerprint(words: PreTrainedTokenizerBase) -> str:
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """The sha256 of a tokenizer's vocabulary: the same where every token has the same id."""
-    vocabulary = json.dumps(words.get_vocab(), sort_keys=True)
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
-def tokenised(texts: Iterable[str], words: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
+def tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
     """Token ids of each text, closed by EOS, in order.
 
     What looks like a special token in a text is text. A long text is tokenised in pieces that end
     with a line, so that memory does not grow with it.
     """
     found: list[np.ndarray] = []
-    end = np.array([words.eos_token_id], DTYPE)
+    end = np.array([tokenizer.eos_token_id], DTYPE)
     for batch in _batches(texts):
-        for (_, is_last), ids in zip(batch, _encode(batch, words), strict=True):
+        for (_, is_last), ids in zip(batch, _encode(batch, tokenizer), strict=True):
             found.append(ids)
             if is_last:
                 yield np.concatenate([*found, end])
                 found = []
 
 
-def _encode(batch: list[tuple[str, bool]], words: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    found = tokenizer.encode(words, [piece for piece, _ in batch])
+def _encode(batch: list[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
+    found = encode(tokenizer, [piece for piece, _ in batch])
     return [np.array(ids, DTYPE) for ids in found]
 
 
@@ -85,9 +85,9 @@ def _cut(text: str, start: int) -> int:
 class ShardWriter:
     """Appends documents; `close` writes the manifest."""
 
-    def __init__(self, directory: Path, words: PreTrainedTokenizerBase) -> None:
+    def __init__(self, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         directory.mkdir(parents=True)
-        self.directory, self.tokenizer = directory, fingerprint(words)
+        self.directory, self.tokenizer = directory, fingerprint(tokenizer)
         self.shards: list[dict[str, Any]] = []
         self.lengths = (directory / LENGTHS).open("wb")
         self.stream: BinaryIO | None = None
@@ -120,12 +120,12 @@ class ShardWriter:
 class Shards:
     """The documents of a directory that a ShardWriter closed."""
 
-    def __init__(self, directory: Path, words: PreTrainedTokenizerBase) -> None:
+    def __init__(self, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises ValueError where there are none, or another tokenizer made them."""
         if not (directory / MANIFEST).exists():
             raise ValueError(f"{directory}: no {MANIFEST}; the dataset has no tokenised documents")
         manifest = json.loads((directory / MANIFEST).read_text())
-        if manifest["tokenizer"] != fingerprint(words):
+        if manifest["tokenizer"] != fingerprint(tokenizer):
             raise ValueError(f"{directory}: tokenised with another tokenizer than the model's")
         self.lengths = np.fromfile(directory / LENGTHS, DTYPE).astype(np.int64)
         self.shards = [

@@ -23,7 +23,7 @@ from components.download.config import DownloadConfig, Shape
 from components.download.gather import Row, Rows
 from components.download.vocabulary import check_fit
 from components.storage import fetch, hub_address
-from model import tokenizer
+from model.tokenizer import load_tokenizer, train_tokenizer
 
 SMALL, WEIGHTS = ["*.json", "*.jinja"], ["*.safetensors"]
 LEARNED = 50_000  # rows of a part that a new tokenizer learns from at most
@@ -36,8 +36,8 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
         parameters, address = _make_model(config.shape, config.seed, parts, model), None
     else:
         parameters, address = _fetch_model(config.model, config.revision, model)
-    words = tokenizer.load(model)
-    cards = {part: _write(part, rows, config, words, dataset) for part, rows in parts.items()}
+    tokenizer = load_tokenizer(model)
+    cards = {part: _write(part, rows, config, tokenizer, dataset) for part, rows in parts.items()}
     datacard.write(dataset, cards)
     summary = {"parameters": parameters, "hub_model": address, **datacard.summary(cards)}
     (metrics / artifact.METRICS).write_text(json.dumps(summary) + "\n")
@@ -51,7 +51,7 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
 
 
 def _write(
-    part: str, rows: Rows, config: DownloadConfig, words: PreTrainedTokenizerBase, dataset: Path
+    part: str, rows: Rows, config: DownloadConfig, tokenizer: PreTrainedTokenizerBase, dataset: Path
 ) -> Card:
     """Writes one part of the dataset; returns its figures."""
     card, has_sources = Card(), bool(getattr(config, part))
@@ -60,10 +60,10 @@ def _write(
             data.write(dataset, part, rows(Card()))
         sample = config.sample if has_sources else corpus.ALL
         texts = (row["text"] for row in rows(card))
-        corpus.write(dataset / "pretrain", texts, words, sample, card)
+        corpus.write(dataset / "pretrain", texts, tokenizer, sample, card)
     else:
         longest, count = (config.max_tokens, config.examples) if has_sources else (None, None)
-        data.write(dataset, part, _limited(part, rows(card), words, longest, count, card))
+        data.write(dataset, part, _limited(part, rows(card), tokenizer, longest, count, card))
         if not card.documents:
             raise ValueError(f"{part}: no row is left; dropped: {card.losses}")
     if card.dropped:
@@ -74,7 +74,7 @@ def _write(
 def _limited(
     part: str,
     rows: Iterator[Row],
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     longest: int | None,
     count: int | None,
     card: Card,
@@ -84,7 +84,7 @@ def _limited(
         row = next(rows, None)
         if row is None:
             return
-        tokens = data.tokens(part, row, words)
+        tokens = data.tokens(part, row, tokenizer)
         if longest is not None and tokens > longest:
             card.drop("too_long")
             continue
@@ -94,10 +94,10 @@ def _limited(
 
 def _make_model(shape: Shape, seed: int, parts: dict[str, Rows], path: Path) -> int:
     """A new LLaDA and a tokenizer trained on the data; returns the number of parameters."""
-    words = tokenizer.train(_learned(parts), vocabulary=shape.vocabulary)
-    ids = words.mask_token_id, words.eos_token_id
+    tokenizer = train_tokenizer(_learned(parts), vocabulary=shape.vocabulary)
+    ids = tokenizer.mask_token_id, tokenizer.eos_token_id
     parameters = _apart("make", shape, seed, *ids, path)
-    words.save_pretrained(path)
+    tokenizer.save_pretrained(path)
     return parameters
 
 
@@ -123,7 +123,7 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> tuple[int, str 
     # A branch may move between the two: the weights are of the commit of the small files.
     _copy(name, address.partition("@")[2] if address else revision, WEIGHTS, path)
     parameters = _apart("check", path)
-    tokenizer.load(path).save_pretrained(path)
+    load_tokenizer(path).save_pretrained(path)
     return parameters, address
 
 

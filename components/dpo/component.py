@@ -11,13 +11,13 @@ def dpo(
     config: dict,
     base: Input[Model],
     dataset: Input[Dataset],
-    adapter: Output[Model],
+    trained: Output[Model],
     metrics: Output[Metrics],
 ):
-    """Optimises preferences with variance-reduced ELBOs."""
+    """Optimizes preferences with variance-reduced ELBOs."""
     return container(
         "dpo",
         configs={"config": config},
         inputs={"base": base, "dataset": dataset},
-        outputs={"adapter": adapter, "metrics": metrics},
+        outputs={"trained": trained, "metrics": metrics},
     )

@@ -1,4 +1,4 @@
-"""What a preference optimisation run is."""
+"""What a preference optimization run is."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +26,7 @@ class DpoConfig(Training):
     """Loss of a margin: that of DPO, or IPO's square, which does not push margins to infinity."""
     label_smoothing: float = 0.0
     """Share of the pairs taken as labelled the wrong way round, for the sigmoid loss."""
-    length_normalised: bool = False
+    length_normalized: bool = False
     """Divides each ELBO by its answer's tokens, so that long answers do not dominate."""
     reference_cache: str | None = None
     """Local directory where the reference's margins are kept by the pair's content, so that they

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from components.data import dataset as data
 from components.sft.dialogues import pad_dialogues
-from model import tokenizer
+from model.tokenizer import encode_answer, encode_chat
 from model.training.protocols import Batch
 
 SIDES = ("chosen", "rejected")
@@ -37,7 +37,7 @@ class Pair:
 
 
 def read(
-    rows: list[dict], words: PreTrainedTokenizerBase, max_length: int
+    rows: list[dict], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[Pair], dict[str, int]]:
     """The usable pairs, and how many rows were dropped for each reason.
 
@@ -45,9 +45,9 @@ def read(
     """
     pairs, dropped = [], Counter({"empty": 0, "identical": 0, "too_long": 0})
     for row in rows:
-        prompt = tokenizer.chat(words, data.asked(row))
+        prompt = encode_chat(tokenizer, data.asked(row))
         chosen, rejected = (
-            [*tokenizer.answer(words, row[side]), words.eos_token_id] for side in SIDES
+            [*encode_answer(tokenizer, row[side]), tokenizer.eos_token_id] for side in SIDES
         )
         if not all(row[part].strip() for part in ("prompt", *SIDES)):
             dropped["empty"] += 1

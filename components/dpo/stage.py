@@ -1,4 +1,4 @@
-"""Optimises preferences with variance-reduced ELBOs: load, feed, train, save, record.
+"""Optimizes preferences with variance-reduced ELBOs: load, feed, train, save, record.
 
 The policy is the base with its adapter, the reference the same network with the adapter off.
 """
@@ -23,30 +23,30 @@ from model.training.protocols import Batch, Feed, Figures
 
 
 def run(
-    config: DpoConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
+    config: DpoConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
 ) -> None:
     """Trains an adapter on `base` to prefer each pair's chosen answer over the rejected one."""
     check_context(base, "max_length", config.max_length)
-    opened = model, wrapped, words = open_base(base, config)
+    opened = model, wrapped, tokenizer = open_base(base, config)
     assert wrapped is not None and config.lora is not None, (
         "DpoConfig refuses a run without an adapter"
     )
-    usable, dropped = pairs.read(data.read(dataset, "preferences"), words, config.max_length)
+    usable, dropped = pairs.read(data.read(dataset, "preferences"), tokenizer, config.max_length)
     known = None
     if config.reference_cache is not None:
-        arithmetic = (optimizer.arithmetic(config), config.lora.quantised, model.device.type)
-        context = (artifact.read(base)["fingerprint"], config.seed, config.length_normalised)
+        arithmetic = (optimizer.arithmetic(config), config.lora.quantized, model.device.type)
+        context = (artifact.read(base)["fingerprint"], config.seed, config.length_normalized)
         place = Path(config.reference_cache)
         known = ReferenceMargins(place, *context, *arithmetic, draws=config.draws)
 
     def collate(draw: Draw) -> Batch:
         chosen = [usable[number] for number in draw.picked]
-        batch = pairs.pad(chosen, words.eos_token_id)
+        batch = pairs.pad(chosen, tokenizer.eos_token_id)
         if not config.sft_weight:
             return batch
         # The plain loss is SFT's, and so is its canvas: that of the whole step.
         longest = max(len(usable[n].prompt) + len(usable[n].chosen) for n in draw.examples)
-        plain = pairs.pad_chosen(chosen, words.eos_token_id, longest)
+        plain = pairs.pad_chosen(chosen, tokenizer.eos_token_id, longest)
         return Batch({**batch.tensors, **plain}, batch.tokens)
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> Figures:
@@ -61,7 +61,7 @@ def run(
         def margin() -> torch.Tensor:
             """Chosen minus rejected ELBO of each pair [B]."""
             elbo_B = preference.elbo(model, tokens, seen, views)
-            if config.length_normalised:
+            if config.length_normalized:
                 elbo_B = elbo_B / answer.sum(1)
             better_B, worse_B = elbo_B.chunk(2)
             return better_B - worse_B
@@ -96,7 +96,7 @@ def run(
         opened,
         functools.partial(loop.fit, model, Feed(len(usable), collate), loss, config),
         inputs={"base": base, "dataset": dataset},
-        adapter=adapter,
+        trained=trained,
         metrics=metrics,
         summary={"pairs": len(usable), **dropped},
     )

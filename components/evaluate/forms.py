@@ -13,21 +13,20 @@ from transformers import PreTrainedTokenizerBase
 
 from components.data import dataset as data
 from components.rewards import named
-from model import tokenizer
-from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION
+from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION, encode, encode_chat
 
 
-def tokens(words: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str) -> list[int]:
+def tokens(tokenizer: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str) -> list[int]:
     """Token ids of a problem as the model is asked it."""
     messages = data.asked(problem)
     if form == "chat":
-        return tokenizer.chat(words, messages)
-    return plain(words, "\n\n".join(message["content"] for message in messages))
+        return encode_chat(tokenizer, messages)
+    return plain(tokenizer, "\n\n".join(message["content"] for message in messages))
 
 
-def plain(words: PreTrainedTokenizerBase, text: str) -> list[int]:
+def plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text as in pretraining: what looks like a special token is text."""
-    return tokenizer.encode(words, [text])[0]
+    return encode(tokenizer, [text])[0]
 
 
 def delimited(response: str, problem: Mapping[str, Any], form: str) -> str:

@@ -15,24 +15,25 @@ from transformers import PreTrainedTokenizerBase
 
 from components.evaluate import forms
 from components.evaluate.config import EvaluateConfig
-from model import diffusion, sampler, tokenizer
+from model import diffusion, sampler
 from model.llada import LLaDA
+from model.tokenizer import EOT
 
 
 class DiffusionLM(LM):
     """Greedy block-wise denoising, batched over prompts of different lengths."""
 
     def __init__(
-        self, model: LLaDA, words: PreTrainedTokenizerBase, config: EvaluateConfig
+        self, model: LLaDA, tokenizer: PreTrainedTokenizerBase, config: EvaluateConfig
     ) -> None:
         super().__init__()
-        self.model, self.words, self.config = model, words, config
-        self.stops = [words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)]
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)]
         self.passes, self.tokens, self.answers, self.seconds = 0, 0, 0, 0.0
 
     def encode(self, problem: Mapping[str, Any]) -> list[int]:
         """Token ids of a problem, in the evaluation's form."""
-        return forms.tokens(self.words, problem, self.config.form)
+        return forms.tokens(self.tokenizer, problem, self.config.form)
 
     def too_long(self, prompt: list[int]) -> str | None:
         """Why a prompt cannot be asked, or None."""
@@ -90,7 +91,7 @@ class DiffusionLM(LM):
 
     def _generate(self, prompts: list[list[int]]) -> list[str]:
         started = time.perf_counter()
-        batch = self.words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+        batch = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
         prompt_BP = batch["input_ids"].to(self.model.device)
         result = sampler.generate(
             self.model,
@@ -106,13 +107,13 @@ class DiffusionLM(LM):
         self.tokens += sum(map(len, answers))
         self.answers += len(prompts)
         self.seconds += time.perf_counter() - started
-        return self.words.batch_decode(answers)
+        return self.tokenizer.batch_decode(answers)
 
     def _likelihoods(self, pairs: list[tuple[str, str]]) -> list[float]:
         encoded = [
             (
-                torch.tensor(forms.plain(self.words, context), dtype=torch.long),
-                torch.tensor(forms.plain(self.words, text)),
+                torch.tensor(forms.plain(self.tokenizer, context), dtype=torch.long),
+                torch.tensor(forms.plain(self.tokenizer, text)),
             )
             for context, text in pairs
         ]

@@ -14,7 +14,8 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
 from components.evaluate.task import VERDICT, ask, sample
 from components.rewards import named
-from model import checkpoint, sampler, tokenizer
+from model import checkpoint, sampler
+from model.tokenizer import load_tokenizer
 
 
 def run(
@@ -33,7 +34,7 @@ def run(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     network = checkpoint.load(model, dtype=dtype, device=device)
-    lm = DiffusionLM(network, tokenizer.load(model), config)
+    lm = DiffusionLM(network, load_tokenizer(model), config)
     faults = _too_long(lm, asked)
     problems.tell(dataset / "test.jsonl", faults, "counted as wrong")
     samples = ask(lm, list(asked.values()), config.form, workers=config.reward_workers)
@@ -88,14 +89,14 @@ def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
     answer: list[int] = []
     for generation in sampler.stream(lm.model, prompt_BP, **lm.options()):
         answer = generation.tokens_BL[0, len(prompt) :].tolist()
-        windows.append([_shown(lm.words, token) for token in answer])
-    (response,) = lm.words.batch_decode([sampler.said(answer, lm.stops)])
+        windows.append([_shown(lm.tokenizer, token) for token in answer])
+    (response,) = lm.tokenizer.batch_decode([sampler.said(answer, lm.stops)])
     correct = named.verified(forms.delimited(response, problem, lm.config.form), problem)
     return sample(problem, response, bool(correct), lm.config.form) | {"passes": windows}
 
 
-def _shown(words: Any, token: int) -> Any:
-    return None if token == words.mask_token_id else words.decode([token])
+def _shown(tokenizer: Any, token: int) -> Any:
+    return None if token == tokenizer.mask_token_id else tokenizer.decode([token])
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

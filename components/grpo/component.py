@@ -11,7 +11,7 @@ def grpo(
     config: dict,
     base: Input[Model],
     dataset: Input[Dataset],
-    adapter: Output[Model],
+    trained: Output[Model],
     metrics: Output[Metrics],
 ):
     """Reinforces answers that verify."""
@@ -19,5 +19,5 @@ def grpo(
         "grpo",
         configs={"config": config},
         inputs={"base": base, "dataset": dataset},
-        outputs={"adapter": adapter, "metrics": metrics},
+        outputs={"trained": trained, "metrics": metrics},
     )

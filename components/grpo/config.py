@@ -26,9 +26,9 @@ class GrpoConfig(Checkpointed):
     inner_updates: int = 12
     """Passes over each batch of rollouts, each with masks of its own."""
     minibatch: int | None = None
-    """Most rollouts in an optimiser step, a divisor of batch_size; null takes the whole batch. The
+    """Most rollouts in an optimizer step, a divisor of batch_size; null takes the whole batch. The
     n rollouts whose group has a spread make ceil(n / minibatch) steps of nearly equal size."""
-    normalise: bool = True
+    normalize: bool = True
     """Whether advantages are divided by their group's standard deviation (off in Dr. GRPO)."""
     leave_one_out: bool = False
     """Whether an answer is compared with the mean of the others in its group (RLOO)."""

@@ -30,7 +30,7 @@ from model.training.loop import TOLERATED
 from model.training.preemption import Interruption, Preempted
 from model.training.protocols import Checkpoints, Log, Snapshot
 
-# Minibatches, each an optimiser step, as micro-batches of row numbers.
+# Minibatches, each an optimizer step, as micro-batches of row numbers.
 Plan = list[Sequence[torch.Tensor]]
 Level = Literal["token", "sequence"]
 FEW = 4  # problems that a complaint names of each step
@@ -46,17 +46,17 @@ class Round(NamedTuple):
 
 
 class Learner:
-    """The policy, its optimiser, and the problems that it learns from."""
+    """The policy, its optimizer, and the problems that it learns from."""
 
     def __init__(
         self,
         model: LLaDA,
         wrapped: PeftModel,
-        words: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase,
         problems: list[dict[str, Any]],
         config: GrpoConfig,
     ) -> None:
-        self.model, self.wrapped, self.words, self.config = model, wrapped, words, config
+        self.model, self.wrapped, self.tokenizer, self.config = model, wrapped, tokenizer, config
         self.problems = problems
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
@@ -65,10 +65,10 @@ class Learner:
         # Of a step in which every rollout is of use; the schedule goes by these.
         self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch)
         total = config.steps * self.updates
-        self.optimiser, self.schedule = optimizer.optimiser_for(model, config, steps=total)
+        self.optimizer, self.schedule = optimizer.optimizer_for(model, config, steps=total)
         self.level: Level = "sequence" if config.estimator == "elbo" else "token"
         self.skipped, self.unrewarded = 0, 0
-        self.bad: list[list[str]] = []  # problems of the optimiser steps in a row not finite
+        self.bad: list[list[str]] = []  # problems of the optimizer steps in a row not finite
         self.judge = Judge(config.judge, seed=config.seed) if config.judge else None
 
     def fit(
@@ -80,7 +80,7 @@ class Learner:
     ) -> None:
         """Goes on to the last step, from `snapshot` where there is one.
 
-        SIGTERM saves the last whole step and raises Preempted. An optimiser step whose loss or
+        SIGTERM saves the last whole step and raises Preempted. An optimizer step whose loss or
         gradient is not finite changes no weight; three in a row raise FloatingPointError naming
         their problems. Three steps in a row without a reward for any group raise ValueError.
         """
@@ -93,7 +93,7 @@ class Learner:
                 self.judge.calls, self.judge.failed = facts["judge_calls"], facts["judge_failed"]
             optimizer.restore(
                 self.model,
-                self.optimiser,
+                self.optimizer,
                 self.schedule,
                 snapshot.tensors,
                 first * self.updates,
@@ -112,7 +112,7 @@ class Learner:
         self.random.manual_seed(draws.key("rollouts", self.config.seed, number))
         problems = [self.problems[index] for index in self.order.batch(number)]
         rollouts, record = roll_out(
-            self.model, self.words, problems, self.config, self.random, self.judge
+            self.model, self.tokenizer, problems, self.config, self.random, self.judge
         )
         self._stop_without_rewards(number, record["rewards_failed"])
         figures = {"loss": 0.0, "kl": 0.0, "clipped": 0.0, "gradient_norm": 0.0}
@@ -139,7 +139,7 @@ class Learner:
             )
 
     def _save(self, checkpoints: Checkpoints, step: int) -> None:
-        state = optimizer.state(self.model, self.optimiser)
+        state = optimizer.state(self.model, self.optimizer)
         facts = {"step": step, "skipped": self.skipped, "bad": self.bad}
         facts["unrewarded"] = self.unrewarded
         if self.judge is not None:
@@ -150,7 +150,7 @@ class Learner:
         """Inner updates of step `number`; before the first of them every ratio is exactly 1.
 
         The figures are means over what was scored, whatever the micro-batches; steps that were not
-        finite are left out. Each optimiser step has the learning rate of its place in the run.
+        finite are left out. Each optimizer step has the learning rate of its place in the run.
         """
         passes = range(self.config.inner_updates)
         rounds = [self._round(rollouts, is_first=inner == 0) for inner in passes]
@@ -159,14 +159,14 @@ class Learner:
         last: dict[str, float] = {}
         for place, (whole, minibatch) in enumerate(steps):
             position = number * self.updates + place * self.updates // len(steps)
-            optimizer.seek(self.optimiser, self.schedule, position)
-            figures, last = self._optimise(rollouts, whole, minibatch, prompts, is_first=place == 0)
+            optimizer.seek(self.optimizer, self.schedule, position)
+            figures, last = self._optimize(rollouts, whole, minibatch, prompts, is_first=place == 0)
             for name in figures:
                 total[name] += figures[name] * (figures["count"] if name != "count" else 1)
         count = total.pop("count")
         return {**{name: value / count for name, value in total.items() if count}, **last}
 
-    def _optimise(
+    def _optimize(
         self,
         rollouts: Rollouts,
         whole: Round,
@@ -175,7 +175,7 @@ class Learner:
         *,
         is_first: bool,
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """One optimiser step, its micro-batches' sums over the count of the whole minibatch.
+        """One optimizer step, its micro-batches' sums over the count of the whole minibatch.
 
         Returns the figures of its loss, none where it was not finite, and of its update.
         """
@@ -187,12 +187,12 @@ class Learner:
         total = {name: sum(part[name] for part in parts) for name in parts[0]}
         is_finite = [math.isfinite(part["loss"]) for part in parts]
         if not all(is_finite):
-            self.optimiser.zero_grad()
+            self.optimizer.zero_grad()
             bad = [rows for rows, good in zip(minibatch, is_finite, strict=True) if not good]
             self._skip(rollouts, bad, prompts)
-            return {}, {"learning_rate": self.optimiser.param_groups[0]["lr"]}
-        found = optimizer.update(
-            self.accelerator, self.model, self.optimiser, self.schedule, self.config
+            return {}, {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+        found = optimizer.clipped_step(
+            self.accelerator, self.model, self.optimizer, self.schedule, self.config
         )
         if not math.isfinite(found["gradient_norm"]):
             self._skip(rollouts, minibatch, prompts)
@@ -207,7 +207,7 @@ class Learner:
         self.bad.append([prompts[place] for place in places])
         if len(self.bad) > TOLERATED:
             raise FloatingPointError(
-                f"{len(self.bad)} optimiser steps in a row: the loss or its gradient is not "
+                f"{len(self.bad)} optimizer steps in a row: the loss or its gradient is not "
                 f"finite; problems by step: {[_few(names) for names in self.bad]}"
             )
 
@@ -247,7 +247,7 @@ class Learner:
         *,
         is_first: bool = False,
     ) -> dict[str, float]:
-        """Gradients of one micro-batch of an optimiser step that scores `count`; its part of the
+        """Gradients of one micro-batch of an optimizer step that scores `count`; its part of the
         step's figures. Of the first step the old scores are its own."""
         config = self.config
         part, views = rollouts.rows(rows), [view.rows(rows) for view in whole.views]

@@ -19,8 +19,9 @@ from components.rewards import named
 from components.rewards.judge import Group, Judge
 from components.rewards.named import Scored
 from components.rewards.sandbox import SandboxError
-from model import preference, sampler, tokenizer
+from model import preference, sampler
 from model.llada import LLaDA
+from model.tokenizer import EOT, encode_chat
 
 # Faults of the machine and of no answer; a RuntimeError is that math-verify does not start.
 MACHINE = (SandboxError, OSError, MemoryError, RuntimeError)
@@ -51,24 +52,26 @@ class Rollouts:
 
 def roll_out(
     model: LLaDA,
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     problems: list[dict[str, Any]],
     config: GrpoConfig,
     generator: torch.Generator,
     judge: Judge | None = None,
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
-    prompts = [tokenizer.chat(words, data.asked(row)) for row in _each(problems, config.group)]
-    batch = words.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    prompts = [encode_chat(tokenizer, data.asked(row)) for row in _each(problems, config.group)]
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     prompt_BP = batch["input_ids"].to(model.device)
     seen_BP = batch["attention_mask"].to(model.device).bool()
-    tokens_BL, order_BL = _generate(model, words, prompt_BP, seen_BP, config, generator)
+    tokens_BL, order_BL = _generate(model, tokenizer, prompt_BP, seen_BP, config, generator)
     window_BL = torch.ones_like(tokens_BL, dtype=torch.bool)
     window_BL[:, : prompt_BP.shape[1]] = False
-    is_stop_BL = torch.isin(tokens_BL, torch.tensor(_stops(words), device=model.device)) & window_BL
+    is_stop_BL = (
+        torch.isin(tokens_BL, torch.tensor(_stops(tokenizer), device=model.device)) & window_BL
+    )
     answer_BL = window_BL & (is_stop_BL.cumsum(1) - is_stop_BL.int() == 0)
     answers = [row[answer].tolist() for row, answer in zip(tokens_BL, answer_BL, strict=True)]
-    advantage_NG, figures = _compare(answers, problems, words, config, judge)
+    advantage_NG, figures = _compare(answers, problems, tokenizer, config, judge)
     figures["rollout_passes"] = int(order_BL.max())
     places_N = torch.arange(len(problems), device=model.device)
     rollouts = Rollouts(
@@ -83,15 +86,15 @@ def roll_out(
     return rollouts, figures
 
 
-def _stops(words: PreTrainedTokenizerBase) -> list[int]:
+def _stops(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end an answer."""
-    return [words.eos_token_id, words.convert_tokens_to_ids(tokenizer.EOT)]
+    return [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)]
 
 
 def _compare(
     answers: list[list[int]],
     problems: list[dict[str, Any]],
-    words: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     config: GrpoConfig,
     judge: Judge | None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
@@ -100,9 +103,9 @@ def _compare(
     They are zero in a group that cannot be compared: one that the judge failed to judge, or with an
     answer whose reward failed.
     """
-    stops = _stops(words)
+    stops = _stops(tokenizer)
     spoken = [answer[:-1] if answer[-1] in stops else answer for answer in answers]
-    texts = words.batch_decode(spoken, skip_special_tokens=False)
+    texts = tokenizer.batch_decode(spoken, skip_special_tokens=False)
     asked = [
         {**problem, "tokens": len(answer), "max_tokens": config.gen_length}
         for problem, answer in zip(_each(problems, config.group), answers, strict=True)
@@ -121,7 +124,7 @@ def _compare(
             figures["judged"] = float(score_NG[~unjudged_N].mean())
     advantage_NG = preference.advantages(
         reward_NG,
-        normalise=config.normalise,
+        normalize=config.normalize,
         leave_one_out=config.leave_one_out,
         scale=largest,
     )
@@ -130,7 +133,7 @@ def _compare(
     return advantage_NG, {**figures, "groups_without_spread": int(is_flat_N.sum())}
 
 
-def _generate(model, words, prompt_BP, seen_BP, config: GrpoConfig, generator):
+def _generate(model, tokenizer, prompt_BP, seen_BP, config: GrpoConfig, generator):
     """The window [B, L] after the last pass, and the pass that committed each token."""
     model.eval()
     order_BL = None
@@ -143,7 +146,7 @@ def _generate(model, words, prompt_BP, seen_BP, config: GrpoConfig, generator):
         temperature=config.temperature,
         cache="dual",
         attention_mask_BP=seen_BP,
-        stop_tokens=_stops(words),
+        stop_tokens=_stops(tokenizer),
         generator=generator,
     ):
         known_BL = generation.tokens_BL != model.config.mask_token_id

@@ -14,12 +14,13 @@ from components.data.problems import tell, usable
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
 from components.session.session import open_base, train_and_record
-from model import checkpoint, tokenizer
+from model import checkpoint
 from model.options import check
+from model.tokenizer import load_tokenizer
 
 
 def run(
-    config: GrpoConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
+    config: GrpoConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
 ) -> None:
     """Trains an adapter on `base` with rewards from the dataset's verified answers.
 
@@ -32,24 +33,24 @@ def run(
         config.gen_length < context,
         f"below {context}, the context",
     )
-    problems, left_out = _usable(dataset, tokenizer.load(base), config, context)
-    opened = model, wrapped, words = open_base(base, config)
+    problems, left_out = _usable(dataset, load_tokenizer(base), config, context)
+    opened = model, wrapped, tokenizer = open_base(base, config)
     assert wrapped is not None, "GrpoConfig refuses a run without an adapter"
-    learner = Learner(model, wrapped, words, problems, config)
+    learner = Learner(model, wrapped, tokenizer, problems, config)
     train_and_record(
         "grpo",
         config,
         opened,
         learner.fit,
         inputs={"base": base, "dataset": dataset},
-        adapter=adapter,
+        trained=trained,
         metrics=metrics,
         summary={"problems": len(problems), **left_out},
     )
 
 
 def _usable(
-    dataset: Path, words: PreTrainedTokenizerBase, config: GrpoConfig, context: int
+    dataset: Path, tokenizer: PreTrainedTokenizerBase, config: GrpoConfig, context: int
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The problems that can be asked, and how many were left out by reason.
 
@@ -57,7 +58,7 @@ def _usable(
     """
     rows, unusable = usable(dataset, "problems", config.rewards)
     longest = context - config.gen_length
-    lengths = {number: data.tokens("problems", row, words) for number, row in rows.items()}
+    lengths = {number: data.tokens("problems", row, tokenizer) for number, row in rows.items()}
     too_long = {
         number: f"{tokens} tokens, allowed: {longest}, the context without gen_length"
         for number, tokens in lengths.items()

@@ -10,7 +10,7 @@ from components.container import container
 def merge(
     config: dict,
     base: Input[Model],
-    adapter: Input[Model],
+    trained: Input[Model],
     model: Output[Model],
     metrics: Output[Metrics],
 ):
@@ -18,6 +18,6 @@ def merge(
     return container(
         "merge",
         configs={"config": config},
-        inputs={"base": base, "adapter": adapter},
+        inputs={"base": base, "trained": trained},
         outputs={"model": model, "metrics": metrics},
     )

@@ -20,12 +20,12 @@ from model.safetensors_files import Span
 
 
 def run(
-    config: MergeConfig, *, base: Input, adapter: Input, model: Output, metrics: Output
+    config: MergeConfig, *, base: Input, trained: Input, model: Output, metrics: Output
 ) -> None:
-    """Merges `adapter`, a LoRA adapter or a fully trained model, into a copy of `base`."""
-    updated = merge(base, adapter, model) if lora.is_adapter(adapter) else _copy(adapter, model)
+    """Merges `trained`, a LoRA adapter or a fully trained model, into a copy of `base`."""
+    updated = merge(base, trained, model) if lora.is_adapter(trained) else _copy(trained, model)
     _check(model)
-    for file in adapter.iterdir():
+    for file in trained.iterdir():
         if file.name.startswith(("tokenizer", "special_tokens", "chat_template", "added_tokens")):
             shutil.copyfile(file, model / file.name)
     (metrics / artifact.METRICS).write_text(f'{{"updated_tensors": {updated}}}\n')
@@ -33,7 +33,7 @@ def run(
         {"model": model, "metrics": metrics},
         stage="merge",
         config=config,
-        inputs={"base": base, "adapter": adapter},
+        inputs={"base": base, "trained": trained},
         summary={"updated_tensors": updated},
     )
 

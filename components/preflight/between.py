@@ -11,7 +11,7 @@ from components.grpo.config import GrpoConfig
 from components.preflight.config import Preference
 from components.pretrain.config import PretrainConfig
 from components.sft.config import SftConfig
-from model.training.config import Optimisation
+from model.training.config import Optimization
 
 
 class Context(NamedTuple):
@@ -75,7 +75,7 @@ def data(preference: Preference, configs: dict[str, Any]) -> Iterator[str]:
 def doubts(configs: dict[str, Any]) -> Iterator[str]:
     """What a run survives, and nobody is likely to have meant."""
     for stage, config in configs.items():
-        if isinstance(config, Optimisation) and config.warmup_steps > _updates(config):
+        if isinstance(config, Optimization) and config.warmup_steps > _updates(config):
             yield (
                 f"{stage}.warmup_steps={config.warmup_steps} with {_updates(config)} updates: "
                 "the learning rate never reaches its peak"
@@ -94,8 +94,8 @@ def doubts(configs: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _updates(config: Optimisation) -> int:
-    """Optimiser steps of the whole run, of which GRPO makes several a batch."""
+def _updates(config: Optimization) -> int:
+    """Optimizer steps of the whole run, of which GRPO makes several a batch."""
     if not isinstance(config, GrpoConfig):
         return config.steps
     minibatches = config.batch_size // (config.minibatch or config.batch_size)

@@ -72,8 +72,8 @@ def missing(configs: dict[str, Any]) -> Iterator[str]:
     """Complains of a library that the image of all stages lacks."""
     for stage, config in configs.items():
         adapter = getattr(config, "lora", None)
-        if adapter and adapter.quantised and importlib.util.find_spec("bitsandbytes") is None:
-            yield f"{stage}.lora.quantised=True, allowed: false, bitsandbytes is not installed"
+        if adapter and adapter.quantized and importlib.util.find_spec("bitsandbytes") is None:
+            yield f"{stage}.lora.quantized=True, allowed: false, bitsandbytes is not installed"
 
 
 def context_of(download: DownloadConfig) -> Context:

@@ -11,7 +11,7 @@ def pretrain(
     config: dict,
     base: Input[Model],
     dataset: Input[Dataset],
-    adapter: Output[Model],
+    trained: Output[Model],
     metrics: Output[Metrics],
 ):
     """Continues masked-diffusion pretraining on plain text."""
@@ -19,5 +19,5 @@ def pretrain(
         "pretrain",
         configs={"config": config},
         inputs={"base": base, "dataset": dataset},
-        outputs={"adapter": adapter, "metrics": metrics},
+        outputs={"trained": trained, "metrics": metrics},
     )

@@ -22,13 +22,13 @@ from model.training.protocols import Feed
 
 
 def run(
-    config: PretrainConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
+    config: PretrainConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
 ) -> None:
     """Trains `base` on the dataset's plain text with the masked-diffusion loss."""
     check_context(base, "window", config.window, config.context)
-    opened = model, _, words = open_base(base, config, context=config.context, new_tokens=False)
-    shards = Shards(dataset / "pretrain", words)
-    windows = Windows(shards, config.window, pad=words.pad_token_id, seed=config.seed)
+    opened = model, _, tokenizer = open_base(base, config, context=config.context, new_tokens=False)
+    shards = Shards(dataset / "pretrain", tokenizer)
+    windows = Windows(shards, config.window, pad=tokenizer.pad_token_id, seed=config.seed)
     losses = LossByRatio()
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
@@ -50,7 +50,7 @@ def run(
         opened,
         functools.partial(loop.fit, model, Feed(len(windows), windows.collate), loss, config),
         inputs={"base": base, "dataset": dataset},
-        adapter=adapter,
+        trained=trained,
         metrics=metrics,
         watch=losses.take,
         summary={"windows": len(windows), "useful_positions": windows.useful},

@@ -19,11 +19,12 @@ from transformers import PreTrainedTokenizerBase
 from components import artifact
 from components.session.checkpoints import Checkpoints
 from components.session.metrics import MetricsLog
-from model import checkpoint, lora, noising, quantisation, tokenizer
+from model import checkpoint, lora, noising, quantisation
 from model.llada import LLaDA
 from model.options import check
+from model.tokenizer import load_tokenizer, new_token_ids
 from model.training import optimizer
-from model.training.config import Checkpointed, Optimisation
+from model.training.config import Checkpointed, Optimization
 
 # Beginnings of the variables by which accelerate and its plugins are configured from outside.
 ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "DEEPSPEED_")
@@ -75,7 +76,7 @@ def check_context(base: Path, name: str, length: int, context: int | None = None
 
 def open_base(
     base: Path,
-    config: Optimisation,
+    config: Optimization,
     *,
     context: int | None = None,
     new_tokens: bool = True,
@@ -98,12 +99,12 @@ def open_base(
     if context is not None:
         model.config.extend(context)
     model.checkpoint_activations = config.activation_checkpointing
-    words = tokenizer.load(base)
+    tokenizer = load_tokenizer(base)
     if config.lora is None:
-        return model, None, words
+        return model, None, tokenizer
     adapter = config.lora
-    if adapter.quantised:
-        quantisation.quantise(model, optimizer.device_of(accelerator))
+    if adapter.quantized:
+        quantisation.quantize(model, optimizer.device_of(accelerator))
     wrapped = lora.attach(
         model,
         rank=adapter.rank,
@@ -112,9 +113,9 @@ def open_base(
         targets=adapter.targets,
         rslora=adapter.rslora,
         dora=adapter.dora,
-        new_tokens=tokenizer.new_tokens(words) if new_tokens and adapter.new_tokens else (),
+        new_tokens=new_token_ids(tokenizer) if new_tokens and adapter.new_tokens else (),
     )
-    return model, wrapped, words
+    return model, wrapped, tokenizer
 
 
 def _forget_environment() -> None:
@@ -132,7 +133,7 @@ def train_and_record(
     *,
     watch: Callable[[], dict[str, Any]] = dict,
     inputs: Mapping[str, Path],
-    adapter: Path,
+    trained: Path,
     metrics: Path,
     summary: Mapping[str, Any],
 ) -> None:
@@ -141,7 +142,7 @@ def train_and_record(
     `fit` is a loop that lacks only its log, checkpoints and snapshot: `train.fit` with its model,
     feed, loss and settings, or another. `watch` adds to each step's record.
     """
-    model, wrapped, words = opened
+    model, wrapped, tokenizer = opened
     checkpoints = snapshot = None
     if config.checkpoint_uri is not None:
         checkpoints = Checkpoints(stage, config, inputs)
@@ -157,10 +158,10 @@ def train_and_record(
         if checkpoints:
             checkpoints.records, checkpoints.wandb = log.records, log.wandb_id
         fit(lambda record: log({**record, **watch()}), checkpoints=checkpoints, snapshot=snapshot)
-    save_trained(model, wrapped, words, adapter)
+    save_trained(model, wrapped, tokenizer, trained)
     if PartialState().is_main_process:
         artifact.record(
-            {"adapter": adapter, "metrics": metrics},
+            {"trained": trained, "metrics": metrics},
             stage=stage,
             config=config,
             inputs=inputs,
@@ -171,7 +172,7 @@ def train_and_record(
 
 
 def save_trained(
-    model: LLaDA, adapter: PeftModel | None, words: PreTrainedTokenizerBase, path: Path
+    model: LLaDA, adapter: PeftModel | None, tokenizer: PreTrainedTokenizerBase, path: Path
 ) -> None:
     """Writes the adapter alone, or the whole model where every weight was trained.
 
@@ -180,7 +181,7 @@ def save_trained(
     is_first, trained = PartialState().is_main_process, adapter or model
     state = {}
     for name, tensor in trained.state_dict().items():
-        full = optimizer.whole(tensor)
+        full = optimizer.full_tensor(tensor)
         if is_first:
             state[name] = full
     if not is_first:
@@ -190,7 +191,7 @@ def save_trained(
     else:
         _save_adapter(adapter, state, path)
         model.config.save_pretrained(path)
-    words.save_pretrained(path)
+    tokenizer.save_pretrained(path)
 
 
 def _save_adapter(adapter: PeftModel, state: dict[str, torch.Tensor], path: Path) -> None:

@@ -11,7 +11,7 @@ def sft(
     config: dict,
     base: Input[Model],
     dataset: Input[Dataset],
-    adapter: Output[Model],
+    trained: Output[Model],
     metrics: Output[Metrics],
 ):
     """Fine-tunes on dialogues with a thought and a solution."""
@@ -19,5 +19,5 @@ def sft(
         "sft",
         configs={"config": config},
         inputs={"base": base, "dataset": dataset},
-        outputs={"adapter": adapter, "metrics": metrics},
+        outputs={"trained": trained, "metrics": metrics},
     )

@@ -6,7 +6,7 @@ Shapes: B batch, L length; answers are padded with EOS.
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model import tokenizer as text
+from model.tokenizer import encode_answer, encode_chat
 from model.training.protocols import Batch
 
 
@@ -23,8 +23,8 @@ def dialogues(
     for row in rows:
         for turn, message in enumerate(row["messages"]):
             if message["role"] == "assistant":
-                prompt = text.chat(tokenizer, row["messages"][:turn])
-                pairs.append((prompt, text.answer(tokenizer, message["content"])))
+                prompt = encode_chat(tokenizer, row["messages"][:turn])
+                pairs.append((prompt, encode_answer(tokenizer, message["content"])))
     return kept([pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length], max_length)
 
 

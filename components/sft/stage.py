@@ -22,13 +22,13 @@ from model.training.protocols import Batch, Feed
 
 
 def run(
-    config: SftConfig, *, base: Input, dataset: Input, adapter: Output, metrics: Output
+    config: SftConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
 ) -> None:
     """Trains `base` to denoise the answers of the dataset's dialogues; prompts are never masked."""
     check_context(base, "max_length", config.max_length)
-    opened = model, _, words = open_base(base, config)
+    opened = model, _, tokenizer = open_base(base, config)
     rows = data.read(dataset, "sft")[: config.examples]
-    pairs = dialogues(rows, words, config.max_length)
+    pairs = dialogues(rows, tokenizer, config.max_length)
     losses = LossByRatio()
 
     lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
@@ -36,7 +36,7 @@ def run(
     def collate(draw: Draw) -> Batch:
         longest = max(lengths[number] for number in draw.examples)
         chosen = [pairs[number] for number in draw.picked]
-        return pad_dialogues(chosen, words.eos_token_id, _padded(longest, config, draw))
+        return pad_dialogues(chosen, tokenizer.eos_token_id, _padded(longest, config, draw))
 
     def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
         batch = to_device(batch, model)
@@ -55,7 +55,7 @@ def run(
         opened,
         functools.partial(loop.fit, model, Feed(len(pairs), collate), loss, config),
         inputs={"base": base, "dataset": dataset},
-        adapter=adapter,
+        trained=trained,
         metrics=metrics,
         watch=losses.take,
         summary={"examples": len(pairs), "too_long": answers(rows) - len(pairs)},

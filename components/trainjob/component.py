@@ -12,7 +12,7 @@ def trainjob(
     settings: dict,
     base: Input[Model],
     dataset: Input[Dataset],
-    adapter: Output[Model],
+    trained: Output[Model],
     metrics: Output[Metrics],
 ):
     """Runs pretrain or sft on several nodes, as a TrainJob of Kubeflow Trainer."""
@@ -20,5 +20,5 @@ def trainjob(
         "trainjob",
         configs={"config": config, "settings": settings},
         inputs={"base": base, "dataset": dataset},
-        outputs={"adapter": adapter, "metrics": metrics},
+        outputs={"trained": trained, "metrics": metrics},
     )

@@ -16,7 +16,7 @@ API_VERSION = "trainer.kubeflow.org/v1alpha1"
 KIND = "TrainJob"
 NODE = "node"  # the replicated job, and its container, that Trainer's torch runtimes define
 LABELS = {"app.kubernetes.io/name": "trainjob"}  # manifests/base/network-policies.yaml selects it
-OUTPUTS = ("adapter", "metrics")
+OUTPUTS = ("trained", "metrics")
 USER = 10001  # of images/Dockerfile
 GRACE = 120  # seconds in which a node that was told to stop saves its state
 

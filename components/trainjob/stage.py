@@ -34,13 +34,13 @@ def run(
     settings: dict,
     base: Input,
     dataset: Input,
-    adapter: Output,
+    trained: Output,
     metrics: Output,
 ) -> None:
     """Runs `config.stage` with `settings` as a TrainJob and returns what the stage returns."""
     check_settings(config, settings)
-    inputs, outputs = {"base": base, "dataset": dataset}, {"adapter": adapter, "metrics": metrics}
-    name = name_of(config, settings, inputs, adapter)
+    inputs, outputs = {"base": base, "dataset": dataset}, {"trained": trained, "metrics": metrics}
+    name = name_of(config, settings, inputs, trained)
     folder = Path(config.directory) / "trainjobs" / name
     check("directory", config.directory, folder.parents[1].is_dir(), "where the claim is mounted")
     shared = {role: folder / role for role in inputs}

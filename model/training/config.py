@@ -25,13 +25,13 @@ def check_place(name: str, place: str | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation(Checked):
+class Optimization(Checked):
     """AdamW with warmup and decay; the base of every training stage's configuration."""
 
     steps: int
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch_size: int
-    """Sequences in an optimiser step."""
+    """Sequences in an optimizer step."""
     micro_batch_size: int
     """Sequences in one forward and backward pass; divides batch_size."""
     learning_rate: float
@@ -81,7 +81,7 @@ class Optimisation(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpointed(Optimisation):
+class Checkpointed(Optimization):
     """A run that goes on after it was stopped: where its states are kept, and how often."""
 
     checkpoint_uri: str | None = None
@@ -121,6 +121,6 @@ class Training(Checkpointed):
         held = self.validation_examples
         check("validation_examples", held, held >= 0, "0 or more")
         check("validation_steps", self.validation_steps, self.validation_steps >= 1, "1 or more")
-        quantised = self.lora is not None and self.lora.quantised
-        together = not (quantised and self.parallel == "shard")
-        check("parallel", self.parallel, together, "replicate, where lora.quantised is true")
+        quantized = self.lora is not None and self.lora.quantized
+        together = not (quantized and self.parallel == "shard")
+        check("parallel", self.parallel, together, "replicate, where lora.quantized is true")

@@ -1,4 +1,4 @@
-"""The one optimisation loop, with the loss as an argument.
+"""The one optimization loop, with the loss as an argument.
 
 What an example is and what its loss means are the caller's, and so is where checkpoints are kept.
 GRPO and DPO, which step by themselves, take the pieces of `model.training.optimizer`.
@@ -17,7 +17,7 @@ from model.llada import LLaDA
 from model.training import draws, optimizer, throughput
 from model.training.config import Training
 from model.training.draws import Draw, Order
-from model.training.optimizer import accelerate, optimiser_for, update
+from model.training.optimizer import accelerate, clipped_step, optimizer_for
 from model.training.preemption import Interruption, Preempted
 from model.training.protocols import Checkpoints, Feed, Figures, Log, Loss, Snapshot
 
@@ -94,11 +94,11 @@ class Loop:
             raise ValueError(f"{held}, allowed: fewer than the {feed.count} examples")
         blocks = list(model.model["transformer"]["blocks"])
         shard = settings.parallel == "shard"
-        self.objective = optimizer.spread(
+        self.objective = optimizer.parallelize(
             Objective(model, loss), blocks, self.accelerator, shard=shard
         )
         self.keeps_gradients = self.world > 1 and not shard
-        self.optimiser, self.schedule = optimiser_for(model, settings)
+        self.optimizer, self.schedule = optimizer_for(model, settings)
         self.order = Order(self.trained_on, settings.batch_size, settings.seed)
         self.peak_flops = throughput.peak_flops(self.device)
         self.step, self.saved, self.skipped = 0, 0, 0
@@ -109,7 +109,7 @@ class Loop:
         """Takes up a saved state."""
         facts = snapshot.facts
         self.step = self.saved = facts["step"]
-        optimizer.restore(self.model, self.optimiser, self.schedule, snapshot.tensors, self.step)
+        optimizer.restore(self.model, self.optimizer, self.schedule, snapshot.tensors, self.step)
         self.skipped, self.bad, self.pending = facts["skipped"], facts["bad"], facts["pending"]
 
     def run(self, log: Log) -> None:
@@ -127,7 +127,7 @@ class Loop:
                 self._save()
 
     def _advance(self) -> dict[str, Any]:
-        """One optimiser step; returns its record."""
+        """One optimizer step; returns its record."""
         started = time.perf_counter()
         examples = self.order.batch(self.step)
         size, parts, tokens = self.settings.micro_batch_size, [], 0
@@ -182,13 +182,15 @@ class Loop:
         return {name: value * share for name, value in found.items()}, batch.tokens
 
     def _update(self, loss: float) -> dict[str, float]:
-        """The optimiser step unless the loss is not finite; the record lacks what is not."""
+        """The optimizer step unless the loss is not finite; the record lacks what is not."""
         if not math.isfinite(loss):
-            rate = self.optimiser.param_groups[0]["lr"]
-            self.optimiser.zero_grad()
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.optimizer.zero_grad()
             self.schedule.step()
             return {"learning_rate": rate}
-        figures = update(self.accelerator, self.model, self.optimiser, self.schedule, self.settings)
+        figures = clipped_step(
+            self.accelerator, self.model, self.optimizer, self.schedule, self.settings
+        )
         if not math.isfinite(figures["gradient_norm"]):
             return {"learning_rate": figures["learning_rate"]}
         return {"loss": loss, **figures}
@@ -252,7 +254,7 @@ class Loop:
 
     def _stop(self) -> NoReturn:
         """Saves the last whole step and raises; what the passes of a part of a step did is lost."""
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         if self.checkpoints is None:
             raise Preempted(
                 f"stopped after step {self.step}; without checkpoint_uri nothing is kept"
@@ -269,7 +271,7 @@ class Loop:
             "bad": self.bad,
             "pending": self.pending,
         }
-        self.checkpoints.save(self.step, optimizer.state(self.model, self.optimiser), facts)
+        self.checkpoints.save(self.step, optimizer.state(self.model, self.optimizer), facts)
         self.saved = self.step
 
     def _complaint(self) -> str:

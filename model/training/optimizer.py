@@ -13,10 +13,10 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from model.training.config import Optimisation
+from model.training.config import Optimization
 
 
-def accelerate(settings: Optimisation) -> Accelerator:
+def accelerate(settings: Optimization) -> Accelerator:
     """An accelerator with the arithmetic that the settings ask for, in this process's place.
 
     Under torchrun it joins the others: NCCL between GPUs, gloo between CPUs.
@@ -31,7 +31,7 @@ def accelerate(settings: Optimisation) -> Accelerator:
     )
 
 
-def arithmetic(settings: Optimisation) -> str:
+def arithmetic(settings: Optimization) -> str:
     """How passes multiply, as accelerate names it: "bf16", or "no" for fp32."""
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16())
     return "bf16" if bf16 else "no"
@@ -49,12 +49,12 @@ def _multiplies_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def optimiser_for(
-    model: nn.Module, settings: Optimisation, *, steps: int | None = None
+def optimizer_for(
+    model: nn.Module, settings: Optimization, *, steps: int | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Fused AdamW over what is trainable, and linear warmup followed by the settings' decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         trainable,
         lr=settings.learning_rate,
         betas=settings.betas,
@@ -72,30 +72,30 @@ def optimiser_for(
             left = 0.5 * (1 + math.cos(math.pi * progress))
         return settings.final_learning_rate + (1 - settings.final_learning_rate) * left
 
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def update(
+def clipped_step(
     accelerator: Accelerator,
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    settings: Optimisation,
+    settings: Optimization,
 ) -> dict[str, float]:
-    """One clipped optimiser step; returns the gradient's norm and the learning rate.
+    """One clipped optimizer step; returns the gradient's norm and the learning rate.
 
     Where the norm is not finite no weight changes, and the schedule goes on.
     """
-    norm = float(whole(accelerator.clip_grad_norm_(model.parameters(), settings.clip)))
-    rate = optimiser.param_groups[0]["lr"]
+    norm = float(full_tensor(accelerator.clip_grad_norm_(model.parameters(), settings.clip)))
+    rate = optimizer.param_groups[0]["lr"]
     if math.isfinite(norm):
-        optimiser.step()
+        optimizer.step()
     schedule.step()
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     return {"gradient_norm": norm, "learning_rate": rate}
 
 
-def spread(
+def parallelize(
     objective: nn.Module, blocks: list[nn.Module], accelerator: Accelerator, *, shard: bool
 ) -> nn.Module:
     """The module over all processes: replicated (DDP), or sharded block by block (FSDP2)."""
@@ -116,17 +116,17 @@ def spread(
     return objective
 
 
-def state(model: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
     """Every trained weight and its AdamW moments, whole, by name; all processes must join."""
     for name, parameter in _trained(model):
-        yield f"weight/{name}", whole(parameter.detach())
-        for field, tensor in optimiser.state[parameter].items():
-            yield f"{field}/{name}", whole(tensor)
+        yield f"weight/{name}", full_tensor(parameter.detach())
+        for field, tensor in optimizer.state[parameter].items():
+            yield f"{field}/{name}", full_tensor(tensor)
 
 
 def restore(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     tensors: Mapping[str, torch.Tensor],
     step: int,
@@ -135,13 +135,13 @@ def restore(
 
     Raises ValueError on a missing tensor or another shape.
     """
-    seek(optimiser, schedule, step)
+    seek(optimizer, schedule, step)
     for name, parameter in _trained(model):
         with torch.no_grad():
             parameter.copy_(_share(parameter, _found(tensors, f"weight/{name}", parameter)))
         if f"step/{name}" not in tensors:
             continue  # AdamW has no moments before a parameter's first update
-        optimiser.state[parameter] = {
+        optimizer.state[parameter] = {
             "step": tensors[f"step/{name}"].to(parameter.device),
             "exp_avg": _share(parameter, _found(tensors, f"exp_avg/{name}", parameter)),
             "exp_avg_sq": _share(parameter, _found(tensors, f"exp_avg_sq/{name}", parameter)),
@@ -149,16 +149,16 @@ def restore(
 
 
 def seek(
-    optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, step: int
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, step: int
 ) -> None:
     """Sets the learning rate that the schedule has after `step` steps."""
     schedule.last_epoch, schedule._step_count = step, step + 1
-    rates = zip(optimiser.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    rates = zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
     for group, peak, factor in rates:
         group["lr"] = peak * factor(step)
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor put together from the shares of all processes, which must all ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

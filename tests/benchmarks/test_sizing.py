@@ -12,11 +12,11 @@ from model import cross_entropy, diffusion, lora
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.training import optimizer
-from model.training.config import Optimisation
+from model.training.config import Optimization
 from tests.conftest import ROOT
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out")
-SETTINGS = Optimisation(steps=9, batch_size=2, micro_batch_size=1, learning_rate=1e-4)
+SETTINGS = Optimization(steps=9, batch_size=2, micro_batch_size=1, learning_rate=1e-4)
 
 
 class Held(TorchDispatchMode):
@@ -66,7 +66,7 @@ def measured(shape, run):
     model.checkpoint_activations = run.checkpointing
     if run.rank is not None:
         lora.attach(model, rank=run.rank, alpha=run.rank, dropout=0.0, targets=run.targets)
-    optimiser, _ = optimizer.optimiser_for(model, SETTINGS)
+    adamw, _ = optimizer.optimizer_for(model, SETTINGS)
     tokens = torch.randint(2, shape.vocabulary, (run.sequences, run.length))
     real = torch.ones_like(tokens, dtype=torch.bool)
     seed = torch.Generator()
@@ -78,8 +78,8 @@ def measured(shape, run):
                 )
                 loss.backward()
                 del loss
-            optimiser.step()
-            optimiser.zero_grad()
+            adamw.step()
+            adamw.zero_grad()
     return held.peak
 
 

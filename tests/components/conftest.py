@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from components.storage import objects
-from model import tokenizer
+from model.tokenizer import load_tokenizer
 from tests.components.corpora import download, prose, write_jsonl
 from tests.components.kubernetes_server import Server as KubernetesServer
 from tests.components.trainjob_step import Step
@@ -168,9 +168,9 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def words(base):
+def tokenizer(base):
     """The tokenizer of `base`."""
-    return tokenizer.load(base)
+    return load_tokenizer(base)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def sft(root, base, dataset, config):
         check=False,
         base=base,
         dataset=dataset,
-        adapter=root / "adapter",
+        trained=root / "trained",
         metrics=root / "metrics",
     )
 
@@ -56,7 +56,7 @@ def test_config(tmp_path, downloaded, change, words):
 
 def test_a_fork_says_what_the_command_says(tmp_path, downloaded):
     """The other tests run a stage in a fork; this one is `python -m` itself."""
-    paths = {name: tmp_path / name for name in ("adapter", "metrics")}
+    paths = {name: tmp_path / name for name in ("trained", "metrics")}
     paths |= {
         name: downloaded / folder for name, folder in (("base", "model"), ("dataset", "dataset"))
     }
@@ -71,12 +71,12 @@ def test_a_fork_says_what_the_command_says(tmp_path, downloaded):
 def test_whole_float_is_an_integer(tmp_path, downloaded):
     done = sft(tmp_path, downloaded / "model", downloaded / "dataset", {**SFT, "steps": 1.0})
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "adapter" / RECORD).read_text())["config"]["steps"] == 1
+    assert json.loads((tmp_path / "trained" / RECORD).read_text())["config"]["steps"] == 1
 
 
 def test_not_json(tmp_path, downloaded):
     command = [sys.executable, "-m", "components.merge", "--config", "{", "--base", "x"]
-    command += ["--adapter", "x", "--model", str(tmp_path / "m"), "--metrics", str(tmp_path / "n")]
+    command += ["--trained", "x", "--model", str(tmp_path / "m"), "--metrics", str(tmp_path / "n")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     refused(done, tmp_path, "--config: not JSON")
 
@@ -105,17 +105,17 @@ def test_flipped_byte(tmp_path, downloaded):
 
 
 def test_output_in_use(tmp_path, downloaded):
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "precious").write_text("kept")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "precious").write_text("kept")
     done = sft(tmp_path, downloaded / "model", downloaded / "dataset", SFT)
-    refused(done, tmp_path, "adapter: not empty")
-    assert (tmp_path / "adapter" / "precious").read_text() == "kept"
+    refused(done, tmp_path, "trained: not empty")
+    assert (tmp_path / "trained" / "precious").read_text() == "kept"
 
 
 def test_full_disk_while_saving(tmp_path, downloaded):
     """A limit on file size stands for the disk: writing the weights fails half way."""
     command = [sys.executable, "-m", "components.merge", "--base", str(downloaded / "model")]
-    command += ["--adapter", str(downloaded / "model"), "--model", str(tmp_path / "model")]
+    command += ["--trained", str(downloaded / "model"), "--model", str(tmp_path / "model")]
     command += ["--metrics", str(tmp_path / "metrics")]
     done = subprocess.run(
         command,

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from components import artifact
-from model import tokenizer
+from model.tokenizer import CHAT, EOS, load_tokenizer
 from tests.components.conftest import point_at
 from tests.components.corpora import download
 
@@ -36,9 +36,9 @@ def more_words(count):
     """Adds tokens to the tokenizer, above the model's rows if they are many."""
 
     def change(path):
-        words = tokenizer.load(path)
-        words.add_tokens([f"word{number}" for number in range(count)])
-        words.save_pretrained(path)
+        tokenizer = load_tokenizer(path)
+        tokenizer.add_tokens([f"word{number}" for number in range(count)])
+        tokenizer.save_pretrained(path)
 
     return change
 
@@ -47,13 +47,13 @@ def no_spare_rows(path):
     """Takes the chat tokens away and fills the rows that they could have."""
     file = path / "tokenizer.json"
     words = json.loads(file.read_text())
-    lost = {name: f"other{number}" for number, name in enumerate(tokenizer.CHAT)}
+    lost = {name: f"other{number}" for number, name in enumerate(CHAT)}
     for entry in words["added_tokens"]:
         entry["content"] = lost.get(entry["content"], entry["content"])
     vocabulary = words["model"]["vocab"]
     words["model"]["vocab"] = {lost.get(key, key): value for key, value in vocabulary.items()}
     file.write_text(json.dumps(words))
-    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": tokenizer.EOS}))
+    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}))
 
 
 CASES = [

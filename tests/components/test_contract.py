@@ -108,13 +108,33 @@ def test_layers(stage):
     assert "kfp" not in packages(folder / "stage.py")
 
 
-MODEL = """
-attention cache checkpoint config cross_entropy cuda_graph diffusion estimators likelihood llada lora
-merging noising options preference projection quantisation remasking rope safetensors_files sampler
-tokenizer window
-""".split()
-TRAINING = "config draws loop optimizer preemption protocols throughput".split()
-LOOSE = "artifact cli coerce container drawing failure outputs selftest".split()
+MODEL = [
+    "attention",
+    "cache",
+    "checkpoint",
+    "config",
+    "cross_entropy",
+    "cuda_graph",
+    "diffusion",
+    "estimators",
+    "likelihood",
+    "llada",
+    "lora",
+    "merging",
+    "noising",
+    "options",
+    "preference",
+    "projection",
+    "quantisation",
+    "remasking",
+    "rope",
+    "safetensors_files",
+    "sampler",
+    "tokenizer",
+    "window",
+]
+TRAINING = ["config", "draws", "loop", "optimizer", "preemption", "protocols", "throughput"]
+LOOSE = ["artifact", "cli", "coerce", "container", "drawing", "failure", "outputs", "selftest"]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}
 

@@ -21,7 +21,7 @@ def merge(base, out):
         "components.merge",
         "--base",
         str(base),
-        "--adapter",
+        "--trained",
         str(base),
     ]
     command += ["--model", str(out / "model"), "--metrics", str(out / "metrics")]
@@ -109,7 +109,7 @@ def test_no_place_for_checkpoints(downloaded, tmp_path):
     command = [sys.executable, "-m", "components.sft", "--config", config]
     for name, path in (("base", downloaded / "model"), ("dataset", downloaded / "dataset")):
         command += [f"--{name}", str(path)]
-    for name in ("adapter", "metrics"):
+    for name in ("trained", "metrics"):
         command += [f"--{name}", str(tmp_path / name)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr

@@ -13,7 +13,8 @@ from components.artifact import RECORD
 from components.data import dataset as data
 from components.download import arithmetic
 from components.rewards import named
-from model import checkpoint, safetensors_files, tokenizer
+from model import checkpoint, safetensors_files
+from model.tokenizer import CHAT, MASK, REASONING, encode, encode_chat, load_tokenizer
 from tests.conftest import ROOT
 
 
@@ -77,9 +78,9 @@ def test_thought_holds_the_carry():
 
 def test_a_fact_is_a_token(downloaded):
     """What the small model learns steadily by: a sum is one of some classes, not two digits."""
-    words = tokenizer.load(downloaded / "model")
+    tokenizer = load_tokenizer(downloaded / "model")
     for word in arithmetic.WORDS[2:16]:
-        assert len(tokenizer.encode(words, [f"1+1={word}"])[0]) == 5
+        assert len(encode(tokenizer, [f"1+1={word}"])[0]) == 5
 
 
 def test_seed_changes_the_split():
@@ -88,16 +89,16 @@ def test_seed_changes_the_split():
 
 
 def test_tokenizer_and_model_agree(downloaded):
-    words = tokenizer.load(downloaded / "model")
+    tokenizer = load_tokenizer(downloaded / "model")
     config = checkpoint.read_config(downloaded / "model")
-    assert config.mask_token_id == words.mask_token_id
-    assert config.eos_token_id == config.pad_token_id == words.eos_token_id
-    assert len(words) <= config.embedding_size
-    assert words.tokenize("47") == ["4", "7"]
-    for token in (*tokenizer.CHAT, *tokenizer.REASONING, tokenizer.MASK):
-        assert len(words.encode(token, add_special_tokens=False)) == 1
-    ids = tokenizer.chat(words, [{"role": "user", "content": "1 + 1 ="}])
-    text = words.decode(ids)
+    assert config.mask_token_id == tokenizer.mask_token_id
+    assert config.eos_token_id == config.pad_token_id == tokenizer.eos_token_id
+    assert len(tokenizer) <= config.embedding_size
+    assert tokenizer.tokenize("47") == ["4", "7"]
+    for token in (*CHAT, *REASONING, MASK):
+        assert len(tokenizer.encode(token, add_special_tokens=False)) == 1
+    ids = encode_chat(tokenizer, [{"role": "user", "content": "1 + 1 ="}])
+    text = tokenizer.decode(ids)
     assert text.startswith("<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n1 + 1 =")
     assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
 

@@ -7,7 +7,8 @@ import torch
 
 from components.dpo import pairs
 from components.dpo.reference import ReferenceMargins
-from model import checkpoint, estimators, preference, tokenizer
+from model import checkpoint, estimators, preference
+from model.tokenizer import load_tokenizer
 from tests.conftest import stage
 
 GOOD = {"prompt": "1 + 1 =", "chosen": "two", "rejected": "three, I think"}
@@ -23,11 +24,11 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def words(downloaded):
-    return tokenizer.load(downloaded / "model")
+def tokenizer(downloaded):
+    return load_tokenizer(downloaded / "model")
 
 
-def test_unusable_pairs_are_counted_by_reason(words):
+def test_unusable_pairs_are_counted_by_reason(tokenizer):
     rows = [
         GOOD,
         {**GOOD, "chosen": " "},
@@ -35,25 +36,25 @@ def test_unusable_pairs_are_counted_by_reason(words):
         {**GOOD, "rejected": GOOD["chosen"]},
         {**GOOD, "prompt": "1 + " * 50},
     ]
-    usable, dropped = pairs.read(rows, words, 64)
+    usable, dropped = pairs.read(rows, tokenizer, 64)
     assert len(usable) == 1
     assert dropped == {"dropped_empty": 2, "dropped_identical": 1, "dropped_too_long": 1}
 
 
-def test_no_usable_pair_is_refused_with_the_reasons(words):
+def test_no_usable_pair_is_refused_with_the_reasons(tokenizer):
     with pytest.raises(ValueError, match="no usable pair; dropped: 0 empty, 1 identical"):
-        pairs.read([{**GOOD, "rejected": GOOD["chosen"]}], words, 64)
+        pairs.read([{**GOOD, "rejected": GOOD["chosen"]}], tokenizer, 64)
 
 
-def test_an_elbo_does_not_depend_on_the_batch(downloaded, words, tmp_path):
+def test_an_elbo_does_not_depend_on_the_batch(downloaded, tokenizer, tmp_path):
     """The draws of a pair are its own, and neither its padding nor its neighbours are seen."""
     model = checkpoint.load(downloaded / "model", dtype=torch.float32)
     other = {"prompt": "12 + 34 =", "chosen": "forty-six, of course", "rejected": "7"}
-    usable, _ = pairs.read([GOOD, other], words, 64)
+    usable, _ = pairs.read([GOOD, other], tokenizer, 64)
     known = ReferenceMargins(tmp_path / "cache", "base", 0, draws=3)
 
     def elbo(picked):
-        batch = pairs.pad(picked, words.eos_token_id).tensors
+        batch = pairs.pad(picked, tokenizer.eos_token_id).tensors
         views = known.views(picked, batch["answer"])
         return preference.elbo(model, batch["tokens"], batch["attention"], views).chunk(2)
 
@@ -65,9 +66,9 @@ def test_an_elbo_does_not_depend_on_the_batch(downloaded, words, tmp_path):
             assert alone[1].item() == pytest.approx(rejected[number].item(), rel=1e-5)
 
 
-def test_views_of_a_pair_are_masks_of_its_answers(words, tmp_path):
-    usable, _ = pairs.read([GOOD], words, 64)
-    batch = pairs.pad(usable, words.eos_token_id).tensors
+def test_views_of_a_pair_are_masks_of_its_answers(tokenizer, tmp_path):
+    usable, _ = pairs.read([GOOD], tokenizer, 64)
+    batch = pairs.pad(usable, tokenizer.eos_token_id).tensors
     views = ReferenceMargins(tmp_path / "cache", draws=8).views(usable, batch["answer"])
     assert len(views) == 8
     assert all(not (view.hidden_BL & ~batch["answer"]).any() for view in views)
@@ -80,8 +81,8 @@ def test_views_of_a_pair_are_masks_of_its_answers(words, tmp_path):
     assert (spread.abs() < 8).all()
 
 
-def test_margins_are_computed_once_and_kept(words, tmp_path):
-    usable, _ = pairs.read([GOOD, {**GOOD, "chosen": "2"}], words, 64)
+def test_margins_are_computed_once_and_kept(tokenizer, tmp_path):
+    usable, _ = pairs.read([GOOD, {**GOOD, "chosen": "2"}], tokenizer, 64)
     calls = []
 
     def compute():
@@ -107,15 +108,15 @@ def test_a_damaged_cache_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("half", [b'{"key": "ab', b'{"key": "\xc3', b'{"key": "abc", "margin": 1.'])
-def test_what_a_killed_process_did_not_finish_is_passed_over(words, tmp_path, half):
-    usable, _ = pairs.read([GOOD], words, 64)
+def test_what_a_killed_process_did_not_finish_is_passed_over(tokenizer, tmp_path, half):
+    usable, _ = pairs.read([GOOD], tokenizer, 64)
     ReferenceMargins(tmp_path, draws=1).margins(usable, lambda: torch.tensor([1.5]))
     (file,) = tmp_path.glob("*.jsonl")
     with file.open("ab") as stream:
         stream.write(half)
     again = ReferenceMargins(tmp_path, draws=1)
     assert again.margins(usable, lambda: torch.tensor([2.0])).tolist() == [1.5]
-    other, _ = pairs.read([{**GOOD, "chosen": "2"}], words, 64)
+    other, _ = pairs.read([{**GOOD, "chosen": "2"}], tokenizer, 64)
     again.margins(other, lambda: torch.tensor([2.5]))  # nothing is written behind the half line
     last = ReferenceMargins(tmp_path, draws=1)
     assert last.margins(usable + other, lambda: torch.zeros(2)).tolist() == [1.5, 2.5]
@@ -128,7 +129,7 @@ def run(downloaded, out, **changes):
         check=False,
         base=downloaded / "model",
         dataset=downloaded / "dataset",
-        adapter=out / "adapter",
+        trained=out / "trained",
         metrics=out / "metrics",
     )
 
@@ -154,7 +155,7 @@ def test_cached_reference_gives_the_same_training(downloaded, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"precision": "bf16"}, {"draws": 3}, {"length_normalised": True}, {"seed": 1}]
+    "change", [{"precision": "bf16"}, {"draws": 3}, {"length_normalized": True}, {"seed": 1}]
 )
 def test_a_margin_is_known_by_all_that_decides_it(downloaded, tmp_path, change):
     """A run whose reference computes otherwise does not take over what another one found."""
@@ -166,9 +167,9 @@ def test_a_margin_is_known_by_all_that_decides_it(downloaded, tmp_path, change):
     assert sum(len(file.read_text().splitlines()) for file in cache.glob("*.jsonl")) == 8
 
 
-def test_a_margin_is_known_by_its_masks(words, tmp_path, monkeypatch):
+def test_a_margin_is_known_by_its_masks(tokenizer, tmp_path, monkeypatch):
     """Another estimator hides other tokens: what the one before it found is no margin of its."""
-    usable, _ = pairs.read([GOOD], words, 64)
+    usable, _ = pairs.read([GOOD], tokenizer, 64)
     ReferenceMargins(tmp_path, draws=2).margins(usable, lambda: torch.tensor([1.0]))
     plain = estimators.monte_carlo
 
@@ -185,7 +186,7 @@ def test_every_loss_trains(downloaded, tmp_path):
     """Each objective at work, through the command line, with figures of its own."""
     for name, changes in {
         "smoothed": {"label_smoothing": 0.1},
-        "ipo": {"loss": "ipo", "length_normalised": True},
+        "ipo": {"loss": "ipo", "length_normalized": True},
         "sft": {"sft_weight": 1.0},
     }.items():
         done = run(downloaded, tmp_path / name, **changes)

@@ -40,11 +40,11 @@ CONFIGS = {
 
 def weights(downloaded, place, name, hostile):
     """What the real command line writes, in a process of its own."""
-    outputs = [place / "adapter", place / "metrics"]
+    outputs = [place / "trained", place / "metrics"]
     command = [sys.executable, "-m", f"components.{name}"]
     command += ["--config", json.dumps({**COMMON, **CONFIGS[name]})]
     command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
-    command += ["--adapter", outputs[0], "--metrics", outputs[1]]
+    command += ["--trained", outputs[0], "--metrics", outputs[1]]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
     done = subprocess.run(
         command,

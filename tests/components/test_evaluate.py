@@ -13,7 +13,7 @@ from components import artifact
 from components.data import dataset as data
 from components.evaluate import forms
 from components.rewards import named
-from model import tokenizer
+from model.tokenizer import load_tokenizer
 from tests.conftest import ROOT, stage
 
 CODE = "```Python\ndef f(x):\n    return x\n```"
@@ -70,13 +70,13 @@ def train(root, name, base, out, **config):
         {**TRAIN, "precision": "fp32", **config},
         base=root / base,
         dataset=root / "dataset",
-        adapter=root / out / "adapter",
+        trained=root / out / "trained",
         metrics=root / out / "metrics",
     )
     stage(
         "merge",
         base=root / base,
-        adapter=root / out / "adapter",
+        trained=root / out / "trained",
         model=root / out / "model",
         metrics=root / out / "merged",
     )
@@ -175,7 +175,7 @@ def test_rewards_of_the_same_answers(taught, tmp_path):
         },
         base=taught / "memory" / "model",
         dataset=dataset(tmp_path / "dataset", given, "problems"),
-        adapter=tmp_path / "adapter",
+        trained=tmp_path / "trained",
         metrics=tmp_path / "metrics",
     )
     (figures,) = (tmp_path / "metrics" / artifact.METRICS).read_text().splitlines()
@@ -273,21 +273,21 @@ def test_grpo_leaves_out_what_it_cannot_judge(taught, tmp_path):
         {**config, "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}},
         base=taught / "memory" / "model",
         dataset=dataset(tmp_path / "dataset", rows, "problems"),
-        adapter=tmp_path / "adapter",
+        trained=tmp_path / "trained",
         metrics=tmp_path / "metrics",
     )
     assert "problems.jsonl:2: left out: answer=" in done.stdout
-    summary = artifact.read(tmp_path / "adapter")["summary"]
+    summary = artifact.read(tmp_path / "trained")["summary"]
     assert summary["problems"] == 2 and summary["unusable"] == 1
 
 
 def test_a_base_is_asked_in_the_form_of_its_pretraining(taught, tmp_path):
     """It goes on with a document; its last result is judged. Chats it has never seen."""
     base = taught / "base" / "model"
-    words = tokenizer.load(base)
-    documents = [forms.plain(words, text) for text in SUMS]
+    tokenizer = load_tokenizer(base)
+    documents = [forms.plain(tokenizer, text) for text in SUMS]
     rows = [problem(text[:7], text[-1]) for text in SUMS]
-    left = len(documents[0]) + 1 - len(forms.plain(words, SUMS[0][:7]))  # with EOS
+    left = len(documents[0]) + 1 - len(forms.plain(tokenizer, SUMS[0][:7]))  # with EOS
     asked = {"gen_length": left, "block_length": left}
     _, samples, results = evaluate(tmp_path / "text", base, rows, form="text", **asked)
     assert [row["response"] for row in samples] == [text[7:] for text in SUMS]

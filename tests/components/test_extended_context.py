@@ -18,7 +18,7 @@ def pretrain(downloaded, out, **changes):
         check=False,
         base=downloaded / "model",
         dataset=downloaded / "dataset",
-        adapter=out / "adapter",
+        trained=out / "trained",
         metrics=out / "metrics",
     )
 
@@ -32,7 +32,7 @@ def test_the_merged_model_has_the_longer_context(downloaded, tmp_path, lora):
     stage(
         "merge",
         base=downloaded / "model",
-        adapter=tmp_path / "adapter",
+        trained=tmp_path / "trained",
         model=tmp_path / "model",
         metrics=tmp_path / "merged",
     )
@@ -77,7 +77,7 @@ def test_a_curriculum_in_sft_is_refused(downloaded, tmp_path):
         check=False,
         base=downloaded / "model",
         dataset=downloaded / "dataset",
-        adapter=tmp_path / "adapter",
+        trained=tmp_path / "trained",
         metrics=tmp_path / "metrics",
     )
     assert done.returncode == 2 and "objective.curriculum" in done.stderr

@@ -38,8 +38,8 @@ ESTIMATORS = ("one_pass", "complementary", "elbo", "trajectory")
 
 def learner(base, dataset, **changes):
     config = coerce.build(GrpoConfig, {**CONFIG, **changes})
-    model, wrapped, words = open_base(base, config)
-    return Learner(model, wrapped, words, data.read(dataset, "problems"), config)
+    model, wrapped, tokenizer = open_base(base, config)
+    return Learner(model, wrapped, tokenizer, data.read(dataset, "problems"), config)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -47,7 +47,7 @@ def test_ratios_are_exactly_one_before_the_first_update(taught, downloaded, esti
     """What is stored as behaviour equals what the first update computes, bit for bit."""
     subject = learner(taught, downloaded / "dataset", estimator=estimator)
     rollouts, _ = roll_out(
-        subject.model, subject.words, subject.problems[:4], subject.config, subject.random
+        subject.model, subject.tokenizer, subject.problems[:4], subject.config, subject.random
     )
     plan, views, old_BL, reference_BL = subject._round(rollouts)
     assert old_BL.any() and torch.equal(old_BL, reference_BL)
@@ -63,7 +63,7 @@ def test_ratios_are_exactly_one_before_the_first_update(taught, downloaded, esti
 def test_every_inner_update_has_views_of_its_own(taught, downloaded):
     subject = learner(taught, downloaded / "dataset", estimator="complementary")
     rollouts, _ = roll_out(
-        subject.model, subject.words, subject.problems[:4], subject.config, subject.random
+        subject.model, subject.tokenizer, subject.problems[:4], subject.config, subject.random
     )
     first, second = subject._round(rollouts), subject._round(rollouts)
     assert not torch.equal(first[1][0].hidden_BL, second[1][0].hidden_BL)
@@ -73,11 +73,11 @@ def test_order_of_commits_is_the_samplers(taught, downloaded):
     """Every token of the window has a pass, the prompt the first, and blocks come in turn."""
     subject = learner(taught, downloaded / "dataset")
     rollouts, figures = roll_out(
-        subject.model, subject.words, subject.problems[:4], subject.config, subject.random
+        subject.model, subject.tokenizer, subject.problems[:4], subject.config, subject.random
     )
     order = rollouts.order_BL[rollouts.window_BL].view(16, -1)
     assert (order >= 1).all()
-    unfinished = ~(rollouts.tokens_BL == subject.words.eos_token_id).any(1)
+    unfinished = ~(rollouts.tokens_BL == subject.tokenizer.eos_token_id).any(1)
     for row in order[unfinished]:
         assert row[:8].max() < row[8:].min()
     assert 0 <= figures["groups_without_spread"] <= 4
@@ -98,7 +98,7 @@ def command(base, dataset, out, config):
     return [
         *(sys.executable, "-m", "components.grpo", "--config", json.dumps(config)),
         *("--base", str(base), "--dataset", str(dataset)),
-        *("--adapter", str(out / "adapter"), "--metrics", str(out / "metrics")),
+        *("--trained", str(out / "trained"), "--metrics", str(out / "metrics")),
     ]
 
 
@@ -121,7 +121,7 @@ def test_goes_on_exactly_after_sigterm(taught, downloaded, tmp_path):
         if "checkpoint of step 1" in line:
             stopped.send_signal(signal.SIGTERM)
     assert stopped.wait() == 143
-    assert not (tmp_path / "two" / "adapter" / ".artifact.json").exists()
+    assert not (tmp_path / "two" / "trained" / ".artifact.json").exists()
     again = subprocess.run(
         command(taught, dataset, tmp_path / "three", config),
         cwd=ROOT,
@@ -131,7 +131,7 @@ def test_goes_on_exactly_after_sigterm(taught, downloaded, tmp_path):
     )
     assert "goes on from step" in again.stdout
     expected, found = (
-        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        load_file(tmp_path / name / "trained" / "adapter_model.safetensors")
         for name in ("one", "three")
     )
     assert expected.keys() == found.keys()
@@ -153,7 +153,7 @@ def test_dropout_is_refused(taught, downloaded, tmp_path):
         check=False,
         base=taught,
         dataset=downloaded / "dataset",
-        adapter=tmp_path / "a",
+        trained=tmp_path / "a",
         metrics=tmp_path / "m",
     )
     assert done.returncode == 2 and "lora.dropout=0.1, allowed: 0" in done.stderr
@@ -162,7 +162,7 @@ def test_dropout_is_refused(taught, downloaded, tmp_path):
 def test_estimators_differ(taught, downloaded):
     subject = learner(taught, downloaded / "dataset")
     rollouts, _ = roll_out(
-        subject.model, subject.words, subject.problems[:2], subject.config, subject.random
+        subject.model, subject.tokenizer, subject.problems[:2], subject.config, subject.random
     )
     hidden = estimators.quadrature(
         rollouts.window_BL, rollouts.answer_BL, points=2, generator=subject.random

@@ -21,7 +21,7 @@ def grpo(base, dataset, out, config, check=True):
         check=check,
         base=base,
         dataset=dataset,
-        adapter=out / "adapter",
+        trained=out / "trained",
         metrics=out / "metrics",
     )
 
@@ -81,7 +81,7 @@ def test_a_judge_that_is_down_ends_the_stage(taught, downloaded, tmp_path):
     line = done.stderr.strip().splitlines()[-1]
     assert "judge 'm' at http://127.0.0.1:9/v1: 2 of 2 calls failed" in line
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "adapter" / ".artifact.json").exists()
+    assert not (tmp_path / "trained" / ".artifact.json").exists()
 
 
 @pytest.mark.parametrize("left", [1, 0])
@@ -101,7 +101,7 @@ def test_problems_beyond_the_context(taught, downloaded, tmp_path, left):
     done = grpo(taught, made, tmp_path, config, check=False)
     if left:
         assert done.returncode == 0, done.stderr
-        summary = json.loads((tmp_path / "adapter" / ".artifact.json").read_text())["summary"]
+        summary = json.loads((tmp_path / "trained" / ".artifact.json").read_text())["summary"]
         assert (summary["problems"], summary["too_long"]) == (1, 1)
     else:
         assert done.returncode == 2

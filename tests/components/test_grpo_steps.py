@@ -1,4 +1,4 @@
-"""GRPO's optimiser steps: micro-batches, minibatches, learning rates; what fails or is refused."""
+"""GRPO's optimizer steps: micro-batches, minibatches, learning rates; what fails or is refused."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from components.grpo.rollouts import roll_out
 from components.grpo.stage import _usable
 from components.rewards import named
 from components.rewards.sandbox import SandboxError
-from model import tokenizer
+from model.tokenizer import EOT, load_tokenizer
 from tests.components import test_grpo
 from tests.components.test_grpo import CONFIG, ESTIMATORS
 from tests.conftest import stage
@@ -35,7 +35,7 @@ def learner(base, dataset, **changes):
 def rolled(subject, spread=True):
     """Rollouts of four problems; with `spread` every answer has an advantage of its own."""
     rollouts, _ = roll_out(
-        subject.model, subject.words, subject.problems[:4], subject.config, subject.random
+        subject.model, subject.tokenizer, subject.problems[:4], subject.config, subject.random
     )
     if spread:
         advantage_B = torch.linspace(-1.1, 1, len(rollouts.tokens_BL))
@@ -61,7 +61,7 @@ def away(subject):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_micro_batch_changes_nothing(taught, downloaded, estimator):
-    """Gradients and figures of an optimiser step on answers of unlike lengths, to 1e-6 in fp32."""
+    """Gradients and figures of an optimizer step on answers of unlike lengths, to 1e-6 in fp32."""
     found = []
     for micro in (1, 2, 4, 8, 16):
         subject = learner(
@@ -102,7 +102,7 @@ def test_a_minibatch_is_rollouts_of_a_step_though_groups_were_dropped(
     plan = subject._round(rollouts).plan
     assert [sum(map(len, step)) for step in plan] == sizes
     subject.update(rollouts, 0, prompts(subject))
-    steps = {int(state["step"]) for state in subject.optimiser.state.values()}
+    steps = {int(state["step"]) for state in subject.optimizer.state.values()}
     assert steps == {len(sizes) * CONFIG["inner_updates"]}
 
 
@@ -133,7 +133,7 @@ def test_three_in_a_row_end_the_run_and_name_their_problems(taught, downloaded):
     """A broken gradient is as bad as a broken loss."""
     subject = learner(taught, downloaded / "dataset")
     next(iter(trained(subject).values())).register_hook(lambda gradient: gradient * torch.nan)
-    with pytest.raises(FloatingPointError, match="3 optimiser steps in a row") as caught:
+    with pytest.raises(FloatingPointError, match="3 optimizer steps in a row") as caught:
         subject.update(rolled(subject), 0, prompts(subject))
     assert subject.problems[0]["prompt"][:40] in str(caught.value)
 
@@ -161,7 +161,7 @@ def test_answers_end_with_the_stop_token_that_was_sampled(taught, downloaded):
     """What follows it is padding that no pass decided on."""
     subject = learner(taught, downloaded / "dataset", gen_length=40)
     rollouts = rolled(subject)
-    stops = [subject.words.eos_token_id, subject.words.convert_tokens_to_ids(tokenizer.EOT)]
+    stops = [subject.tokenizer.eos_token_id, subject.tokenizer.convert_tokens_to_ids(EOT)]
     ended = 0
     for tokens, window, answer in zip(
         rollouts.tokens_BL, rollouts.window_BL, rollouts.answer_BL, strict=True
@@ -196,7 +196,7 @@ def test_a_reward_that_fails_for_one_problem_drops_its_group(taught, downloaded)
     problems = [dict(problem) for problem in subject.problems[:4]]
     problems[1]["answer"] = None
     rollouts, figures = roll_out(
-        subject.model, subject.words, problems, subject.config, subject.random
+        subject.model, subject.tokenizer, problems, subject.config, subject.random
     )
     assert figures["rewards_failed"] > 0
     assert (rollouts.advantage_B.view(4, 4)[1] == 0).all()
@@ -231,15 +231,15 @@ def test_problems_that_cannot_be_asked_are_named(downloaded, tmp_path, capsys):
     for number in (2, *range(4, 11)):
         rows[number]["prompt"] *= 40
     data.write(tmp_path, "problems", rows)
-    words = tokenizer.load(downloaded / "model")
+    tokenizer = load_tokenizer(downloaded / "model")
     config = coerce.build(GrpoConfig, CONFIG)
-    problems, left_out = _usable(tmp_path, words, config, 128)
+    problems, left_out = _usable(tmp_path, tokenizer, config, 128)
     assert problems == [rows[0], rows[3], rows[11]]
     assert left_out == {"too_long": 8, "unusable": 1}
     said = capsys.readouterr().out.splitlines()
     path = tmp_path / "problems.jsonl"
     assert said[0] == f"{path}:2: left out: prompt=' \\n', allowed: a text"
-    tokens = data.tokens("problems", rows[2], words)
+    tokens = data.tokens("problems", rows[2], tokenizer)
     assert said[1].startswith(f"{path}:3: left out: {tokens} tokens, allowed: 112, ")
     assert [line.split(":")[1] for line in said[1:6]] == ["3", "5", "6", "7", "8"]
     assert said[6:] == [f"{path}: left out: 3 more rows"]
@@ -247,21 +247,21 @@ def test_problems_that_cannot_be_asked_are_named(downloaded, tmp_path, capsys):
 
 def test_the_longest_prompt_that_is_kept_fits_with_its_answer(taught, downloaded, tmp_path):
     """A batch is padded to its longest prompt; with the answer that is the context to the token."""
-    words = tokenizer.load(taught)
+    tokenizer = load_tokenizer(taught)
     rows = data.read(downloaded / "dataset", "problems")[:2]
     config = coerce.build(GrpoConfig, {**CONFIG, "batch_size": 8})
     data.write(tmp_path, "problems", rows)
-    lengths = [data.tokens("problems", row, words) for row in rows]
+    lengths = [data.tokens("problems", row, tokenizer) for row in rows]
     context = max(lengths) + config.gen_length
-    assert len(_usable(tmp_path, words, config, context)[0]) == 2
+    assert len(_usable(tmp_path, tokenizer, config, context)[0]) == 2
     subject = learner(taught, downloaded / "dataset", batch_size=8)
     subject.model.config.max_sequence_length = context
-    rollouts, _ = roll_out(subject.model, words, rows, config, subject.random)
+    rollouts, _ = roll_out(subject.model, tokenizer, rows, config, subject.random)
     assert rollouts.tokens_BL.shape[1] == context
     if lengths[0] == lengths[1]:
         context -= 1
         with pytest.raises(ValueError, match="no problem leaves room"):
-            _usable(tmp_path, words, config, context)
+            _usable(tmp_path, tokenizer, config, context)
 
 
 def test_an_answer_as_long_as_the_context_is_refused_before_anything_is_loaded(
@@ -273,7 +273,7 @@ def test_an_answer_as_long_as_the_context_is_refused_before_anything_is_loaded(
         check=False,
         base=taught,
         dataset=downloaded / "dataset",
-        adapter=tmp_path / "a",
+        trained=tmp_path / "a",
         metrics=tmp_path / "m",
     )
     assert done.returncode == 2

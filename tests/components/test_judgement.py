@@ -10,7 +10,8 @@ from lm_eval.api.model import LM
 from components.data import dataset as data
 from components.evaluate import forms, task
 from components.rewards import named
-from model import sampler, tokenizer
+from model import sampler
+from model.tokenizer import EOT, MASK, REASONING, reasoned
 
 
 class Speaker(LM):
@@ -35,7 +36,7 @@ class Speaker(LM):
 PIECES = [
     *("[1, 2]", "{}", "{{", "}}", "{% if %}", "2024-01-02", "1,200", "1200", "0.5", "1/2", "null"),
     *("nan", "true", "<", "<|", "|>", "x < 5", r"\$5", "$", "\\", "\u2028", "\x85", "\x00", "\r\n"),
-    *("['red']", '"', "=", " ", "\n", *tokenizer.REASONING, tokenizer.EOT, tokenizer.MASK),
+    *("['red']", '"', "=", " ", "\n", *REASONING, EOT, MASK),
 ]
 TEXT = st.text() | st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=4).map("".join)
 
@@ -45,7 +46,7 @@ def exchanges(draw):
     """A problem and a response: any solution, and often the right one."""
     answer = draw(TEXT)
     solution = draw(st.sampled_from([answer, f" {answer}\n"]) | TEXT)
-    response = draw(st.sampled_from([tokenizer.reasoned(draw(TEXT), solution), solution]))
+    response = draw(st.sampled_from([reasoned(draw(TEXT), solution), solution]))
     verifier = draw(st.sampled_from(["exact", "exact", "math"]))
     return {"prompt": draw(TEXT), "answer": answer, "verifier": verifier}, response
 
@@ -88,7 +89,7 @@ def test_evaluation_and_reward_agree_on_any_text(tmp_path_factory, exchanges, fo
 )
 def test_verdicts(answer, verifier, solution, correct):
     problem = {"prompt": "{% raw %}", "answer": answer, "verifier": verifier}
-    response = tokenizer.reasoned("t", f"\n\n{solution}\n\n")
+    response = reasoned("t", f"\n\n{solution}\n\n")
     (row,) = task.ask(Speaker([response]), [problem], "chat", workers=1)
     assert row["correct"] is correct and row["solution"] == solution
 
@@ -117,19 +118,19 @@ def test_tests_of_code_run_the_whole_text():
     assert row["correct"] and row["solution"] == text.strip()
 
 
-def test_a_plain_problem_is_its_own_text(words):
+def test_a_plain_problem_is_its_own_text(tokenizer):
     """No template and no control token, whatever the text spells; documents begin like that."""
     problem = {"prompt": "1 + 1 <|eot_id|> ="}
-    ids = forms.tokens(words, problem, "text")
-    assert words.decode(ids) == problem["prompt"]
-    assert not set(ids) & set(words.all_special_ids)
-    assert forms.tokens(words, problem, "chat") != ids
+    ids = forms.tokens(tokenizer, problem, "text")
+    assert tokenizer.decode(ids) == problem["prompt"]
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    assert forms.tokens(tokenizer, problem, "chat") != ids
 
 
-def test_a_system_message_is_asked_too(words):
+def test_a_system_message_is_asked_too(tokenizer):
     problem = {"prompt": "1 + 1 =", "system": "Add."}
-    assert words.decode(forms.tokens(words, problem, "text")) == "Add.\n\n1 + 1 ="
-    chat = words.decode(forms.tokens(words, problem, "chat"))
+    assert tokenizer.decode(forms.tokens(tokenizer, problem, "text")) == "Add.\n\n1 + 1 ="
+    chat = tokenizer.decode(forms.tokens(tokenizer, problem, "chat"))
     assert "system<|end_header_id|>\n\nAdd.<|eot_id|>" in chat and "1 + 1 =<|eot_id|>" in chat
 
 

@@ -6,21 +6,22 @@ from lm_eval.api.instance import Instance
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
-from model import diffusion, likelihood, tokenizer
+from model import diffusion, likelihood
+from model.tokenizer import train_tokenizer
 from tests.model.test_llada import small
 
 TEXTS = [("Two and two is", " four"), ("", "No context"), ("Two and two is", " a number")]
 
 
 def asked(seed=3):
-    words = tokenizer.train([" ".join(pair) for pair in TEXTS], vocabulary=290)
-    model = small(mask_token_id=words.mask_token_id, eos_token_id=words.eos_token_id)
-    return DiffusionLM(model, words, EvaluateConfig(seed=seed))
+    tokenizer = train_tokenizer([" ".join(pair) for pair in TEXTS], vocabulary=290)
+    model = small(mask_token_id=tokenizer.mask_token_id, eos_token_id=tokenizer.eos_token_id)
+    return DiffusionLM(model, tokenizer, EvaluateConfig(seed=seed))
 
 
 def alone(lm, index, context, text):
     prompt, answer = (
-        torch.tensor(lm.words.encode(part, add_special_tokens=False), dtype=torch.long)
+        torch.tensor(lm.tokenizer.encode(part, add_special_tokens=False), dtype=torch.long)
         for part in (context, text)
     )
     draw = likelihood.request_generator(lm.config.seed, index)

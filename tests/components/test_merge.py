@@ -51,17 +51,17 @@ def recorded(path, name):
 def merged(root, model, wrapped, *, change=None):
     """Runs the stage on `model` and the adapter of `wrapped`, which `change` may damage."""
     checkpoint.save(model, root / "base")
-    wrapped.save_pretrained(root / "adapter")
+    wrapped.save_pretrained(root / "trained")
     if change is not None:
-        change(root / "adapter")
+        change(root / "trained")
     recorded(root / "base", "base")
-    recorded(root / "adapter", "adapter")
+    recorded(root / "trained", "trained")
     run(root)
 
 
 def run(root):
     """The stage's command line, in this process."""
-    names = ("base", "adapter", "model", "metrics")
+    names = ("base", "trained", "model", "metrics")
     main(merging_stage.run, [word for name in names for word in (f"--{name}", str(root / name))])
 
 
@@ -101,11 +101,11 @@ def test_merge_is_the_formula(tmp_path, dtype, half, shard_size, monkeypatch):
     base = network(dtype, n_kv_heads=2)
     checkpoint.save(base, tmp_path / "base", shard_size=shard_size)
     wrapped = trained(base)
-    (wrapped.bfloat16() if half else wrapped).save_pretrained(tmp_path / "adapter")
+    (wrapped.bfloat16() if half else wrapped).save_pretrained(tmp_path / "trained")
     (tmp_path / "model").mkdir()
-    merging_stage.merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "model")
+    merging_stage.merge(tmp_path / "base", tmp_path / "trained", tmp_path / "model")
     before, after = weights(tmp_path / "base"), weights(tmp_path / "model")
-    same(after, formula(before, tmp_path / "adapter", 3.0))
+    same(after, formula(before, tmp_path / "trained", 3.0))
     assert sum(not torch.equal(after[name], before[name]) for name in before) == 6
     for file in safetensors_files.weight_files(tmp_path / "base"):
         ours, theirs = file, tmp_path / "model" / file.name
@@ -153,7 +153,7 @@ def test_merge_of_real_sizes_is_the_formula(tmp_path):
 def test_merge_is_pefts(tmp_path, settings, dtype):
     model = network(dtype)
     merged(tmp_path, network(dtype), trained(model, **settings))
-    expected = PeftModel.from_pretrained(network(dtype), tmp_path / "adapter").merge_and_unload()
+    expected = PeftModel.from_pretrained(network(dtype), tmp_path / "trained").merge_and_unload()
     same(weights(tmp_path / "model"), expected.state_dict())
     changed = json.loads((tmp_path / "metrics" / artifact.METRICS).read_text())["updated_tensors"]
     before = network(dtype).state_dict()
@@ -181,7 +181,7 @@ def test_full_disk_leaves_no_model(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            merging_stage.merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "second")
+            merging_stage.merge(tmp_path / "base", tmp_path / "trained", tmp_path / "second")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "second" / "config.json").exists()
@@ -190,23 +190,23 @@ def test_full_disk_leaves_no_model(tmp_path):
 def test_a_fully_trained_model_is_the_result(tmp_path):
     checkpoint.save(network(), tmp_path / "base")
     torch.manual_seed(9)
-    checkpoint.save(LLaDA(network().config), tmp_path / "adapter", shard_size=20_000)
+    checkpoint.save(LLaDA(network().config), tmp_path / "trained", shard_size=20_000)
     recorded(tmp_path / "base", "base")
-    recorded(tmp_path / "adapter", "adapter")
+    recorded(tmp_path / "trained", "trained")
     run(tmp_path)
-    same(weights(tmp_path / "model"), weights(tmp_path / "adapter"))
+    same(weights(tmp_path / "model"), weights(tmp_path / "trained"))
     checkpoint.load(tmp_path / "model")
 
 
 def test_merged_model_computes_what_the_adapter_does(tmp_path, downloaded, adapted):
     shutil.copytree(downloaded / "model", tmp_path / "base")
-    shutil.copytree(adapted / "adapter", tmp_path / "adapter")
+    shutil.copytree(adapted / "trained", tmp_path / "trained")
     run(tmp_path)
     tokens = torch.arange(12)[None] + 20
     merged_model = checkpoint.load(tmp_path / "model", dtype=torch.float32)
     base = checkpoint.load(tmp_path / "base", dtype=torch.float32)
     with torch.no_grad():
-        wrapped = PeftModel.from_pretrained(base, tmp_path / "adapter")
+        wrapped = PeftModel.from_pretrained(base, tmp_path / "trained")
         assert (wrapped(tokens) - merged_model(tokens)).abs().max() < 1e-5
     assert (tmp_path / "model" / "tokenizer.json").exists()
 
@@ -215,7 +215,7 @@ def test_lineage_reaches_the_download(tmp_path, downloaded, adapted):
     stage(
         "merge",
         base=downloaded / "model",
-        adapter=adapted / "adapter",
+        trained=adapted / "trained",
         model=tmp_path / "model",
         metrics=tmp_path / "metrics",
     )
@@ -224,6 +224,6 @@ def test_lineage_reaches_the_download(tmp_path, downloaded, adapted):
     assert ancestors == [
         ("download", "model"),
         ("download", "dataset"),
-        ("sft", "adapter"),
+        ("sft", "trained"),
         ("merge", "model"),
     ]

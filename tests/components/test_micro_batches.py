@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from components.sft.dialogues import pad_dialogues
-from model import tokenizer
+from model.tokenizer import encode_chat, load_tokenizer
 from tests.components.corpora import download, write_jsonl
 from tests.conftest import stage
 
@@ -36,12 +36,12 @@ def run(root, downloaded, name, check=True, dataset=None, **changes):
         check=check,
         base=downloaded / "model",
         dataset=dataset or downloaded / "dataset",
-        adapter=root / "adapter",
+        trained=root / "trained",
         metrics=root / "metrics",
     )
     if not check:
         return done
-    (file,) = (root / "adapter").glob("*.safetensors")
+    (file,) = (root / "trained").glob("*.safetensors")
     lines = (root / "metrics" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines], load_file(file)
 
@@ -60,25 +60,25 @@ def test_micro_batches_of_any_size_train_alike(downloaded, tmp_path, name):
 
 
 @pytest.fixture(scope="module")
-def words(downloaded):
-    return tokenizer.load(downloaded / "model")
+def tokenizer(downloaded):
+    return load_tokenizer(downloaded / "model")
 
 
-def rows_of(words, *lengths):
+def rows_of(tokenizer, *lengths):
     """A prompt and an answer, in tokens: every digit is one."""
     for prompt, answer in lengths:
-        extra = len(tokenizer.chat(words, [{"role": "user", "content": "1"}])) - 1
+        extra = len(encode_chat(tokenizer, [{"role": "user", "content": "1"}])) - 1
         yield {"prompt": "1" * (prompt - extra), "completion": "2" * (answer - 1)}
 
 
 @pytest.fixture
-def sft_on(downloaded, words, tmp_path):
+def sft_on(downloaded, tokenizer, tmp_path):
     """Runs SFT on rows of these lengths; the lengths of its batches."""
 
     def start(*lengths, **changes):
         root = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         root.mkdir()
-        file = write_jsonl(root / "rows.jsonl", rows_of(words, *lengths))
+        file = write_jsonl(root / "rows.jsonl", rows_of(tokenizer, *lengths))
         download(root, str(downloaded / "model"), sft=[{"location": file}])
         config = {"batch_size": 2, "steps": 1, "validation_examples": 0, **changes}
         config = {"micro_batch_size": 1, **config}
@@ -116,7 +116,7 @@ def test_longer_than_the_context_is_refused_at_once(downloaded, tmp_path, name, 
     assert done.returncode == 2
     assert f"{field}={value}, allowed: up to 128, the model's context" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "adapter").iterdir())
+    assert not list((tmp_path / "trained").iterdir())
 
 
 def test_padding_is_learnt_and_nothing_is_unseen():

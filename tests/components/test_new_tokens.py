@@ -8,7 +8,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from model import checkpoint, tokenizer
+from model import checkpoint
+from model.tokenizer import NEW, REASONING, load_tokenizer, new_token_ids
 from tests.components.forked import finish, start
 
 CONFIG = {"steps": 6, "batch_size": 4, "micro_batch_size": 4, "max_length": 96, "examples": 40}
@@ -18,16 +19,16 @@ HEAD = "model.transformer.ff_out.weight"
 
 def without_delimiters(source, target):
     """The tokenizer of a base that knows the chat tokens and no delimiters of thoughts."""
-    words = json.loads((source / "tokenizer.json").read_text())
-    gone = {words["model"]["vocab"].pop(token) for token in tokenizer.REASONING}
-    words["added_tokens"] = [row for row in words["added_tokens"] if row["id"] not in gone]
-    kept = sorted(words["model"]["vocab"], key=words["model"]["vocab"].get)
-    words["model"]["vocab"] = {token: number for number, token in enumerate(kept)}
-    for row in words["added_tokens"]:
-        row["id"] = words["model"]["vocab"][row["content"]]
-    (target / "tokenizer.json").write_text(json.dumps(words))
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    gone = {tokenizer["model"]["vocab"].pop(token) for token in REASONING}
+    tokenizer["added_tokens"] = [row for row in tokenizer["added_tokens"] if row["id"] not in gone]
+    kept = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    tokenizer["model"]["vocab"] = {token: number for number, token in enumerate(kept)}
+    for row in tokenizer["added_tokens"]:
+        row["id"] = tokenizer["model"]["vocab"][row["content"]]
+    (target / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = json.loads((source / "tokenizer_config.json").read_text())
-    special = ("additional_special_tokens", "extra_special_tokens", tokenizer.NEW)
+    special = ("additional_special_tokens", "extra_special_tokens", NEW)
     kept_settings = {key: value for key, value in settings.items() if key not in special}
     (target / "tokenizer_config.json").write_text(json.dumps(kept_settings))
 
@@ -52,11 +53,11 @@ def base(request, tmp_path, downloaded):
 
 def test_rows_are_trained_and_restored_by_the_adapter(base):
     paths = {"base": base / "model", "dataset": base / "dataset"}
-    paths |= {"adapter": base / "adapter", "metrics": base / "figures"}
+    paths |= {"trained": base / "trained", "metrics": base / "figures"}
     finish(start("sft", CONFIG, output=base / "log", **paths), base / "log")
-    words = tokenizer.load(base / "adapter")
-    rows = [words.convert_tokens_to_ids(token) for token in tokenizer.REASONING]
-    assert tokenizer.new_tokens(words) == rows  # saved with the adapter, for the stages after it
+    tokenizer = load_tokenizer(base / "trained")
+    rows = [tokenizer.convert_tokens_to_ids(token) for token in REASONING]
+    assert new_token_ids(tokenizer) == rows  # saved with the adapter, for the stages after it
 
     plain = checkpoint.load(base / "model", dtype=torch.float32)
     is_tied = plain.config.weight_tying
@@ -65,7 +66,7 @@ def test_rows_are_trained_and_restored_by_the_adapter(base):
         before = plain(tokens)
         embedding, head = plain.get_input_embeddings().weight.clone(), plain.head_weight.clone()
 
-    stored = load_file(base / "adapter" / "adapter_model.safetensors")
+    stored = load_file(base / "trained" / "adapter_model.safetensors")
     deltas = {name: tensor for name, tensor in stored.items() if "trainable_tokens" in name}
     assert len(deltas) == (1 if is_tied else 2)
     ours = next(tensor for name, tensor in deltas.items() if "wte" in name)
@@ -73,7 +74,7 @@ def test_rows_are_trained_and_restored_by_the_adapter(base):
     assert ((ours - embedding[rows]).abs().max(1).values > 1e-3).all()
     assert ((theirs - head[rows]).abs().max(1).values > 1e-3).all()
 
-    wrapped = PeftModel.from_pretrained(plain, str(base / "adapter"))
+    wrapped = PeftModel.from_pretrained(plain, str(base / "trained"))
     with torch.no_grad():
         hidden = plain.hidden(tokens)
         expected = hidden @ head.index_copy(0, torch.tensor(rows), theirs).T
@@ -87,9 +88,9 @@ def test_rows_are_trained_and_restored_by_the_adapter(base):
 def test_rows_stay_frozen_on_demand(base):
     config = {**CONFIG, "lora": {"rank": 4, "alpha": 8, "new_tokens": False}}
     paths = {"base": base / "model", "dataset": base / "dataset"}
-    paths |= {"adapter": base / "adapter", "metrics": base / "figures"}
+    paths |= {"trained": base / "trained", "metrics": base / "figures"}
     finish(start("sft", config, output=base / "log", **paths), base / "log")
-    stored = load_file(base / "adapter" / "adapter_model.safetensors")
+    stored = load_file(base / "trained" / "adapter_model.safetensors")
     assert not [name for name in stored if "trainable_tokens" in name]
 
 
@@ -98,19 +99,19 @@ def test_pretraining_leaves_rows_that_plain_text_never_holds(base):
     paths = {"base": base / "model", "dataset": base / "dataset"}
     config = {"steps": 2, "batch_size": 2, "micro_batch_size": 2, "window": 64}
     config |= {"lora": {"rank": 4, "alpha": 8}}
-    outputs = {"adapter": base / "adapter", "metrics": base / "figures"}
+    outputs = {"trained": base / "trained", "metrics": base / "figures"}
     finish(start("pretrain", config, output=base / "log", **paths, **outputs), base / "log")
-    stored = load_file(base / "adapter" / "adapter_model.safetensors")
+    stored = load_file(base / "trained" / "adapter_model.safetensors")
     assert stored and not [name for name in stored if "trainable_tokens" in name]
-    merged = {"base": base / "model", "adapter": base / "adapter", "model": base / "merged"}
+    merged = {"base": base / "model", "trained": base / "trained", "model": base / "merged"}
     merged["metrics"] = base / "merging"
     finish(start("merge", {}, output=base / "log", **merged), base / "log")
-    rows = tokenizer.new_tokens(tokenizer.load(base / "merged"))
+    rows = new_token_ids(load_tokenizer(base / "merged"))
     before, after = (checkpoint.load(base / name) for name in ("model", "merged"))
-    assert len(rows) == len(tokenizer.REASONING)
+    assert len(rows) == len(REASONING)
     assert torch.equal(before.head_weight[rows], after.head_weight[rows])
     paths = {"base": base / "merged", "dataset": base / "dataset"}
-    outputs = {"adapter": base / "second", "metrics": base / "more"}
+    outputs = {"trained": base / "second", "metrics": base / "more"}
     finish(start("sft", CONFIG, output=base / "log", **paths, **outputs), base / "log")
     stored = load_file(base / "second" / "adapter_model.safetensors")
     assert [name for name in stored if "trainable_tokens" in name]

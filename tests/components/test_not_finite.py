@@ -80,4 +80,4 @@ def test_three_in_a_row_end_the_stage(runs):
     assert "steps 4 to 6" in line and "Traceback" not in text
     assert line.count("[") == 4 and len(line.split("[[")[1].split("]")[0].split(",")) == 4
     assert len(runs.records()) == 6
-    assert not list((runs.place / "adapter").iterdir())
+    assert not list((runs.place / "trained").iterdir())

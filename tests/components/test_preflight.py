@@ -179,8 +179,8 @@ def test_parts_of_the_data_that_nothing_gives(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="it is there")
 def test_a_library_that_is_not_there(tmp_path):
-    done = preflight(recipe="llada_8b", sft={"lora": {"quantised": True}})
-    refused(done, tmp_path, "sft.lora.quantised=True, allowed: false", "bitsandbytes")
+    done = preflight(recipe="llada_8b", sft={"lora": {"quantized": True}})
+    refused(done, tmp_path, "sft.lora.quantized=True, allowed: false", "bitsandbytes")
 
 
 @pytest.mark.parametrize(

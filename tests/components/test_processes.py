@@ -131,7 +131,7 @@ def test_torchrun(runs, tmp_path, downloaded, alone):
     command += ["-m", "components.sft", "--config", json.dumps(CONFIG)]
     command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
     runs.place = tmp_path
-    command += ["--adapter", tmp_path / "adapter", "--metrics", tmp_path / "metrics"]
+    command += ["--trained", tmp_path / "trained", "--metrics", tmp_path / "metrics"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alike(runs.records(), load(runs.weights()), alone[0])

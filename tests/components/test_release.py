@@ -82,7 +82,7 @@ def test_artifacts_say_where_they_come_from(evaluated, downloaded):
 
 
 def test_tokens_are_counted(adapted):
-    record = artifact.read(adapted / "adapter")
+    record = artifact.read(adapted / "trained")
     lines = (adapted / "metrics" / artifact.METRICS).read_text().splitlines()
     tokens = sum(json.loads(line)["tokens"] for line in lines)
     assert artifact.provenance(record)["tokens"] == record["summary"]["tokens"] == tokens > 0

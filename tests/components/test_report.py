@@ -36,7 +36,7 @@ RECORD = {
     "packages": {},
     "python": "3.11",
     "created": "today",
-    "lineage": [{"stage": "sft", "output": "adapter", "fingerprint": "f" * 64, "config": {}}],
+    "lineage": [{"stage": "sft", "output": "trained", "fingerprint": "f" * 64, "config": {}}],
 }
 
 

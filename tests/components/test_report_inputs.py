@@ -53,18 +53,18 @@ def run(tmp_path):
 
 def train(root, name, inputs, line, seed):
     """Both outputs of a training stage."""
-    for output in ("adapter", "metrics"):
+    for output in ("trained", "metrics"):
         path = root / f"{name}-{output}"
         path.mkdir(parents=True)
         (path / artifact.METRICS).write_text(line[artifact.METRICS])
     artifact.record(
-        {output: root / f"{name}-{output}" for output in ("adapter", "metrics")},
+        {output: root / f"{name}-{output}" for output in ("trained", "metrics")},
         stage=name,
         config=MergeConfig(),
         inputs={role: root / given for role, given in inputs.items()},
         summary={**FIGURES, "accuracy": None, "tokens_per_second": 1.0, "seed": seed},
     )
-    return f"{name}-adapter"
+    return f"{name}-trained"
 
 
 def report(root, **changes):
@@ -98,7 +98,7 @@ def test_a_whole_run(run):
         ({"base_evaluation": "run/grpo-evaluation"}, "base_evaluation='"),
         ({"preference_metrics": "other/grpo-metrics"}, "aligned_evaluation='"),
         ({"preference_metrics": "run/sft-metrics"}, "preference_metrics='"),
-        ({"sft_metrics": "run/sft-adapter"}, "sft_metrics='"),
+        ({"sft_metrics": "run/sft-trained"}, "sft_metrics='"),
         ({"sft_evaluation": "run/dataset"}, "sft_evaluation='"),
     ],
 )
@@ -116,7 +116,7 @@ def test_evaluations_on_other_problems_are_refused(run):
     path = run / "run" / "grpo-evaluation"
     shutil.rmtree(path)
     results = {"results.json": json.dumps(ASKED), "traces.jsonl": ""}
-    inputs = {"model": "grpo-adapter", "dataset": "../other/dataset"}
+    inputs = {"model": "grpo-trained", "dataset": "../other/dataset"}
     make(run / "run", "grpo-evaluation", "evaluate", "evaluation", inputs, results)
     done = report(run)
     assert done.returncode == 2 and "of one dataset" in done.stderr

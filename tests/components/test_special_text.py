@@ -13,15 +13,15 @@ from components.grpo.config import GrpoConfig
 from components.grpo.rollouts import roll_out
 from components.session.session import open_base
 from components.sft.dialogues import dialogues
-from model import tokenizer
+from model.tokenizer import BOS, END_HEADER, EOS, EOT, MASK, START_HEADER, load_tokenizer
 from tests.components.corpora import download, write_jsonl
 from tests.conftest import stage
 
-SPELT = f"Explain {tokenizer.MASK} and {tokenizer.EOT} to {tokenizer.EOS}."
+SPELT = f"Explain {MASK} and {EOT} to {EOS}."
 GIVEN = {
-    "pretrain": [{"text": f"{SPELT} {tokenizer.BOS}"}],
+    "pretrain": [{"text": f"{SPELT} {BOS}"}],
     "sft": [
-        {"system": SPELT, "prompt": SPELT, "completion": f"It is {tokenizer.MASK}."},
+        {"system": SPELT, "prompt": SPELT, "completion": f"It is {MASK}."},
         {"messages": [{"role": "user", "content": SPELT}, {"role": "assistant", "content": SPELT}]},
     ],
     "preferences": [{"system": SPELT, "prompt": SPELT, "chosen": SPELT, "rejected": "no"}],
@@ -53,31 +53,35 @@ def given(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def words(given):
-    return tokenizer.load(given / "model")
+def tokenizer(given):
+    return load_tokenizer(given / "model")
 
 
-def placed(ids, words):
+def placed(ids, tokenizer):
     """The control tokens among some ids, in their order."""
-    return [name for name in words.convert_ids_to_tokens(ids) if name in words.all_special_tokens]
+    return [
+        name
+        for name in tokenizer.convert_ids_to_tokens(ids)
+        if name in tokenizer.all_special_tokens
+    ]
 
 
-TURN = [tokenizer.START_HEADER, tokenizer.END_HEADER, tokenizer.EOT]
-ASKED = [tokenizer.BOS, *TURN, *TURN[:2]]
-TOLD = [tokenizer.BOS, *TURN, *TURN, *TURN[:2]]
+TURN = [START_HEADER, END_HEADER, EOT]
+ASKED = [BOS, *TURN, *TURN[:2]]
+TOLD = [BOS, *TURN, *TURN, *TURN[:2]]
 
 
-def test_the_control_tokens_of_every_part_are_the_templates(given, words):
-    (document,) = [Shards(given / "dataset" / "pretrain", words).tokens(0).tolist()]
-    assert placed(document, words) == [tokenizer.EOS]
-    assert words.decode(document[:-1]) == GIVEN["pretrain"][0]["text"]
-    talks = dialogues(data.read(given / "dataset", "sft"), words, 512)
-    assert [placed(prompt, words) for prompt, _ in talks] == [TOLD, ASKED]
-    assert [placed(answer, words) for _, answer in talks] == [[tokenizer.EOT]] * 2
-    ((pair,), _) = pairs.read(data.read(given / "dataset", "preferences"), words, 512)
-    assert placed(pair.prompt, words) == TOLD
-    assert placed(pair.chosen, words) == [tokenizer.EOT, tokenizer.EOS]
-    assert words.decode(pair.prompt).count(SPELT) == 2
+def test_the_control_tokens_of_every_part_are_the_templates(given, tokenizer):
+    (document,) = [Shards(given / "dataset" / "pretrain", tokenizer).tokens(0).tolist()]
+    assert placed(document, tokenizer) == [EOS]
+    assert tokenizer.decode(document[:-1]) == GIVEN["pretrain"][0]["text"]
+    talks = dialogues(data.read(given / "dataset", "sft"), tokenizer, 512)
+    assert [placed(prompt, tokenizer) for prompt, _ in talks] == [TOLD, ASKED]
+    assert [placed(answer, tokenizer) for _, answer in talks] == [[EOT]] * 2
+    ((pair,), _) = pairs.read(data.read(given / "dataset", "preferences"), tokenizer, 512)
+    assert placed(pair.prompt, tokenizer) == TOLD
+    assert placed(pair.chosen, tokenizer) == [EOT, EOS]
+    assert tokenizer.decode(pair.prompt).count(SPELT) == 2
 
 
 def test_training_goes_on(given, tmp_path):
@@ -85,19 +89,19 @@ def test_training_goes_on(given, tmp_path):
         "sft": {**TRAINED, "max_length": 512},
         "grpo": {**TRAINED, **LORA, **SHORT, "minibatch": 2, "group": 2},
     }.items():
-        out = {"adapter": tmp_path / name / "a", "metrics": tmp_path / name / "m"}
+        out = {"trained": tmp_path / name / "a", "metrics": tmp_path / name / "m"}
         stage(name, config, base=given / "model", dataset=given / "dataset", **out)
 
 
 def test_rollouts_ask_for_the_text(given):
     config = coerce.build(GrpoConfig, {**TRAINED, **LORA, **SHORT, "minibatch": 2, "group": 2})
-    model, _, words = open_base(given / "model", config)
+    model, _, tokenizer = open_base(given / "model", config)
     rows = [data.read(given / "dataset", "test")[number] for number in (0, 3)]
-    found, _ = roll_out(model, words, rows, config, torch.Generator().manual_seed(0))
+    found, _ = roll_out(model, tokenizer, rows, config, torch.Generator().manual_seed(0))
     asked = found.tokens_BL[:, : -SHORT["gen_length"]]
-    asked = [row[row != words.eos_token_id].tolist() for row in asked]
-    assert [placed(row, words) for row in asked] == [ASKED] * 2 + [TOLD] * 2
-    assert all(SPELT in words.decode(row) for row in asked)
+    asked = [row[row != tokenizer.eos_token_id].tolist() for row in asked]
+    assert [placed(row, tokenizer) for row in asked] == [ASKED] * 2 + [TOLD] * 2
+    assert all(SPELT in tokenizer.decode(row) for row in asked)
 
 
 def test_evaluation_asks_each_row_with_its_system(given, tmp_path):

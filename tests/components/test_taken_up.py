@@ -57,7 +57,7 @@ def commands(downloaded, adapted, tmp_path):
     """Configuration, inputs and outputs of every stage that takes a while."""
     base, dataset = downloaded / "model", downloaded / "dataset"
     opened = {"base": base, "dataset": dataset}
-    trained = ("adapter", "metrics")
+    trained = ("trained", "metrics")
     answers = ("evaluation", "metrics", "page", "summary", "accuracy")
     found = {
         "download": ({"model": "new", "shape": TINY}, {}, ("model", "dataset", "metrics")),
@@ -65,7 +65,7 @@ def commands(downloaded, adapted, tmp_path):
         "sft": (SMALL, opened, trained),
         "dpo": (PAIRS, opened, trained),
         "grpo": (GRPO, opened, trained),
-        "merge": (None, {"base": base, "adapter": adapted / "adapter"}, ("model", "metrics")),
+        "merge": (None, {"base": base, "trained": adapted / "trained"}, ("model", "metrics")),
         "evaluate": (ASKED, {"model": base, "dataset": dataset}, answers),
     }
 
@@ -137,7 +137,7 @@ def test_a_release_is_taken_up_again(downloaded, tmp_path):
 def test_stopped_while_it_trains(downloaded, tmp_path, number, kept):
     """With checkpoints a stage that was told to stop goes on, without it begins anew."""
     paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-    paths |= {name: tmp_path / "out" / name for name in ("adapter", "metrics")}
+    paths |= {name: tmp_path / "out" / name for name in ("trained", "metrics")}
     config = {**LONG, "checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 5}
     if not kept:
         config = LONG
@@ -152,20 +152,20 @@ def test_stopped_while_it_trains(downloaded, tmp_path, number, kept):
     assert ("goes on from step" in done.stdout) == kept
     lines = (paths["metrics"] / artifact.METRICS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
-    artifact.verify(paths["adapter"])
+    artifact.verify(paths["trained"])
 
 
 def test_two_at_once(downloaded, tmp_path):
     """A second start does not touch what the first is writing."""
     paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-    paths |= {name: tmp_path / "out" / name for name in ("adapter", "metrics")}
+    paths |= {name: tmp_path / "out" / name for name in ("trained", "metrics")}
     process = start("sft", LONG, output=tmp_path / "text", **paths)
     wait_for_steps(process, paths["metrics"], 2)
     second = stage("sft", LONG, check=False, **paths)
     assert second.returncode == 2
     assert "another process is writing it" in second.stderr
     finish(process, tmp_path / "text")
-    artifact.verify(paths["adapter"])
+    artifact.verify(paths["trained"])
 
 
 def leave(path, **changes):
@@ -179,8 +179,8 @@ def leave(path, **changes):
 @pytest.mark.parametrize(
     ("claim", "more", "words"),
     [
-        ({"stage": "components.dpo"}, None, "adapter: not empty"),
-        ({"output": "metrics"}, None, "adapter: not empty"),
+        ({"stage": "components.dpo"}, None, "trained: not empty"),
+        ({"output": "metrics"}, None, "trained: not empty"),
         ({}, "notes.txt", "notes.txt is no left-over of components.sft"),
         ({}, "notes.json", "notes.json is no left-over of components.sft"),
         ({}, "README.md", "README.md is no left-over of components.sft"),
@@ -194,11 +194,11 @@ def leave(path, **changes):
 )
 def test_what_is_not_its_own_is_refused_and_stays(downloaded, tmp_path, claim, more, words):
     paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-    paths |= {name: tmp_path / "out" / name for name in ("adapter", "metrics")}
-    leave(paths["adapter"], **claim)
+    paths |= {name: tmp_path / "out" / name for name in ("trained", "metrics")}
+    leave(paths["trained"], **claim)
     if more is not None:
-        (paths["adapter"] / more).parent.mkdir(exist_ok=True)
-        (paths["adapter"] / more).write_text("precious")
+        (paths["trained"] / more).parent.mkdir(exist_ok=True)
+        (paths["trained"] / more).write_text("precious")
     before = files(tmp_path)
     done = stage("sft", SMALL, check=False, **paths)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
@@ -208,11 +208,11 @@ def test_what_is_not_its_own_is_refused_and_stays(downloaded, tmp_path, claim, m
 def test_a_link_is_not_followed(downloaded, tmp_path):
     """What a person linked into an unfinished output is not emptied."""
     paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-    paths |= {name: tmp_path / "out" / name for name in ("adapter", "metrics")}
-    leave(paths["adapter"])
+    paths |= {name: tmp_path / "out" / name for name in ("trained", "metrics")}
+    leave(paths["trained"])
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "config.json").write_text("precious")
-    (paths["adapter"] / "linked").symlink_to(tmp_path / "elsewhere")
+    (paths["trained"] / "linked").symlink_to(tmp_path / "elsewhere")
     done = stage("sft", SMALL, check=False, **paths)
     assert done.returncode == 2 and "linked is no left-over" in done.stderr
     assert (tmp_path / "elsewhere" / "config.json").read_text() == "precious"
@@ -220,13 +220,13 @@ def test_a_link_is_not_followed(downloaded, tmp_path):
 
 def test_a_card_that_a_person_wrote_meanwhile_stays(downloaded, tmp_path):
     paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-    paths |= {name: tmp_path / "out" / name for name in ("adapter", "metrics")}
+    paths |= {name: tmp_path / "out" / name for name in ("trained", "metrics")}
     process = start("sft", LONG, output=tmp_path / "text", **paths)
     wait_for_steps(process, paths["metrics"], 2)
-    (paths["adapter"] / "README.md").write_text("precious")
+    (paths["trained"] / "README.md").write_text("precious")
     finish(process, tmp_path / "text")
-    assert (paths["adapter"] / "README.md").read_text() == "precious"
-    assert not list(paths["adapter"].glob(".draft*"))
+    assert (paths["trained"] / "README.md").read_text() == "precious"
+    assert not list(paths["trained"].glob(".draft*"))
 
 
 def test_every_output_has_names():
@@ -238,10 +238,10 @@ def test_every_output_has_names():
             assert output in WRITTEN, f"{output} of {name}"
 
 
-@pytest.mark.parametrize("metrics", ["adapter", "adapter/metrics"])
+@pytest.mark.parametrize("metrics", ["trained", "trained/metrics"])
 def test_outputs_are_directories_of_their_own(downloaded, tmp_path, metrics):
     paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-    paths |= {"adapter": tmp_path / "adapter", "metrics": tmp_path / metrics}
+    paths |= {"trained": tmp_path / "trained", "metrics": tmp_path / metrics}
     done = stage("sft", SMALL, check=False, **paths)
     assert done.returncode == 2 and "a directory of its own" in done.stderr
     assert not list(tmp_path.iterdir())
@@ -249,7 +249,7 @@ def test_outputs_are_directories_of_their_own(downloaded, tmp_path, metrics):
 
 def test_no_output_goes_into_an_input(downloaded, tmp_path):
     paths = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-    paths |= {"adapter": downloaded / "model" / "adapter", "metrics": tmp_path / "metrics"}
+    paths |= {"trained": downloaded / "model" / "trained", "metrics": tmp_path / "metrics"}
     done = stage("sft", SMALL, check=False, **paths)
     assert done.returncode == 2 and "a directory of its own" in done.stderr
     artifact.verify(downloaded / "model")
@@ -265,7 +265,7 @@ def test_interrupted_while_it_starts(downloaded, tmp_path, number, delay):
     command[-1] += "runpy.run_module('components.sft', run_name='__main__', alter_sys=True)"
     command += ["--base", str(downloaded / "model"), "--dataset", str(downloaded / "dataset")]
     command += ["--config", json.dumps({**LONG, "steps": 5000})]
-    command += [f"--{name}={tmp_path / name}" for name in ("adapter", "metrics")]
+    command += [f"--{name}={tmp_path / name}" for name in ("trained", "metrics")]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -27,9 +27,9 @@ def merge_tied(root, dtype=torch.float32, head_dtype=None, **settings):
     tokens = torch.arange(20)[None]
     checkpoint.save(network(dtype, weight_tying=True), root / "base")
     store_head(root / "base", head_dtype)
-    wrapped.save_pretrained(root / "adapter")
+    wrapped.save_pretrained(root / "trained")
     recorded(root / "base", "base")
-    recorded(root / "adapter", "adapter")
+    recorded(root / "trained", "trained")
     run(root)
     with torch.no_grad():
         expected = wrapped.float()(tokens)
@@ -65,11 +65,11 @@ def test_full_training_of_a_tied_base(tmp_path):
     checkpoint.save(network(weight_tying=True), tmp_path / "base")
     store_head(tmp_path / "base")
     torch.manual_seed(9)
-    checkpoint.save(LLaDA(network(weight_tying=True).config), tmp_path / "adapter")
+    checkpoint.save(LLaDA(network(weight_tying=True).config), tmp_path / "trained")
     recorded(tmp_path / "base", "base")
-    recorded(tmp_path / "adapter", "adapter")
+    recorded(tmp_path / "trained", "trained")
     run(tmp_path)
-    assert weights(tmp_path / "model").keys() == weights(tmp_path / "adapter").keys()
+    assert weights(tmp_path / "model").keys() == weights(tmp_path / "trained").keys()
     checkpoint.load(tmp_path / "model")
 
 
@@ -97,7 +97,7 @@ def test_what_was_merged_is_loaded_before_it_is_recorded(tmp_path, capsys, whole
     Such files came out of earlier merges, whose records are in order.
     """
     tied = network(weight_tying=True)
-    for name in ("base", "adapter") if whole else ("base",):
+    for name in ("base", "trained") if whole else ("base",):
         checkpoint.save(tied, tmp_path / name)
         store_head(tmp_path / name)
         state = load_file(tmp_path / name / safetensors_files.SINGLE)
@@ -105,7 +105,7 @@ def test_what_was_merged_is_loaded_before_it_is_recorded(tmp_path, capsys, whole
         save_file(state, tmp_path / name / safetensors_files.SINGLE)
         recorded(tmp_path / name, name)
     if not whole:
-        trained(tied).save_pretrained(tmp_path / "adapter")
-        recorded(tmp_path / "adapter", "adapter")
+        trained(tied).save_pretrained(tmp_path / "trained")
+        recorded(tmp_path / "trained", "trained")
     refused(tmp_path, capsys, lambda: run(tmp_path), "is no model", HEAD, "differs from")
     assert not (tmp_path / "metrics" / artifact.RECORD).exists()

@@ -169,7 +169,7 @@ def test_a_killed_step_finds_its_running_job(serve, step):
     done = step.run()
     assert done.returncode == 0, done.stderr
     assert "is followed" in done.stdout and len(server.created) == 1
-    assert artifact.verify(step.outputs["adapter"])["stage"] == "pretrain"
+    assert artifact.verify(step.outputs["trained"])["stage"] == "pretrain"
 
 
 def test_another_step_has_another_job(serve, step, tmp_path):

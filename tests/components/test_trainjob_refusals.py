@@ -19,13 +19,13 @@ from tests.components.trainjob_step import SETTINGS, ends, paths_of, work
 def test_outputs_are_checked_before_they_are_returned(serve, step, leave, words):
     serve(on_create=leave)
     ends(step.run(), 1, words)
-    assert not (step.outputs["adapter"] / artifact.RECORD).exists()
+    assert not (step.outputs["trained"] / artifact.RECORD).exists()
 
 
 def test_damaged_outputs(serve, step):
     def damaged(manifest):
         work(manifest)
-        (paths_of(manifest)["adapter"] / "deep" / "file").write_text("adapted")
+        (paths_of(manifest)["trained"] / "deep" / "file").write_text("adapted")
 
     serve(on_create=damaged)
     ends(step.run(), 1, "its sha256 is not")

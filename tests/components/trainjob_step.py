@@ -24,11 +24,11 @@ def paths_of(manifest):
 def work(manifest, name="pretrain", inputs=("base", "dataset")):
     """What a job leaves behind, made without training."""
     paths = paths_of(manifest)
-    for role in ("adapter", "metrics"):
+    for role in ("trained", "metrics"):
         (paths[role] / "deep").mkdir(parents=True)
         (paths[role] / "deep" / "file").write_text(role)
     artifact.record(
-        {role: paths[role] for role in ("adapter", "metrics")},
+        {role: paths[role] for role in ("trained", "metrics")},
         stage=name,
         config=PretrainConfig(),
         inputs={role: paths[role] for role in inputs},
@@ -45,11 +45,11 @@ class Step:
         self.config = {"directory": str(self.shared), "image": IMAGE, "poll": 0.05, **config}
         self.settings = SETTINGS
         self.inputs = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
-        self.outputs = {role: folder / "out" / role for role in ("adapter", "metrics")}
+        self.outputs = {role: folder / "out" / role for role in ("trained", "metrics")}
 
     def run(self, **changes):
         """Runs it to its end, with fresh outputs as a pod that is started again has them."""
-        shutil.rmtree(self.outputs["adapter"].parent, ignore_errors=True)
+        shutil.rmtree(self.outputs["trained"].parent, ignore_errors=True)
         paths = {**self.inputs, **self.outputs, "settings": json.dumps(self.settings)}
         return stage("trainjob", {**self.config, **changes}, check=False, **paths)
 

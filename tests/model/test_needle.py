@@ -30,17 +30,17 @@ def haystack(count, length, generator, nearest=0):
 
 
 def train(model, length, steps, rate, generator):
-    optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     answer_BL = torch.zeros(BATCH, length, dtype=torch.bool)
     answer_BL[:, -1] = True
     for _ in range(steps):
         tokens_BL = haystack(BATCH, length, generator)
         loss = diffusion.sft_loss(model, tokens_BL, answer_BL, generator=generator)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
 
 

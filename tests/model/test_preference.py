@@ -105,7 +105,7 @@ def test_advantages_by_hand():
 def test_a_group_without_spread_has_no_advantage(group, dtype):
     """Exactly none: what is left of rounding would be divided by 1e-4 and trained on."""
     values = torch.tensor([[0.1], [0.7], [1.1], [-0.3], [1e-3], [1e6 / 3]], dtype=dtype)
-    for options in ({}, {"normalise": False}, {"leave_one_out": True}):
+    for options in ({}, {"normalize": False}, {"leave_one_out": True}):
         assert (preference.advantages(values.repeat(1, group), **options) == 0).all()
 
 
@@ -200,9 +200,9 @@ def test_grpo_loss_of_sequences_by_hand():
 
 def test_advantages_without_deviation_and_against_the_others():
     reward = torch.tensor([[3.0, 0.0, 0.0]])
-    plain = preference.advantages(reward, normalise=False)
+    plain = preference.advantages(reward, normalize=False)
     assert plain.tolist() == [[2.0, -1.0, -1.0]]
-    others = preference.advantages(reward, normalise=False, leave_one_out=True)
+    others = preference.advantages(reward, normalize=False, leave_one_out=True)
     assert others.tolist() == [[3.0, -1.5, -1.5]]
 
 

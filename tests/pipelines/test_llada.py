@@ -35,12 +35,12 @@ def test_edges(compiled):
     }
     assert producers(tasks["merge"]) == {
         "base": ("download", "model"),
-        "adapter": ("pretrain", "adapter"),
+        "trained": ("pretrain", "trained"),
     }
     assert producers(tasks["sft"])["base"] == ("merge", "model")
     assert producers(tasks["merge-2"]) == {
         "base": ("merge", "model"),
-        "adapter": ("sft", "adapter"),
+        "trained": ("sft", "trained"),
     }
     assert producers(tasks["evaluate"])["model"] == ("merge", "model")
     assert producers(tasks["evaluate-2"])["model"] == ("merge-2", "model")

@@ -8,7 +8,7 @@ import pytest
 from components.data import dataset as data
 from components.data.conversations import READS, Unfit, conversation, preference, problem
 from components.sft.dialogues import dialogues
-from model import tokenizer
+from model.tokenizer import encode_answer, encode_chat, reasoned
 from tests.components.corpora import download, write_jsonl
 
 ASKED = {"role": "user", "content": "1 + 1 ="}
@@ -62,7 +62,7 @@ def test_open_thoughts():
 
 def test_think_tags_become_delimiters():
     row = {"prompt": "1 + 1 =", "completion": "<think>\n1 and 1\n</think>\n\nIt is 2."}
-    assert conversation(row)["messages"][1]["content"] == tokenizer.reasoned("1 and 1", "It is 2.")
+    assert conversation(row)["messages"][1]["content"] == reasoned("1 and 1", "It is 2.")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_problems_that_do_not_fit(row, reason):
         problem(row, "exact")
 
 
-def test_every_part_through_the_stage(tmp_path, base, words):
+def test_every_part_through_the_stage(tmp_path, base, tokenizer):
     """What fits is written whole, what does not is counted, and each answer is a target."""
     talk = {"messages": [ASKED, ANSWERED] * 3}
     long = {"prompt": "p", "completion": "1 2 3 " * 40}
@@ -178,11 +178,11 @@ def test_every_part_through_the_stage(tmp_path, base, words):
     assert data.read(dataset, "preferences") == [PAIR]
     assert data.read(dataset, "problems")[0]["answer"] == "42"
     assert data.read(dataset, "test")[0]["verifier"] == "math"
-    pairs = dialogues(data.read(dataset, "sft"), words, 120)
+    pairs = dialogues(data.read(dataset, "sft"), tokenizer, 120)
     assert len(pairs) == 4
     for number, (prompt, answer) in enumerate(pairs[:3]):
-        assert answer == tokenizer.answer(words, "2")
-        assert prompt == tokenizer.chat(words, talk["messages"][: 2 * number + 1])
+        assert answer == encode_answer(tokenizer, "2")
+        assert prompt == encode_chat(tokenizer, talk["messages"][: 2 * number + 1])
     assert report["sft"]["tokens"] == sum(len(pairs[last][0] + pairs[last][1]) for last in (2, 3))
 
 

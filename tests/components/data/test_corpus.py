@@ -11,7 +11,7 @@ from components.data.config import Sample
 from components.data.corpus import Quotas
 from components.data.datacard import Card
 from components.data.token_shards import Shards, tokenised
-from model import tokenizer
+from model.tokenizer import EOS, EOT, MASK, train_tokenizer
 from tests.components.corpora import WORDS, download, prose, write_jsonl
 
 RANDOM = random.Random(3)
@@ -90,20 +90,20 @@ def test_text_that_is_too_short_however_tokenised_is_refused_before():
     assert quotas.hopeless("x" * 8095) is None
 
 
-def test_sample_through_the_stage(tmp_path, base, words):
+def test_sample_through_the_stage(tmp_path, base, tokenizer):
     texts = [prose(size, seed) for seed in range(30) for size in (4, 40, 400)]
     rows = [{"text": text} for text in [*texts, *BAD.values()]]
     named = [{"location": write_jsonl(tmp_path / "rows.jsonl", rows)}]
     sample = {"min_tokens": 50, "long_tokens": 1000, "long_share": 0.9}
     dataset, report = download(tmp_path / "all", base, pretrain=named, sample=sample)
-    lengths = Shards(dataset / "pretrain", words).lengths
+    lengths = Shards(dataset / "pretrain", tokenizer).lengths
     assert (lengths >= 1000).sum() == 30 and (lengths < 1000).sum() == 3 and min(lengths) >= 50
     dropped = report["pretrain"]["dropped"]
     assert dropped == {**dict.fromkeys(BAD, 1), "too_short": 30, "enough_short": 27}
     dataset, report = download(
         tmp_path / "some", base, pretrain=named, sample={**sample, "documents": 10}
     )
-    lengths = Shards(dataset / "pretrain", words).lengths
+    lengths = Shards(dataset / "pretrain", tokenizer).lengths
     assert (lengths >= 1000).sum() == 9 and len(lengths) == 10
     _, report = download(
         tmp_path / "many", base, pretrain=named, sample={**sample, "documents": 100}
@@ -114,15 +114,15 @@ def test_sample_through_the_stage(tmp_path, base, words):
     assert report["pretrain"]["documents"] == len(rows) and not report["pretrain"]["dropped"]
 
 
-def written(directory, texts, words):
-    corpus.write(directory, texts, words, corpus.ALL, Card())
-    return Shards(directory, words)
+def written(directory, texts, tokenizer):
+    corpus.write(directory, texts, tokenizer, corpus.ALL, Card())
+    return Shards(directory, tokenizer)
 
 
-def test_several_shards_read_as_one(tmp_path, words, monkeypatch):
+def test_several_shards_read_as_one(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(token_shards, "SHARD", 1000)
     texts = [prose(size, size) for size in (10, 900, 150, 3, 200, 200, 1, 80)]
-    found = written(tmp_path / "shards", texts, words)
+    found = written(tmp_path / "shards", texts, tokenizer)
     manifest = json.loads((tmp_path / "shards" / "manifest.json").read_text())
     assert len(found) == manifest["documents"] == len(texts)
     assert manifest["tokens"] == sum(found.lengths) and len(manifest["shards"]) > 3
@@ -132,36 +132,36 @@ def test_several_shards_read_as_one(tmp_path, words, monkeypatch):
     for number, text in enumerate(texts):
         ids = found.tokens(number)
         assert isinstance(ids, np.memmap) and len(ids) == found.lengths[number]
-        assert ids.tolist() == [*words.encode(text), words.eos_token_id]
+        assert ids.tolist() == [*tokenizer.encode(text), tokenizer.eos_token_id]
         assert found.tokens(number, 1, 3).tolist() == ids[1:3].tolist()
         assert found.tokens(number, 1, 10**6).tolist() == ids[1:].tolist()
 
 
-def test_another_tokenizer_is_refused(tmp_path, words):
-    written(tmp_path / "shards", [prose(50, 0)], words)
-    other = tokenizer.train([prose(300, 99)], vocabulary=330)
+def test_another_tokenizer_is_refused(tmp_path, tokenizer):
+    written(tmp_path / "shards", [prose(50, 0)], tokenizer)
+    other = train_tokenizer([prose(300, 99)], vocabulary=330)
     with pytest.raises(ValueError, match="tokenised with another tokenizer than the model's"):
         Shards(tmp_path / "shards", other)
     with pytest.raises(ValueError, match=r"no manifest\.json"):
-        Shards(tmp_path, words)
+        Shards(tmp_path, tokenizer)
 
 
-def test_what_looks_like_a_special_token_is_text(words):
-    text = f"before {tokenizer.EOS} {tokenizer.MASK}{tokenizer.EOT} after"
-    (ids,) = tokenised([text], words)
-    assert words.decode(ids[:-1]) == text and ids[-1] == words.eos_token_id
-    assert not set(ids[:-1].tolist()) & set(words.all_special_ids)
-    assert len(words.encode(tokenizer.EOT)) == 1, "a dialogue's own tokens stay special"
+def test_what_looks_like_a_special_token_is_text(tokenizer):
+    text = f"before {EOS} {MASK}{EOT} after"
+    (ids,) = tokenised([text], tokenizer)
+    assert tokenizer.decode(ids[:-1]) == text and ids[-1] == tokenizer.eos_token_id
+    assert not set(ids[:-1].tolist()) & set(tokenizer.all_special_ids)
+    assert len(tokenizer.encode(EOT)) == 1, "a dialogue's own tokens stay special"
 
 
-def test_long_text_in_pieces(words, monkeypatch):
+def test_long_text_in_pieces(tokenizer, monkeypatch):
     """The text comes back whole, and cuts at the ends of lines change no token."""
     texts = [prose(500, 0), "", "x" * 300, "short", f"{'ü' * 90} {'한' * 90}\n\n\n", prose(30, 1)]
-    whole = list(tokenised(texts, words))
+    whole = list(tokenised(texts, tokenizer))
     monkeypatch.setattr(token_shards, "BATCH", 100)
-    pieces = list(tokenised(texts, words))
+    pieces = list(tokenised(texts, tokenizer))
     for text, ids in zip(texts, pieces, strict=True):
-        assert words.decode(ids[:-1]) == text
-    assert pieces[0].tolist() == whole[0].tolist() == [*words.encode(texts[0]), ids[-1]]
+        assert tokenizer.decode(ids[:-1]) == text
+    assert pieces[0].tolist() == whole[0].tolist() == [*tokenizer.encode(texts[0]), ids[-1]]
     for one, other in zip(whole, pieces, strict=True):
         assert abs(len(one) - len(other)) <= 6

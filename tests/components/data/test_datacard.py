@@ -8,7 +8,7 @@ from components.data.token_shards import Shards
 from tests.components.corpora import download, prose, write_jsonl
 
 
-def test_report_of_a_dataset(tmp_path, base, words):
+def test_report_of_a_dataset(tmp_path, base, tokenizer):
     texts = [prose(size, size) for size in (20, 30, 50, 60, 90, 130, 400)]
     pages = write_jsonl(tmp_path / "pages.jsonl", [{"text": text} for text in [*texts, "short"]])
     talks = write_jsonl(tmp_path / "talks.jsonl", [{"prompt": "a", "completion": "```\nb\n```"}])
@@ -20,7 +20,7 @@ def test_report_of_a_dataset(tmp_path, base, words):
         sample={"min_tokens": 20, "long_share": 0},
     )
     facts = report["pretrain"]
-    lengths = Shards(dataset / "pretrain", words).lengths
+    lengths = Shards(dataset / "pretrain", tokenizer).lengths
     assert (facts["documents"], facts["tokens"]) == (7, sum(lengths))
     assert facts["dropped"] == {"too_short": 1} and facts["sources"] == {pages: 8}
     assert sum(facts["lengths"].values()) == 7

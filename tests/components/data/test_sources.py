@@ -53,7 +53,7 @@ def files():
     return found, [*texts[:2], *texts[:4], *texts[:4], *texts, *texts[4:7]]
 
 
-def test_every_kind_from_every_place(place, tmp_path, base, words):
+def test_every_kind_from_every_place(place, tmp_path, base, tokenizer):
     content, texts = files()
     for name, given in content.items():
         local = tmp_path / "local" / name
@@ -67,7 +67,7 @@ def test_every_kind_from_every_place(place, tmp_path, base, words):
     _, report = download(tmp_path, base, pretrain=[{"location": place}], sample=ALL)
     assert report["pretrain"]["documents"] == len(texts)
     assert report["pretrain"]["sources"] == {place: len(texts)}
-    assert report["pretrain"]["tokens"] == sum(len(words.encode(text)) + 1 for text in texts)
+    assert report["pretrain"]["tokens"] == sum(len(tokenizer.encode(text)) + 1 for text in texts)
 
 
 def test_format_and_column_may_be_named(tmp_path):

@@ -16,20 +16,20 @@ def places(examples, *these, seed=0, step=0):
     return Draw(purpose="noise", seed=seed, step=step, examples=examples, places=numbers)
 
 
-def shards_of(directory, lengths, words):
+def shards_of(directory, lengths, tokenizer):
     """Documents of these lengths; document n holds 1000 n, 1000 n + 1, ..."""
-    writer = ShardWriter(directory, words)
+    writer = ShardWriter(directory, tokenizer)
     for number, length in enumerate(lengths):
         writer.add(np.arange(length) + 1000 * number)
     writer.close()
-    return Shards(directory, words)
+    return Shards(directory, tokenizer)
 
 
 @pytest.fixture
-def short(tmp_path, words):
+def short(tmp_path, tokenizer):
     """Two hundred documents of 1 to 39 tokens, in windows of 16."""
     lengths = np.random.default_rng(0).integers(1, 40, 200)
-    shards = shards_of(tmp_path / "shards", lengths, words)
+    shards = shards_of(tmp_path / "shards", lengths, tokenizer)
     return Windows(shards, 16, pad=7, seed=0, random_length=0.0), lengths
 
 
@@ -74,17 +74,17 @@ def mixes():
 
 
 @pytest.mark.parametrize("mix", mixes())
-def test_nearly_all_positions_are_useful(mix, tmp_path, words):
+def test_nearly_all_positions_are_useful(mix, tmp_path, tokenizer):
     lengths = mixes()[mix].astype(int)
-    windows = Windows(shards_of(tmp_path / "shards", lengths, words), WINDOW, pad=0, seed=0)
+    windows = Windows(shards_of(tmp_path / "shards", lengths, tokenizer), WINDOW, pad=0, seed=0)
     held = [sum(map(len, windows[number])) for number in range(len(windows))]
     assert sum(held) == lengths.sum()
     assert windows.useful == pytest.approx(sum(held) / (len(held) * WINDOW))
     assert windows.useful >= 0.95
 
 
-def test_the_seed_decides_the_windows(tmp_path, words):
-    shards = shards_of(tmp_path / "shards", [5, 9, 3, 12, 8, 2, 7] * 10, words)
+def test_the_seed_decides_the_windows(tmp_path, tokenizer):
+    shards = shards_of(tmp_path / "shards", [5, 9, 3, 12, 8, 2, 7] * 10, tokenizer)
 
     def contents(seed):
         windows = Windows(shards, 16, pad=0, seed=seed)
@@ -93,9 +93,9 @@ def test_the_seed_decides_the_windows(tmp_path, words):
     assert contents(0) == contents(0) != contents(1)
 
 
-def test_one_row_in_a_hundred_has_a_random_length(tmp_path, words):
+def test_one_row_in_a_hundred_has_a_random_length(tmp_path, tokenizer):
     """Whatever the epoch and the micro-batch: another row at another length in each step."""
-    windows = Windows(shards_of(tmp_path / "shards", [64] * 8, words), 64, pad=0, seed=0)
+    windows = Windows(shards_of(tmp_path / "shards", [64] * 8, tokenizer), 64, pad=0, seed=0)
 
     def lengths(seed, step):
         rows = [windows.collate(places(range(8), n, seed=seed, step=step)) for n in range(8)]

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.rewards import fences, named
-from model import tokenizer
+from model.tokenizer import reasoned
 
 BODY = "def f(x):\n    return x + 1"
 DOCUMENTED = 'def f(x):\n    """\n    ```\n    f(1)\n    ```\n    """\n    return x + 1'
@@ -73,4 +73,4 @@ def test_any_text_has_a_program(text):
 
 def test_fenced_programs_are_rewarded():
     for written in (f"\n\n```Python\n{BODY}\n```\n", f"~~~\n{DOCUMENTED}\n~~~", f"```\n{BODY}"):
-        assert named.code(tokenizer.reasoned("", written), "assert f(1) == 2") == 1.0
+        assert named.code(reasoned("", written), "assert f(1) == 2") == 1.0

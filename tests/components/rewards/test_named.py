@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from components import coerce
 from components.data import conversations
 from components.rewards import named
-from model import tokenizer
+from model.tokenizer import (
+    BEGIN_SOLUTION,
+    BEGIN_THOUGHT,
+    END_SOLUTION,
+    END_THOUGHT,
+    EOS,
+    EOT,
+    reasoned,
+)
 
-GOOD = tokenizer.reasoned("1+1=2", " 2 ")
+GOOD = reasoned("1+1=2", " 2 ")
 
 
 def test_exact():
@@ -23,12 +31,12 @@ def test_exact():
 
 @pytest.mark.parametrize("solution", ["x < 5", "a <| b |> c", "1 < 2 <|", "<|mdm_mask|>", "[1, 2]"])
 def test_a_solution_is_any_text(solution):
-    assert named.solution(tokenizer.reasoned("2 < 3", f"\n\n{solution}\n")) == solution
-    assert named.exact(tokenizer.reasoned("2 < 3", solution), solution) == 1.0
+    assert named.solution(reasoned("2 < 3", f"\n\n{solution}\n")) == solution
+    assert named.exact(reasoned("2 < 3", solution), solution) == 1.0
 
 
 def test_numbers_are_equal_to_math_alone():
-    given = tokenizer.reasoned("", "1,200")
+    given = reasoned("", "1,200")
     assert named.exact(given, "1200") == 0.0
     assert named.equivalent(given, "1200") == 1.0
 
@@ -44,10 +52,10 @@ OPEN_THOUGHTS = (
     [
         OPEN_THOUGHTS,
         f"\n {OPEN_THOUGHTS} \n\n",
-        f"{OPEN_THOUGHTS}{tokenizer.EOT}{tokenizer.EOS}{tokenizer.EOS}",
-        f"{OPEN_THOUGHTS}\n{tokenizer.EOT}\n",
-        tokenizer.reasoned("2 < 3", "a <| b"),
-        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"\u2003\t\r\n{tokenizer.BEGIN_SOLUTION}"),
+        f"{OPEN_THOUGHTS}{EOT}{EOS}{EOS}",
+        f"{OPEN_THOUGHTS}\n{EOT}\n",
+        reasoned("2 < 3", "a <| b"),
+        GOOD.replace(BEGIN_SOLUTION, f"\u2003\t\r\n{BEGIN_SOLUTION}"),
     ],
 )
 def test_white_space_is_no_fault_of_format(response):
@@ -58,15 +66,15 @@ def test_white_space_is_no_fault_of_format(response):
     "response",
     [
         f"{GOOD} and more",
-        f"{GOOD}{tokenizer.EOT}and more",
+        f"{GOOD}{EOT}and more",
         f"{GOOD}.",
         f"Well: {GOOD}",
-        GOOD.replace(tokenizer.BEGIN_SOLUTION, f"so {tokenizer.BEGIN_SOLUTION}"),
+        GOOD.replace(BEGIN_SOLUTION, f"so {BEGIN_SOLUTION}"),
         GOOD + GOOD,
-        f"{GOOD}{tokenizer.END_SOLUTION}",
-        tokenizer.reasoned(tokenizer.BEGIN_THOUGHT, "2"),
-        tokenizer.reasoned("1+1=2", f"2{tokenizer.END_THOUGHT}"),
-        GOOD.removesuffix(tokenizer.END_SOLUTION),
+        f"{GOOD}{END_SOLUTION}",
+        reasoned(BEGIN_THOUGHT, "2"),
+        reasoned("1+1=2", f"2{END_THOUGHT}"),
+        GOOD.removesuffix(END_SOLUTION),
     ],
 )
 def test_all_else_beside_thought_and_solution_is(response):
@@ -86,8 +94,8 @@ def test_what_sft_teaches_is_well_formed(completion):
 def test_well_formed():
     assert named.well_formed(GOOD) == 1.0
     assert named.well_formed("2") == 0.0
-    assert named.well_formed(GOOD.replace(tokenizer.END_THOUGHT, "")) == 0.0
-    assert named.well_formed(GOOD.replace(tokenizer.BEGIN_SOLUTION, "", 1)) == 0.0
+    assert named.well_formed(GOOD.replace(END_THOUGHT, "")) == 0.0
+    assert named.well_formed(GOOD.replace(BEGIN_SOLUTION, "", 1)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -107,16 +115,16 @@ def test_well_formed():
     ],
 )
 def test_equations(thought, share):
-    assert named.equations(tokenizer.reasoned(thought, "2")) == share
+    assert named.equations(reasoned(thought, "2")) == share
 
 
 def test_equations_of_the_solution_do_not_count():
-    assert named.equations(tokenizer.reasoned("1+1=3", "1+1=2")) == 0.0
+    assert named.equations(reasoned("1+1=3", "1+1=2")) == 0.0
 
 
 def test_solution_is_needed_by_every_verifier():
     """An empty answer, or one without delimiters, is worth nothing, by definition."""
-    for response in ("", " ", "2", tokenizer.reasoned("1+1=2", ""), tokenizer.reasoned("", " ")):
+    for response in ("", " ", "2", reasoned("1+1=2", ""), reasoned("", " ")):
         for verifier, answer in (("exact", "2"), ("math", "2"), ("code", "assert f() == 2")):
             assert named.VERIFIERS[verifier](response, answer) == 0.0
 
@@ -155,7 +163,7 @@ def test_solution_is_needed_by_every_verifier():
     ],
 )
 def test_equivalent(answer, given, equal):
-    assert named.equivalent(tokenizer.reasoned("", given), answer) == float(equal)
+    assert named.equivalent(reasoned("", given), answer) == float(equal)
 
 
 @pytest.mark.parametrize(
@@ -174,28 +182,28 @@ def test_equivalent(answer, given, equal):
     ],
 )
 def test_hostile_formulas_return(given):
-    assert named.equivalent(tokenizer.reasoned("", given), "42") == 0.0
-    assert named.equivalent(tokenizer.reasoned("", "42"), "42") == 1.0, "the next one is judged"
+    assert named.equivalent(reasoned("", given), "42") == 0.0
+    assert named.equivalent(reasoned("", "42"), "42") == 1.0, "the next one is judged"
 
 
 def test_equivalent_in_threads():
     """math-verify by itself refuses to work outside the main thread."""
     with ThreadPoolExecutor(4) as pool:
-        given = [tokenizer.reasoned("", f"{number}/2") for number in range(8)]
+        given = [reasoned("", f"{number}/2") for number in range(8)]
         found = list(pool.map(named.equivalent, given, ["1.5"] * 8))
     assert found == [0, 0, 0, 1, 0, 0, 0, 0]
 
 
 def test_unreadable_reference_is_refused():
     with pytest.raises(ValueError, match="allowed: a mathematical expression"):
-        named.equivalent(tokenizer.reasoned("", "1"), "")
+        named.equivalent(reasoned("", "1"), "")
 
 
 def test_code():
     program = "Here it is.\n```python\ndef f(x):\n    return x + 1\n```\nDone."
-    assert named.code(tokenizer.reasoned("", program), "assert f(1) == 2") == 1.0
-    assert named.code(tokenizer.reasoned("", program), "assert f(1) == 3") == 0.0
-    assert named.code(tokenizer.reasoned("", "f = abs"), "assert f(-1) == 1") == 1.0
+    assert named.code(reasoned("", program), "assert f(1) == 2") == 1.0
+    assert named.code(reasoned("", program), "assert f(1) == 3") == 0.0
+    assert named.code(reasoned("", "f = abs"), "assert f(-1) == 1") == 1.0
     assert named.code(program, "assert f(1) == 2") == 0.0, "not delimited"
 
 
@@ -226,7 +234,7 @@ def test_score_is_finite_and_bounded_for_any_text(response, tokens):
 
 
 def test_score_all_keeps_the_order():
-    answers = [tokenizer.reasoned("", str(number)) for number in range(4)]
+    answers = [reasoned("", str(number)) for number in range(4)]
     found = named.score_all(answers, [PROBLEM] * 4, (("verified", 1.0),), workers=3)
     assert [scored.total for scored in found] == [0, 0, 1, 0]
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.rewards import equivalence, named
-from model import tokenizer
+from model.tokenizer import reasoned
 
 PROBLEM = {"prompt": "1 + 1?", "answer": "2", "verifier": "exact"}
 
@@ -55,7 +55,7 @@ def test_a_reward_of_every_problem_reads_every_answer():
 @settings(deadline=None)
 def test_plain_numbers_are_read_without_asking(number):
     text = str(number)
-    assert equivalence.shared().reads(text) and named.equivalent(tokenizer.reasoned("", text), text)
+    assert equivalence.shared().reads(text) and named.equivalent(reasoned("", text), text)
 
 
 def test_require_starts_what_math_needs():

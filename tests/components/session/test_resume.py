@@ -36,7 +36,7 @@ class Runs:
                 environment={**(environment or {}), **rank_environment(rank, processes, port)},
                 base=self.downloaded / "model",
                 dataset=self.downloaded / "dataset",
-                adapter=self.place / "adapter",
+                trained=self.place / "trained",
                 metrics=self.place / "metrics",
                 **options,
             )
@@ -63,7 +63,7 @@ class Runs:
         return [json.loads(line) for line in lines]
 
     def weights(self):
-        (file,) = (self.place / "adapter").glob("*.safetensors")
+        (file,) = (self.place / "trained").glob("*.safetensors")
         return file.read_bytes()
 
 
@@ -161,7 +161,7 @@ def test_sigterm_saves_and_says_so(runs, tmp_path, straight):
     (line,) = [line for line in text.splitlines() if ": stopped: " in line]
     (step,) = steps_in(tmp_path / "kept")
     assert step >= 7 and f"step {step} is saved" in line and "Traceback" not in text
-    assert not list((runs.place / "adapter").iterdir())
+    assert not list((runs.place / "trained").iterdir())
     assert f"goes on from step {step}" in runs.complete(config)
     weights, records = straight["full"]
     assert (runs.weights(), curve(runs.records())) == (weights, curve(records))
@@ -218,7 +218,7 @@ def test_none_usable_is_an_error(runs, kept):
         truncate(folder)
     text = runs.complete(config, code=2)
     assert "none of 2 checkpoints is usable" in text and "Traceback" not in text
-    assert not list((runs.place / "adapter").iterdir())
+    assert not list((runs.place / "trained").iterdir())
 
 
 def test_draft_without_manifest_is_no_checkpoint(runs, kept, straight):
