@@ -5,6 +5,7 @@ flag must be the only complaint. `make` says which program it would start. A rec
 the preflight stage as well. A command of a new kind fails here until it has a rule.
 """
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -17,7 +18,6 @@ import sys
 
 import pytest
 
-from pipelines import llada
 from pipelines.overrides import choose
 from tests.conftest import ROOT
 
@@ -124,7 +124,7 @@ def test_recipes_pass_preflight(outcome):
     assert {each.preference for each in recipes} == {"grpo"} and len(recipes) == 7
     for each in recipes:
         flags = []
-        for name, value in llada.arguments(each).items():
+        for name, value in dataclasses.asdict(each).items():
             text = value if isinstance(value, str) else json.dumps(value)
             flags += [f"--{name.replace('_', '-')}", text]
         assert outcome("components.preflight", *flags) == (0, "")
