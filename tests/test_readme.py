@@ -54,6 +54,11 @@ PROGRAMS = [
 ]
 
 
+def one_line(words):
+    """A command on one line."""
+    return " ".join(shlex.join(words).split())
+
+
 def coming(words):
     """A command as a parameter; `ask` and its programs are on the page before they are here."""
     is_here = importlib.util.find_spec("pipelines.generate") is not None
@@ -111,7 +116,7 @@ def outcome(monkeypatch, capsys):
     return start
 
 
-@pytest.mark.parametrize("words", [coming(words) for words in PROGRAMS], ids=shlex.join)
+@pytest.mark.parametrize("words", [coming(words) for words in PROGRAMS], ids=one_line)
 def test_program_knows_every_argument(outcome, words):
     module, arguments = program(words)
     code, line = outcome(module, FLAG, *arguments)

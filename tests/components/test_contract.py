@@ -152,6 +152,13 @@ def test_rooms():
     assert folders == {*STAGES, *ROOMS}
 
 
+def test_page_of_the_components_names_every_room():
+    page = (ROOT / "components" / "README.md").read_text()
+    names = [f"[{stage}]({stage}/README.md)" for stage in STAGES]
+    names += [f"`{name}.py`" for name in LOOSE] + [f"`{room}/`" for room in sorted(ROOMS)]
+    assert [name for name in names if name not in page] == []
+
+
 def test_model_leaves_the_machine_alone():
     """Processes, signals, sockets and the environment are the components' business."""
     for path in (ROOT / "model").rglob("*.py"):
