@@ -1,16 +1,18 @@
-"""What an evaluation is."""
+"""The configuration of an evaluation."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from model.options import Checked, check
 
+Form = Literal["chat", "text"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Checked):
     """Exact match on unseen problems, by lm_eval. The defaults are those of the 8B recipe."""
 
-    form: Literal["chat", "text"] = "chat"
+    form: Form = "chat"
     """How a problem is put: as a turn of a chat, answered between delimiters, or as plain text to
     go on with, the way a base model is pretrained, answered by the last result of a line."""
     gen_length: int = 256
