@@ -1,9 +1,9 @@
 """Runs an untrusted program against tests without danger to the machine or to the verdict.
 
-An answer gets two processes, both started from `sandbox_inside`: one runs the answer, the other the
-tests, which call the answer's functions through pipes. Both confine themselves before they run any
-code that they were given. The kernel enforces the confinement, on root as on any other user, and
-no privilege is needed to set it up:
+Each answer gets two processes, both started from `sandbox_inside`: one runs the answer, the other
+runs the tests, which call the answer's functions through pipes. Each process confines itself before
+it runs code of an answer or a test. The kernel enforces the confinement, for root as for any other
+user, and no privilege is needed to set it up:
 
     endless programs   this process kills both after `seconds`; RLIMIT_CPU ends busy ones earlier
     memory             RLIMIT_AS
