@@ -7,9 +7,6 @@ text  The problem's own text without template or control tokens, for a base mode
       code run the whole text.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from transformers import PreTrainedTokenizerBase
 
 from components.data import dataset as data
@@ -18,7 +15,7 @@ from components.rewards import named
 from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION, encode, encode_chat
 
 
-def tokens(tokenizer: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: Form) -> list[int]:
+def tokens(tokenizer: PreTrainedTokenizerBase, problem: named.Problem, form: Form) -> list[int]:
     """Token ids of the prompt that a problem becomes."""
     messages = data.asked(problem)
     if form == "chat":

@@ -105,7 +105,7 @@ def verified(response: str, problem: Problem) -> float:
 
 
 def well_formed(response: str) -> float:
-    """1.0 if the response is a thought and then a solution, both delimited, and nothing else.
+    """1.0 for a thought and then a solution, both delimited, with nothing else; otherwise 0.0.
 
     White space before, between and after the two is allowed.
     """
@@ -178,7 +178,7 @@ def score(response: str, problem: Problem, weights: Weights) -> Scored:
 
 
 def unusable(problems: Sequence[Problem], weights: Weights) -> dict[int, str]:
-    """The problems that no answer could be right for: position -> the bad field, in one line.
+    """The problems that no answer could be right for: position -> bad field and what is allowed.
 
     Prompt and answer must be texts, the verifier a known one, and math-verify must be able to read
     the answer of a formula, which takes some milliseconds unless it is a plain number.
@@ -232,5 +232,5 @@ def _check_problem(problem: Problem, names: set[str]) -> None:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text with something to read in it, encodable as UTF-8."""
+    """Whether it is a text that is not blank and can be encoded in UTF-8."""
     return isinstance(value, str) and bool(value.strip()) and not SURROGATE.search(value)
