@@ -1,7 +1,7 @@
 """The dataset's test problems as a task of lm_eval, judged by `components.rewards.named.is_right`.
 
 Problems and answers are plain texts from the artifact's own rows. They pass through no loader,
-template or cache of lm_eval or `datasets`, which would change signs and mix up datasets.
+template or cache of lm_eval or `datasets`, which may alter texts and confuse datasets.
 """
 
 import itertools

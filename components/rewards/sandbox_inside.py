@@ -80,7 +80,7 @@ def restrict_files(readable: list[str], scratch: str) -> None:
     """Landlock: allows reading below `readable`, plain files in `scratch`, and no other file.
 
     Rights that are not handled stay allowed, and a kernel refuses to handle rights that it does not
-    know; so all rights that this kernel's ABI has are handled.
+    know; so all rights on files that this kernel's ABI has are handled.
     """
     version = _call("Landlock", C.syscall, CREATE_RULESET, None, 0, GET_VERSION)
     truncate = TRUNCATE if version >= 3 else 0

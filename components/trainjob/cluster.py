@@ -20,10 +20,8 @@ from model.options import check
 GROUP, VERSION = API_VERSION.split("/")
 JOBS = {"group": GROUP, "version": VERSION, "plural": "trainjobs"}
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
-POD, CONTAINER = (
-    "KFP_POD_NAME",
-    "main",
-)  # the variable and the container that KFP gives a step's pod
+# In a step's pod, KFP sets this variable to the pod's name and runs the step in this container.
+POD, CONTAINER = "KFP_POD_NAME", "main"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 RUNTIMES = "kubectl get clustertrainingruntimes; kubectl get trainingruntimes"
 
@@ -95,7 +93,7 @@ class Cluster:
                 reason = _reason(error)
                 if error.status == 409 and reason == "AlreadyExists":
                     return False
-                # A 404 without a namespace's name is about the kind: it is not installed.
+                # A 404 that does not name the namespace means that the kind is not installed.
                 if error.status == 404 and "namespaces" not in _message(error):
                     raise ValueError(
                         f"{self.host} has no {API_VERSION}; install Kubeflow Trainer 2.3"

@@ -36,7 +36,7 @@ class Job:
             job = self.cluster.get(self.name)
             if job is None:
                 continue
-            is_going = "deletionTimestamp" in job["metadata"]
+            is_going = bool(job["metadata"].get("deletionTimestamp"))
             if _condition(job, "Failed") is None and not is_going:
                 return self._say("is there already, and is followed")
             self._say("of an earlier try has failed or is going, and is replaced")
