@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from components.data import wording
 from components.data.wording import Row, Unfit, first, is_given
-from components.rewards.config import VERIFIERS
+from components.rewards.named import VERIFIERS
 from model.tokenizer import DELIMITER
 
 PROMPTS = ("prompt", "question", "problem", "instruction")

@@ -17,9 +17,9 @@ API_VERSION = "trainer.kubeflow.org/v1alpha1"
 KIND = "TrainJob"
 NODE = "node"  # name of the replicated job and of its container in Trainer's torch runtimes
 LABELS = {"app.kubernetes.io/name": "trainjob"}  # manifests/base/network-policies.yaml selects it
-OUTPUTS = ("trained", "metrics")  # of pretrain and sft alike
-USER = 10001  # the user of images/Dockerfile
-GRACE = 120  # seconds that a node has to save its state when it is stopped
+OUTPUTS = ("trained", "metrics")
+USER = 10001  # of images/Dockerfile
+GRACE = 120  # seconds in which a node that was told to stop saves its state
 
 
 def build(
