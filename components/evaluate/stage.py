@@ -90,7 +90,7 @@ def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
     for generation in sampler.stream(lm.model, prompt_BP, **lm.options()):
         answer = generation.tokens_BL[0, len(prompt) :].tolist()
         windows.append([_shown(lm.tokenizer, token) for token in answer])
-    (response,) = lm.tokenizer.batch_decode([sampler.said(answer, lm.stops)])
+    (response,) = lm.tokenizer.batch_decode([sampler.before_stop(answer, lm.stops)])
     correct = named.verified(forms.delimited(response, problem, lm.config.form), problem)
     return sample(problem, response, bool(correct), lm.config.form) | {"passes": windows}
 
