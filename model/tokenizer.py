@@ -104,7 +104,7 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def pad_left(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]
+    tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts as one batch: (tokens_BP int64, attention_BP bool, False at the padding).
 
