@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model.cross_entropy import cross_entropy
 from model.llada import LLaDA
+from model.options import check
 
 MaskDraw = Literal["exact", "reference"]
 """How the number of masked tokens is drawn: `mask_counts`."""
@@ -168,8 +169,8 @@ def mask_counts(
 def _check(samples: int, batch_size: int, answer_A: torch.Tensor) -> None:
     if answer_A.numel() == 0:
         raise ValueError("the answer is empty, allowed: one token or more")
-    if samples < 1 or samples % batch_size:
-        raise ValueError(f"samples={samples}, allowed: a multiple of batch_size={batch_size}")
+    good = samples >= 1 and samples % batch_size == 0
+    check("samples", samples, good, f"a multiple of batch_size={batch_size}")
 
 
 def _add_rows(rows, index: int, request: Request, masks_SA: torch.Tensor, mask_id: int) -> None:
