@@ -1,4 +1,4 @@
-"""Generation: what must hold of every pass, batches, stops, and refused input."""
+"""Generation: invariants of every pass, batches, stop tokens, and refused input."""
 
 import copy
 
