@@ -62,7 +62,7 @@ class Packing:
     """Where the documents of a batch lie. Built once per forward pass and shared by all layers."""
 
     def __init__(self, documents_BL: torch.Tensor) -> None:
-        """Raises ValueError when `documents_BL` is not in the format of packed rows (see above)."""
+        """Raises ValueError when `documents_BL` is not in the format at the head of this file."""
         self.runs: list[tuple[int, bool]] = []
         """Runs of equal numbers in the flattened batch: length, and whether it is a document."""
         for row in documents_BL.tolist():
@@ -159,7 +159,7 @@ class Packing:
 
 
 def _groups(lengths: list[int]) -> list[list[int]]:
-    """Groups of document indices, the longest first: a group is padded by WASTE at most."""
+    """Groups of document indices, longest first, of which padding costs at most WASTE."""
     groups: list[list[int]] = []
     used = 0
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

@@ -111,7 +111,7 @@ class _CrossEntropy(torch.autograd.Function):
                 probabilities_NC.mul_(softmax_weight_N[:, None])
                 # Slices are disjoint, so each row of the gradient is written once and needs no sum.
                 weight_gradient[part] = probabilities_NC.to(states_ND.dtype).T @ states_ND
-            # Last, because the slices above overwrite. Targets repeat, hence index_add_.
+            # After the slices, which overwrite. A target may occur several times, hence index_add_.
             at_target_ND = (states_ND * -coefficient_N[:, None]).to(weight_dtype)
             weight_gradient.index_add_(0, targets_N, at_target_ND)
         return hidden_gradient, weight_gradient, None, None, None, None, None, None
@@ -128,14 +128,14 @@ def _softmax(states_ND, weight_VD, targets_N, scale: float, rows: int, *, with_m
     mean_ND = torch.zeros_like(states_ND, dtype=wide) if with_mean else None
     for part, rows_CD in _slices(weight_VD, rows, states_ND.dtype):
         logits_NC = _logits(states_ND, rows_CD, scale)
-        # Each target lies in one slice. The others gather some logit and drop it: a boolean index
-        # would make the GPU wait for the CPU.
+        # Each target lies in one slice; the other slices gather an arbitrary logit and discard it.
+        # Selecting the targets by a boolean index would make the CPU wait for the GPU.
         index_N = targets_N - part.start
         is_here_N = (index_N >= 0) & (index_N < len(rows_CD))
         logit_N = logits_NC.gather(1, index_N.clamp(0, len(rows_CD) - 1)[:, None])[:, 0]
         target_N = torch.where(is_here_N, logit_N, target_N)
-        # Exponentials are relative to the largest logit so far, so that none overflows. Where it
-        # grows, what was summed before shrinks by the difference.
+        # Exponentials are relative to the largest logit so far, so that none overflows. When it
+        # grows, the earlier sums shrink by the same factor.
         new_top_N = torch.maximum(top_N, logits_NC.amax(1))
         shrink_N = (top_N - new_top_N).exp_()
         exponentials_NC = logits_NC.sub_(new_top_N[:, None]).exp_()

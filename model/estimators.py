@@ -7,8 +7,8 @@ objectives are in `model.preference`.
 Shapes: B sequences, R some of them, L length, K slices, P scored slices.
 
 GRPO's estimators take two masks: `generated_BL`, all generated positions, and `answer_BL`, those up
-to the stop token. The sampler never committed the tail behind the stop token. Every view hides the
-tail and none scores it: in sight, it would give away the answer's length.
+to the stop token. The tail behind the stop token is padding that the sampler did not choose. Every
+view hides the tail and none scores it: in sight, it would give away the answer's length.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def one_pass(
 def complementary(
     generated_BL: torch.Tensor, answer_BL: torch.Tensor, *, generator: torch.Generator
 ) -> list[View]:
-    """Two complementary views, each of which scores the tokens the other shows, and a full one.
+    """Two complementary views, each scoring the tokens that the other shows, and a full one.
 
     Coupled-GRPO (DiffuCoder, arXiv:2506.20639, section 4, and apple/ml-diffucoder): with a mask
     ratio t ~ U(0.2, 0.8) each token is hidden in the first view (probability t) or in the second.
