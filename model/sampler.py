@@ -11,15 +11,17 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.options import Cache, Remasking, check
-from model.remasking import choose, penalize, propose
+from model.remasking import Noise, choose, penalize, propose
 from model.window import Window
+
+TOKENS = ("stop_tokens", "forbidden_tokens", "deferred_tokens")
 
 
 @dataclass(frozen=True)
@@ -108,28 +110,102 @@ def stream(
         for turn in range(budget):
             if not window.has_masks:
                 break
-            logits_BMV = window.logits()
-            passes += 1
-            if repetition_penalty != 1.0:
-                logits_BMV = penalize(logits_BMV, window.seen(), repetition_penalty)
-            if forbidden_tokens:
-                logits_BMV[..., list(forbidden_tokens)] = -torch.inf
-            token_BM, confidence_BM = propose(
-                logits_BMV,
-                window.mask_id,
+            denoise(
+                window,
+                budget - turn,
                 temperature=temperature,
                 remasking=remasking,
-                deferred=deferred_tokens,
+                threshold=threshold,
+                factor=factor,
+                repetition_penalty=repetition_penalty,
+                stop_tokens=stop_tokens,
+                forbidden_tokens=forbidden_tokens,
+                deferred_tokens=deferred_tokens,
                 generator=generator,
             )
-            places = window.places() if deferred_tokens else None  # their confidences tie
-            commit_BM = choose(
-                confidence_BM, window.masked_BM, budget - turn, threshold, factor, places
-            )
-            window.commit(token_BM, commit_BM, stop_tokens)
+            passes += 1
             with torch.inference_mode(False):  # a caller may train on the tokens
                 tokens_BL = window.result_BL.clone()
             yield Generation(tokens_BL, passes)
+
+
+def denoise(
+    window: Window,
+    turns_left: int | torch.Tensor,
+    *,
+    temperature: float,
+    remasking: Remasking,
+    threshold: float | None,
+    factor: float | None,
+    repetition_penalty: float,
+    stop_tokens: Sequence[int],
+    forbidden_tokens: Sequence[int],
+    deferred_tokens: Sequence[int],
+    generator: Noise,
+) -> None:
+    """One pass over the window's active block, and what it commits.
+
+    `turns_left` is how many passes the block may still take, this one included; one number, or one
+    for each running row [B].
+    """
+    logits_BMV = window.logits()
+    if repetition_penalty != 1.0:
+        logits_BMV = penalize(logits_BMV, window.seen(), repetition_penalty)
+    if forbidden_tokens:
+        logits_BMV[..., list(forbidden_tokens)] = -torch.inf
+    token_BM, confidence_BM = propose(
+        logits_BMV,
+        window.mask_id,
+        temperature=temperature,
+        remasking=remasking,
+        deferred=deferred_tokens,
+        generator=generator,
+        masked_BM=window.masked_BM,
+    )
+    places = window.places() if deferred_tokens else None  # their confidences tie
+    commit_BM = choose(confidence_BM, window.masked_BM, turns_left, threshold, factor, places)
+    window.commit(token_BM, commit_BM, stop_tokens)
+
+
+DEFAULTS: dict[str, Any] = {
+    "temperature": 0.0,
+    "remasking": "low_confidence",
+    "threshold": None,
+    "factor": None,
+    "repetition_penalty": 1.0,
+    "stop_tokens": (),
+    "forbidden_tokens": (),
+    "deferred_tokens": (),
+}
+"""The options of `denoise`, as `stream` has them."""
+
+
+def check_request(
+    config: LLaDAConfig,
+    prompt_BP: torch.Tensor,
+    *,
+    gen_length: int,
+    block_length: int,
+    steps: int | None = None,
+    cfg_scale: float = 0.0,
+    cache: Cache = "none",
+    **options: Any,
+) -> None:
+    """Raises what `stream` raises of a prompt or an option, without a pass."""
+    chosen = {**DEFAULTS, **options}
+    tokens = [token for name in TOKENS for token in chosen.pop(name)]
+    steps = gen_length if steps is None else steps
+    _check_options(
+        config.embedding_size,
+        tokens=tokens,
+        gen_length=gen_length,
+        block_length=block_length,
+        steps=steps,
+        cfg_scale=cfg_scale,
+        cache=cache,
+        **chosen,
+    )
+    _check_prompt(config, prompt_BP, None, gen_length)
 
 
 def _check_options(vocabulary: int, *, tokens: Sequence[int], **options) -> None:

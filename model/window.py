@@ -34,23 +34,38 @@ class Window:
         attention_mask_BP: torch.Tensor | None,
         cfg_scale: float,
         cache: Cache,
+        *,
+        lengths_B: torch.Tensor | None = None,
+        answered_B: torch.Tensor | None = None,
     ) -> None:
         """`attention_mask_BP` is 0 at the prompts' padding, on either side; None means no padding.
 
-        `result_BL` has the caller's prompts and the answers of all rows; `tokens_BL` is the window.
+        A row may have a canvas of its own length, `lengths_B`, up to `gen_length`; padding that
+        nothing sees fills it up. The last `answered_B` tokens of a row's prompt are its answer so
+        far. `result_BL` has the caller's prompts and the answers of all rows; `tokens_BL` is the
+        window.
         """
         self.model, self.cfg_scale, self.caching = model, cfg_scale, cache
         self.mask_id = model.config.mask_token_id
         batch, self.answer_start = prompt_BP.shape
         canvas_BG = prompt_BP.new_full((batch, gen_length), self.mask_id)
+        is_canvas_BG = torch.ones_like(canvas_BG).bool()
+        if lengths_B is not None:
+            is_canvas_BG = torch.arange(gen_length, device=lengths_B.device) < lengths_B[:, None]
+            canvas_BG = canvas_BG.masked_fill(~is_canvas_BG, model.config.pad_token_id)
+        self.lengths_B = is_canvas_BG.sum(1)
         self.result_BL = torch.cat((prompt_BP, canvas_BG), dim=1)
         self.rows_B = torch.arange(batch, device=prompt_BP.device)
         prompt_BP, visible_BP = _align(prompt_BP, attention_mask_BP, self.mask_id)
         self.prompt_length = prompt_BP.shape[1]
         self.tokens_BL = torch.cat((prompt_BP, canvas_BG), dim=1)
         self.attention_BL: torch.Tensor | None = None
-        if not visible_BP.all():
-            self.attention_BL = torch.cat((visible_BP, torch.ones_like(canvas_BG).bool()), dim=1)
+        if not (visible_BP.all() and is_canvas_BG.all()):
+            self.attention_BL = torch.cat((visible_BP, is_canvas_BG), dim=1)
+        self.prompts_B = visible_BP.sum(1)
+        if answered_B is None:
+            answered_B = torch.zeros_like(self.prompts_B)
+        self.answered_B = answered_B
         self.cache: KeyValueCache | None = None
         self.recorder: Recorder | None = None
         self.can_record = can_record(model)
@@ -73,9 +88,9 @@ class Window:
         """
         tokens_BL, attention_BL, places_BM = self.tokens_BL, self.attention_BL, self.places_BM
         if self.cfg_scale:
-            blind_BL = tokens_BL.clone()
-            blind_BL[:, : self.prompt_length] = self.mask_id
-            tokens_BL = torch.cat((tokens_BL, blind_BL))
+            places_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+            is_prompt_BL = places_L < self.prompt_length - self.answered_B[:, None]
+            tokens_BL = torch.cat((tokens_BL, tokens_BL.masked_fill(is_prompt_BL, self.mask_id)))
             places_BM = places_BM.repeat(2, 1)
             attention_BL = None if attention_BL is None else attention_BL.repeat(2, 1)
         hidden_BMD = self._states(tokens_BL, attention_BL, places_BM)
@@ -85,16 +100,21 @@ class Window:
             logits_BMV = blind + (self.cfg_scale + 1) * (conditional - blind)
         return logits_BMV
 
-    def places(self) -> tuple[torch.Tensor, int]:
-        """Places in the window of the block's masked positions [B, M], and the window's length."""
-        return self.places_BM + self.start, self.tokens_BL.shape[1]
+    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places of the block's masked positions [B, M] in rows without padding, whose lengths are
+        the second tensor [B]."""
+        first_B = self.start - self.prompt_length + self.prompts_B
+        return self.places_BM + first_B[:, None], self.prompts_B + self.lengths_B
 
     def seen(self) -> torch.Tensor:
         """The tokens that each row holds [B, V], in prompt and answer; neither mask nor padding."""
         seen_BV = self.tokens_BL.new_zeros(
             (len(self.tokens_BL), self.model.config.embedding_size), dtype=torch.bool
         )
-        seen_BV.scatter_(1, self.tokens_BL, True)
+        shown_BL = self.tokens_BL
+        if self.attention_BL is not None:
+            shown_BL = shown_BL.masked_fill(~self.attention_BL, self.mask_id)
+        seen_BV.scatter_(1, shown_BL, True)
         seen_BV[:, self.mask_id] = False
         return seen_BV
 
@@ -160,6 +180,8 @@ class Window:
         """Goes on with these rows alone."""
         batch = len(self.tokens_BL)
         self.tokens_BL, self.rows_B = self.tokens_BL[rows_R], self.rows_B[rows_R]
+        self.prompts_B, self.lengths_B = self.prompts_B[rows_R], self.lengths_B[rows_R]
+        self.answered_B = self.answered_B[rows_R]
         if self.attention_BL is not None:
             self.attention_BL = self.attention_BL[rows_R]
         if self.cache is not None:

@@ -110,6 +110,7 @@ def test_layers(stage):
 
 MODEL = [
     "attention",
+    "batching",
     "cache",
     "checkpoint",
     "config",
