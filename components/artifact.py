@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
+from components import atomic
+
 RECORD = ".artifact.json"
 CLAIM = ".unfinished"  # in an output that is not complete yet (`outputs`)
 METRICS = "metrics.jsonl"
@@ -135,7 +137,8 @@ def record(
         own = {"stage": stage, "output": name, "fingerprint": fingerprint}
         lineage = _lineage(parents.values())
         lineage.append({**own, "config": common["config"], "summary": facts})
-        _write(path / RECORD, {**common, **own, "files": files, "lineage": lineage})
+        content = {**common, **own, "files": files, "lineage": lineage}
+        atomic.write_json(path / RECORD, content)
 
 
 def checksum(file: Path) -> str:
@@ -165,16 +168,6 @@ def _lineage(parents: Any) -> list[dict[str, Any]]:
             key = (entry["stage"], entry["output"], entry["fingerprint"])
             ancestors.setdefault(key, entry)
     return list(ancestors.values())
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    """Writes beside and renames, so that a record is whole or absent."""
-    draft = file.with_suffix(".draft")
-    with draft.open("w") as stream:
-        json.dump(content, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
 
 
 def versions() -> dict[str, str]:

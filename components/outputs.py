@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components import atomic
 from components.artifact import CLAIM, METRICS, RECORD, ArtifactError
 
 # What stages write into each output, as relative paths, of folders with a slash. Whatever else is
@@ -26,7 +27,7 @@ TEMPLATES = ("added_tokens.json", "chat_template.json", "chat_template.jinja")
 CONFIGS = ("config.json", "generation_config.json", "model.safetensors.index.json")
 MODEL = (*WEIGHTS, *TOKENIZER, *TEMPLATES, *CONFIGS)
 PARTS = ("pretrain.jsonl", "sft.jsonl", "preferences.jsonl", "problems.jsonl", "test.jsonl")
-SHARDS = ("manifest.json", "lengths.bin", f"tokens-{NUMBER}.bin")
+SHARDS = ("manifest.json", f".manifest.json{atomic.DRAFT}", "lengths.bin", f"tokens-{NUMBER}.bin")
 DATASET = (*PARTS, "report.json", "report.md", *(f"pretrain/{name}" for name in ("", *SHARDS)))
 WRITTEN = {
     "model": MODEL,
@@ -37,7 +38,7 @@ WRITTEN = {
     "release": (*MODEL, "README.md"),
     "report": ("report.json", "report.html"),
 }
-RECORDS = (RECORD, ".artifact.draft", f"{RECORD}.draft")
+RECORDS = (RECORD, f"{RECORD}{atomic.DRAFT}")
 DRAFT = f".draft-{'[a-z0-9_]' * 8}/"  # where a model is written before it is moved to its place
 
 

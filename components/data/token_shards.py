@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from components import atomic
 from model.tokenizer import encode
 
 MANIFEST, LENGTHS = "manifest.json", "lengths.bin"
@@ -114,7 +115,7 @@ class ShardWriter:
         for name in ("documents", "tokens"):
             manifest[name] = sum(shard[name] for shard in self.shards)
         manifest["shards"] = self.shards
-        (self.directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        atomic.write_json(self.directory / MANIFEST, manifest)
 
 
 class Shards:

@@ -9,13 +9,12 @@ import atexit
 import fnmatch
 import io
 import json
-import os
 import shutil
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from components import atomic
 from components.storage import finding, hub, objects
 from components.storage.errors import AlreadyThere, Location, StorageError
 from components.storage.finding import Found, Sizes
@@ -83,15 +82,11 @@ def open_file(location: Location) -> BinaryIO:
 def get_file(location: Location, local: Path) -> None:
     """Copies a file here, whole or not at all."""
     local.parent.mkdir(parents=True, exist_ok=True)
-    draft = beside(local)
-    try:
+    with atomic.replacing(local) as draft:
         if is_remote(location):
             objects.download(location, draft)
         else:
             shutil.copyfile(location, draft)
-        draft.replace(local)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def put_file(local: Path, location: Location) -> None:
@@ -113,22 +108,14 @@ def read_json(location: Location) -> Any:
 
 def write_json(location: Location, value: Any, *, new: bool = False) -> None:
     """Writes a JSON file at once. `new` raises AlreadyThere where one is there already."""
-    content = json.dumps(value, indent=1).encode()
     if is_remote(location):
-        return objects.put(location, content, new=new)
+        return objects.put(location, json.dumps(value, indent=1).encode(), new=new)
     path = Path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = beside(path)
     try:
-        _write_durably(draft, content)
-        if new:
-            os.link(draft, path)
-        else:
-            draft.replace(path)
+        atomic.write_json(path, value, new=new)
     except FileExistsError:
         raise AlreadyThere(f"{location}: is there already") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def delete(location: Location) -> None:
@@ -171,18 +158,6 @@ def hub_address(name: str, source: Path) -> str | None:
     """
     is_elsewhere = Path(name).is_dir() or name.startswith("s3://")
     return None if is_elsewhere else f"{name}@{source.name}"
-
-
-def beside(path: Path) -> Path:
-    """A hidden new name in the same directory, so that a rename replaces at once."""
-    return path.parent / f".{path.name}.draft-{uuid.uuid4().hex[:8]}"
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _sizes(location: str) -> Sizes:
