@@ -18,7 +18,7 @@ from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION, encode, encode_chat
 
 def tokens(tokenizer: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str) -> list[int]:
     """Token ids of a problem as the model is asked it."""
-    messages = data.asked(problem)
+    messages = data.prompt_messages(problem)
     if form == "chat":
         return encode_chat(tokenizer, messages)
     return plain(tokenizer, "\n\n".join(message["content"] for message in messages))

@@ -59,7 +59,9 @@ def roll_out(
     judge: Judge | None = None,
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
-    prompts = [encode_chat(tokenizer, data.asked(row)) for row in _each(problems, config.group)]
+    prompts = [
+        encode_chat(tokenizer, data.prompt_messages(row)) for row in _each(problems, config.group)
+    ]
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     prompt_BP = batch["input_ids"].to(model.device)
     seen_BP = batch["attention_mask"].to(model.device).bool()
@@ -195,7 +197,7 @@ def _scored(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | 
 
 
 def _question(problem: dict[str, Any]) -> str:
-    return "\n\n".join(message["content"] for message in data.asked(problem))
+    return "\n\n".join(message["content"] for message in data.prompt_messages(problem))
 
 
 def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int):

@@ -2,13 +2,18 @@
 
 import math
 import re
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from model.options import Checked, check, check_text
 
 REWARDS = ("verified", "exact", "math", "code", "format", "equations", "overlong")
 """Names of the rewards in `components.rewards.named`."""
+Verifier = Literal["exact", "math", "code"]
+"""How an answer is compared with the verified one."""
+VERIFIERS: tuple[str, ...] = typing.get_args(Verifier)
 URL = re.compile(
     r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?(/[!\"$->@-~]*)?", re.ASCII
 )
