@@ -1,7 +1,7 @@
 """Directories in storage, committed by a manifest that is written last.
 
-A directory is complete once its manifest is there: what was cut short is never read. Locally it is
-also written beside its place and renamed. How a file travels is `components.storage`'s business.
+A directory is complete once it has a manifest: a copy that was cut short is never read. A local
+directory is also written as a draft and renamed.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ def list_directories(location: Location) -> list[str]:
 
 
 def put_directory(local: Path, location: Location, *, replace: bool = False) -> None:
-    """Copies a directory and commits it by its manifest.
+    """Copies a directory and commits it with its manifest.
 
-    The same content again is no error. Other content raises AlreadyThere, unless `replace`
-    first deletes what is there.
+    Does nothing if the same content is there already. Other content raises AlreadyThere, or is
+    deleted first with `replace`.
     """
     files = {name: local / name for name in list_files(local) if name != MANIFEST}
     manifest = {
@@ -63,9 +63,9 @@ def put_directory(local: Path, location: Location, *, replace: bool = False) -> 
 
 
 def get_directory(location: Location, local: Path) -> None:
-    """Copies a complete directory to a new or empty local one, every checksum verified.
+    """Copies a complete directory to a new or empty local one, and verifies every checksum.
 
-    Raises FileNotFoundError without a manifest, StorageError naming the file that differs.
+    Raises FileNotFoundError without a manifest, StorageError naming a file that differs.
     """
     try:
         manifest = read_json(join(location, MANIFEST))
@@ -89,7 +89,7 @@ def _commit(manifest: dict, location: Location) -> None:
 
 @contextlib.contextmanager
 def _drafted(target: Path) -> Iterator[Path]:
-    """A directory that takes its place when the block ends; AlreadyThere unless it is free."""
+    """A draft directory, which moves to `target` in the end. AlreadyThere unless that is free."""
     try:
         with atomic.replacing(target) as draft:
             draft.mkdir(parents=True)
