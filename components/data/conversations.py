@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from components.data import wording
 from components.data.jsonlines import Row
-from components.data.wording import Unfit, first, is_given
+from components.data.wording import Unfit, first, has_value
 from components.rewards.config import VERIFIERS
 from model.tokenizer import DELIMITER
 
@@ -148,9 +148,9 @@ def _prompt(row: Row) -> list[Any]:
     if _is_talk(prompt):
         return _beside(row, prompt, missing="several_prompts")
     _refuse_transcript(prompt)
-    beside = [row[name] for name in MATERIAL if name not in names and is_given(row.get(name))]
+    beside = [row[name] for name in MATERIAL if name not in names and has_value(row.get(name))]
     question = "\n\n".join(wording.text(value, "no_prompt") for value in (prompt, *beside))
-    for other in (row[name] for name in PROMPTS if is_given(row.get(name))):
+    for other in (row[name] for name in PROMPTS if has_value(row.get(name))):
         if not _is_talk(other) and wording.text(other, "no_prompt") not in question:
             raise Unfit("several_prompts")  # nobody can tell which of them the answer is for
     _refuse_unshown(row, question)
@@ -163,11 +163,11 @@ def _beside(row: Row, talk: list[Any], *, missing: str) -> list[Any]:
     Raises Unfit if a column says something that is not in the messages: `missing` for a prompt.
     """
     contents = _contents(talk)
-    if is_given(row.get("history")):
+    if has_value(row.get("history")):
         raise Unfit("history_beside_messages")
     for name in (*MATERIAL, *PROMPTS):
         value = row.get(name)
-        if not is_given(value) or _is_talk(value):
+        if not has_value(value) or _is_talk(value):
             continue
         if wording.text(value, "no_prompt") not in contents:
             raise Unfit(missing if name in PROMPTS else f"{name}_beside_messages")
@@ -188,7 +188,7 @@ def _is_talk(value: Any) -> TypeGuard[list[Any]]:
 
 
 def _system(row: Row) -> list[dict[str, str]]:
-    system = next((row[name] for name in SYSTEMS if is_given(row.get(name))), None)
+    system = next((row[name] for name in SYSTEMS if has_value(row.get(name))), None)
     if system is None:
         return []
     return [{"role": "system", "content": wording.text(system, "empty_message")}]
@@ -197,7 +197,7 @@ def _system(row: Row) -> list[dict[str, str]]:
 def _history(row: Row) -> list[Any]:
     """Earlier turns: Alpaca's [question, answer] pairs, or messages."""
     history = row.get("history")
-    if not is_given(history):
+    if not has_value(history):
         return []
     turns: list[Any] = []
     for turn in history if isinstance(history, list) else [None]:
@@ -223,14 +223,14 @@ def _texts(value: Any, name: str, depth: int = 4) -> list[str]:
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list):
-        return [wording.text(value, name)] if is_given(value) else []
+        return [wording.text(value, name)] if has_value(value) else []
     if value and not depth:
         raise Unfit(name)
     return [text for inner in value for text in _texts(inner, name, depth - 1)]
 
 
 def _refuse_tools(row: Row) -> None:
-    if any(is_given(row.get(name)) for name in TOOLS):
+    if any(has_value(row.get(name)) for name in TOOLS):
         raise Unfit("tools")
     wording.refuse(row)
 

@@ -77,8 +77,8 @@ class Quotas:
     @property
     def full(self) -> bool:
         """Whether nothing more is wanted."""
-        wanted = self.sample.documents
-        return wanted is not None and self.long + self.short >= wanted
+        goal = self.sample.documents
+        return goal is not None and self.long + self.short >= goal
 
     def hopeless(self, text: str) -> str | None:
         """The reason to refuse a text that no tokenizer could save, or None.
@@ -116,13 +116,13 @@ class Quotas:
         """One line on the shares that were reached, and one more if the sources ended early."""
         if not self.sample.long_share:
             return []
-        total, wanted = self.long + self.short, self.sample.documents
+        total, goal = self.long + self.short, self.sample.documents
         share = 100 * self.long / max(total, 1)
         least = f"{self.sample.long_tokens:,} tokens or more"
         lines = [f"{self.long:,} documents of {least} ({share:.1f}%), {self.short:,} shorter."]
-        if wanted is not None and total < wanted:
+        if goal is not None and total < goal:
             lines.append(
-                f"The sources ended before the {wanted:,} documents that were asked for: wanted "
+                f"The sources ended before the {goal:,} documents that were asked for: wanted "
                 f"{self.long_quota:,} long and {self.short_quota:,} shorter ones."
             )
         return lines

@@ -63,8 +63,8 @@ RULES: dict[str, Callable[[str], bool]] = {
 
 def fault(text: str) -> str | None:
     """The name of the first rule that a text breaks, or None."""
-    shown = _slices(text)
-    return next((name for name, rule in RULES.items() if rule(shown)), None)
+    excerpt = _slices(text)
+    return next((name for name, rule in RULES.items() if rule(excerpt)), None)
 
 
 def _slices(text: str) -> str:

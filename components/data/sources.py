@@ -54,7 +54,7 @@ class Files:
     @property
     def note(self) -> str:
         """A line that names the files left out, or an empty text."""
-        left_out = finding.described(self.left_out)
+        left_out = finding.describe(self.left_out)
         return left_out and f"{self.source.location}: files read: {len(self.kinds)}{left_out}"
 
 
@@ -78,7 +78,7 @@ def files(source: Source) -> Files:
     if not kinds:
         raise ValueError(
             f"{source.location}: unknown kind of file, allowed: {', '.join(FORMATS)} (.gz, .zst), "
-            f"or a format{finding.described(left_out)}"
+            f"or a format{finding.describe(left_out)}"
         )
     return Files(source, kinds, left_out)
 
@@ -103,7 +103,7 @@ def rows(files: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row
                 raise _damaged(file, kind, error) from error
 
 
-def interleaved(
+def interleave(
     sources: Sequence[Files], columns: Callable[[Source], Collection[str]], *, seed: int
 ) -> Iterator[tuple[Source, str, int, Row | str]]:
     """Rows of several sources: each row's source is drawn by weight until it is exhausted."""

@@ -80,7 +80,7 @@ def answer(content: Any, beside: Row, empty: str) -> str:
 
 def thought(row: Row) -> str | None:
     """The thought in a column of its own, or None."""
-    value = next((row[name] for name in THOUGHTS if is_given(row.get(name))), None)
+    value = next((row[name] for name in THOUGHTS if has_value(row.get(name))), None)
     is_switch = isinstance(value, bool) or value in SWITCHES
     return None if value is None or is_switch else text(value, "empty_message")
 
@@ -97,9 +97,9 @@ def text(value: Any, empty: str) -> str:
 
 def refuse(row: Row) -> None:
     """Raises Unfit for tool calls and pictures: the text alone would be incomplete."""
-    if any(is_given(row.get(name)) for name in CALLS):
+    if any(has_value(row.get(name)) for name in CALLS):
         raise Unfit("tool_calls")
-    if any(is_given(row.get(name)) for name in MEDIA):
+    if any(has_value(row.get(name)) for name in MEDIA):
         raise Unfit("not_text")
 
 
@@ -108,7 +108,7 @@ def first(row: Row, names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def is_given(value: Any, depth: int = 4) -> bool:
+def has_value(value: Any, depth: int = 4) -> bool:
     """Whether an optional column holds a value: not null, NaN, blank or a list of such."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
@@ -118,7 +118,7 @@ def is_given(value: Any, depth: int = 4) -> bool:
         value = list(value.values())
     if not isinstance(value, list) or (value and not depth):
         return True
-    return any(is_given(inner, depth - 1) for inner in value)
+    return any(has_value(inner, depth - 1) for inner in value)
 
 
 def _spoken(value: Any) -> tuple[str, str]:

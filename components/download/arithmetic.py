@@ -90,10 +90,12 @@ def split(sums: list[Sum], test: int, rng: random.Random) -> tuple[list[Sum], li
     """
     held_out: dict[frozenset[int], Sum] = {}
     shuffled = rng.sample(sums, len(sums))
-    for one in shuffled:
+    for problem in shuffled:
         if len(held_out) < test:
-            held_out.setdefault(one.pair, one)
-    return list(held_out.values()), [one for one in shuffled if one.pair not in held_out]
+            held_out.setdefault(problem.pair, problem)
+    return list(held_out.values()), [
+        problem for problem in shuffled if problem.pair not in held_out
+    ]
 
 
 def pupils_slip(problem: Sum, rng: random.Random) -> str | None:
@@ -104,8 +106,8 @@ def pupils_slip(problem: Sum, rng: random.Random) -> str | None:
 def documents(sums: list[Sum], slips: list[str | None], rng: random.Random) -> list[str]:
     """Pretraining texts: the pupil's worked sums, and lines of the addition table."""
     worked = [
-        f"{one.question} {' = '.join(one.work(slip))}\n"
-        for one, slip in zip(sums, slips, strict=True)
+        f"{problem.question} {' = '.join(problem.work(slip))}\n"
+        for problem, slip in zip(sums, slips, strict=True)
     ]
     pairs = list(itertools.product(DIGITS, repeat=2))
     table = [f"{a}+{b}={WORDS[a + b]}\n" for a, b in pairs]

@@ -28,13 +28,13 @@ def parts(config: DownloadConfig) -> dict[str, Stream]:
 
     Raises ValueError or FileNotFoundError for a file that is missing: before a model is fetched.
     """
-    named = {part: getattr(config, part) for part in data.COLUMNS if getattr(config, part)}
+    by_part = {part: getattr(config, part) for part in data.COLUMNS if getattr(config, part)}
     streams: dict[str, Stream] = {}
     if config.dataset is not None:
-        streams = _dataset_streams(config, [part for part in data.COLUMNS if part not in named])
-    elif not named:
+        streams = _dataset_streams(config, [part for part in data.COLUMNS if part not in by_part])
+    elif not by_part:
         return {part: _list_stream(rows) for part, rows in _make(config).items()}
-    for part, locations in named.items():
+    for part, locations in by_part.items():
         streams[part] = _source_stream(part, locations, config.seed)
     return {part: streams[part] for part in data.COLUMNS if part in streams}
 
@@ -47,19 +47,19 @@ def _make(config: DownloadConfig) -> dict[str, list[Row]]:
     """The rows of every part, made of sums."""
     rng = random.Random(config.seed)
     test, train = arithmetic.split(arithmetic.sums(), config.test_problems, rng)
-    slips = [arithmetic.pupils_slip(one, rng) for one in train]
+    slips = [arithmetic.pupils_slip(problem, rng) for problem in train]
     return {
         "pretrain": [{"text": text} for text in arithmetic.documents(train, slips, rng)],
         "sft": [arithmetic.dialogue(*pair) for pair in zip(train, slips, strict=True)],
-        "preferences": [arithmetic.preference(one, rng) for one in train],
-        "problems": [arithmetic.verifiable(one) for one in train],
-        "test": [arithmetic.verifiable(one) for one in test],
+        "preferences": [arithmetic.preference(problem, rng) for problem in train],
+        "problems": [arithmetic.verifiable(problem) for problem in train],
+        "test": [arithmetic.verifiable(problem) for problem in test],
     }
 
 
-def _dataset_streams(config: DownloadConfig, wanted: list[str]) -> dict[str, Stream]:
+def _dataset_streams(config: DownloadConfig, parts: list[str]) -> dict[str, Stream]:
     assert config.dataset is not None
-    names = [f"{part}.jsonl" for part in wanted]
+    names = [f"{part}.jsonl" for part in parts]
     folder = fetch(config.dataset, config.dataset_revision, kind="dataset", patterns=names)
     for name in names:  # a missing file is refused before a model is fetched
         if not (folder / name).is_file():
@@ -67,7 +67,7 @@ def _dataset_streams(config: DownloadConfig, wanted: list[str]) -> dict[str, Str
             raise ValueError(f"{config.dataset}/{name}: not there; a dataset has {files} (.jsonl)")
         if not (folder / name).stat().st_size:
             raise ValueError(f"{config.dataset}/{name}: empty")
-    return {part: _file_stream(part, config.dataset, folder, config.seed) for part in wanted}
+    return {part: _file_stream(part, config.dataset, folder, config.seed) for part in parts}
 
 
 def _file_stream(part: str, dataset: str, folder: Path, seed: int) -> Stream:
@@ -103,7 +103,7 @@ def _usable_rows(
     def columns(source: Source) -> Collection[str]:
         return READS.get(part, {source.column})
 
-    for source, file, number, row in sources.interleaved(files, columns, seed=seed):
+    for source, file, number, row in sources.interleave(files, columns, seed=seed):
         card.sources[source.location] += 1
         card.place = f"{names.get(file, file)}:{number}"
         try:

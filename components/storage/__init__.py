@@ -65,7 +65,7 @@ def find(location: Location) -> Listing:
     if not listing.files:
         where = " on the Hub" if hub.is_on_hub(location) else ""
         raise FileNotFoundError(
-            f"{location}: no such file{where}{finding.described(listing.left_out)}"
+            f"{location}: no such file{where}{finding.describe(listing.left_out)}"
         )
     return listing
 

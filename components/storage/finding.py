@@ -57,7 +57,7 @@ def find(location: str, sizes: Callable[[str], Sizes]) -> Listing:
     return listing
 
 
-def described(left_out: dict[str, str], shown: int = 5) -> str:
+def describe(left_out: dict[str, str], shown: int = 5) -> str:
     """The files left out and their reasons, for the end of a line."""
     if not left_out:
         return ""
