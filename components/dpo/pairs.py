@@ -45,7 +45,7 @@ def read(
     """
     pairs, dropped = [], Counter({"empty": 0, "identical": 0, "too_long": 0})
     for row in rows:
-        prompt = encode_chat(tokenizer, data.asked(row))
+        prompt = encode_chat(tokenizer, data.prompt_messages(row))
         chosen, rejected = (
             [*encode_answer(tokenizer, row[side]), tokenizer.eos_token_id] for side in SIDES
         )

@@ -59,7 +59,9 @@ def roll_out(
     judge: Judge | None = None,
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
-    prompts = [encode_chat(tokenizer, data.asked(row)) for row in _each(problems, config.group)]
+    prompts = [
+        encode_chat(tokenizer, data.prompt_messages(row)) for row in _each(problems, config.group)
+    ]
     prompt_BP, seen_BP = (rows.to(model.device) for rows in pad_left(tokenizer, prompts))
     tokens_BL, order_BL = _generate(model, tokenizer, prompt_BP, seen_BP, config, generator)
     window_BL = torch.ones_like(tokens_BL, dtype=torch.bool)
@@ -187,7 +189,7 @@ def _scored(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | 
 
 
 def _question(problem: dict[str, Any]) -> str:
-    return "\n\n".join(message["content"] for message in data.asked(problem))
+    return "\n\n".join(message["content"] for message in data.prompt_messages(problem))
 
 
 def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int):

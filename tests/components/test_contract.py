@@ -135,7 +135,17 @@ MODEL = [
     "window",
 ]
 TRAINING = ["config", "draws", "loop", "optimizer", "preemption", "protocols", "throughput"]
-LOOSE = ["artifact", "cli", "coerce", "container", "drawing", "failure", "outputs", "selftest"]
+LOOSE = [
+    "artifact",
+    "atomic",
+    "cli",
+    "coerce",
+    "container",
+    "drawing",
+    "failure",
+    "outputs",
+    "selftest",
+]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}
 
