@@ -44,7 +44,7 @@ component-run: .venv/ready ## run one stage in its container: STAGE=sft ARGS="..
 	@$(BIN)/python -m images.component --runs '$(RUNS)' --network '$(NETWORK)' $(STAGE) $(ARGS)
 
 pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
-	@$(BIN)/python -m pipelines.compile $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
+	@$(BIN)/python -m pipelines.compiler $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
 
 kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docker, kind, the internet
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster up

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import torch
 
 from components import artifact
-from pipelines.llada import arguments
-from pipelines.recipes import Recipe, tiny
+from components.preflight.config import Recipe
+from pipelines.form import arguments
+from pipelines.recipes import tiny
 
 RUNS = Path(".runs/first_run")
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"

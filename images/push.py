@@ -10,11 +10,10 @@ from pathlib import Path
 import docker
 from docker.errors import APIError
 
+from components import PROJECT
 from components.container import BUILT, PINNED
 from images.end import end
 from pipelines import engine
-
-NAME = "llada-reasoning"
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def push(client: docker.DockerClient, tag: str, registry: str) -> str:
     """Pushes the image under its commit and returns its name by digest. Raises ValueError."""
     image = engine.require(client, tag)
     commit = (image.labels or {}).get(engine.REVISION, "unknown")
-    repository = f"{registry}/{NAME}"
+    repository = f"{registry}/{PROJECT}"
     image.tag(repository, commit)
     try:
         events = list(client.images.push(repository, commit, stream=True, decode=True))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components import USER
 from components.trainjob.config import TrainjobConfig
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
@@ -17,7 +18,6 @@ KIND = "TrainJob"
 NODE = "node"  # the replicated job, and its container, that Trainer's torch runtimes define
 LABELS = {"app.kubernetes.io/name": "trainjob"}  # manifests/base/network-policies.yaml selects it
 OUTPUTS = ("trained", "metrics")
-USER = 10001  # of images/Dockerfile
 GRACE = 120  # seconds in which a node that was told to stop saves its state
 
 
