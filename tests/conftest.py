@@ -11,10 +11,15 @@ from xdist.scheduler import LoadScopeScheduling
 from components.container import BUILT
 from pipelines.engine import EngineError, connect, require
 from tests.components import forked
+from tests.http_server import LocalServer
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ("tests/images/", "tests/pipelines/test_docker")
 PIPELINES = "tests/end_to_end/"
+# A test is slow if its module imports one of these or a server, or if it uses one of these fixtures;
+# a module that is slow for another reason says `pytestmark = pytest.mark.slow`.
+PROGRAMS = {"stage", "forked", "subprocess", "multiprocessing"}
+STAGES = {"downloaded", "adapted", "taught", "engine", "image", "compiled"}
 
 
 class ByFile(LoadScopeScheduling):
@@ -31,10 +36,20 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first: containers, then whole pipelines."""
+    """The longest first: containers, then whole pipelines. Marks what starts programs as slow."""
+    for item in items:
+        if is_slow(item):
+            item.add_marker("slow")
     items.sort(
         key=lambda item: [not item.nodeid.startswith(part) for part in (CONTAINERS, PIPELINES)]
     )
+
+
+def is_slow(item):
+    names = vars(item.module)
+    has_server = any(isinstance(x, type) and issubclass(x, LocalServer) for x in names.values())
+    uses = bool(PROGRAMS.intersection(names) or STAGES.intersection(item.fixturenames))
+    return uses or has_server or item.nodeid.startswith(("tests/end_to_end/", "tests/gpu/"))
 
 
 def stage(name, config=None, check=True, **paths):
