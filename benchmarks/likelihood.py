@@ -76,15 +76,15 @@ def _alone(model, index: int, prompt_P, answer_A) -> float:
 
 def _row(model: LLaDA, requests: list[Request], work: str, bar: float) -> Row:
     few = requests[::EVERY]
-    theirs, mine = measure.seconds(
+    baseline, spent = measure.seconds(
         lambda: loop(model, few), lambda: ours(model, requests), device=model.device
     )
     return Row(
         work=f"{work}, {SAMPLES} samples each",
         against="one at a time, logits at every position",
         unit="s",
-        theirs=theirs * _size(requests) / _size(few),
-        ours=mine,
+        baseline=baseline * _size(requests) / _size(few),
+        ours=spent,
         bar=bar,
     )
 

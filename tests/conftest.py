@@ -16,8 +16,8 @@ from tests.http_server import LocalServer
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ("tests/images/", "tests/pipelines/test_docker")
 PIPELINES = "tests/end_to_end/"
-# A test is slow if its module imports one of these or a server, or if it uses one of these fixtures;
-# a module that is slow for another reason says `pytestmark = pytest.mark.slow`.
+# A test is slow if its module imports one of these or a server, or if it uses one of these
+# fixtures; a module that is slow for another reason says `pytestmark = pytest.mark.slow`.
 PROGRAMS = {"stage", "forked", "subprocess", "multiprocessing"}
 STAGES = {"downloaded", "adapted", "taught", "engine", "image", "compiled"}
 
