@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,15 +12,16 @@ from xdist.scheduler import LoadScopeScheduling
 from components.container import BUILT
 from pipelines.engine import EngineError, connect, require
 from tests.components import forked
-from tests.http_server import LocalServer
 
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ("tests/images/", "tests/pipelines/test_docker")
 PIPELINES = "tests/end_to_end/"
-# A test is slow if its module imports one of these or a server, or if it uses one of these
-# fixtures; a module that is slow for another reason says `pytestmark = pytest.mark.slow`.
-PROGRAMS = {"stage", "forked", "subprocess", "multiprocessing"}
+# A test is slow if its module, or a helper that it imports, starts programs or servers by one of
+# these names, or if it uses one of these fixtures. What is slow for another reason says so itself:
+# `pytestmark = pytest.mark.slow`.
+PROGRAMS = {"stage", "forked", "subprocess", "multiprocessing", "sandbox", "LocalServer"}
 STAGES = {"downloaded", "adapted", "taught", "engine", "image", "compiled"}
+SERVERS = {"s3", "place", "serve", "real_judge"}
 
 
 class ByFile(LoadScopeScheduling):
@@ -46,10 +48,15 @@ def pytest_collection_modifyitems(items):
 
 
 def is_slow(item):
-    names = vars(item.module)
-    has_server = any(isinstance(x, type) and issubclass(x, LocalServer) for x in names.values())
-    uses = bool(PROGRAMS.intersection(names) or STAGES.intersection(item.fixturenames))
-    return uses or has_server or item.nodeid.startswith(("tests/end_to_end/", "tests/gpu/"))
+    """Whether a test starts programs or servers, or trains."""
+    values = vars(item.module).values()
+    helpers = [
+        value for value in values if str(getattr(value, "__module__", None)).startswith("tests.")
+    ]
+    modules = [item.module, *(sys.modules[helper.__module__] for helper in helpers)]
+    starts_programs = any(PROGRAMS.intersection(vars(module)) for module in modules)
+    uses = (STAGES | SERVERS).intersection(item.fixturenames)
+    return bool(starts_programs or uses or item.nodeid.startswith((PIPELINES, "tests/gpu/")))
 
 
 def stage(name, config=None, check=True, **paths):
