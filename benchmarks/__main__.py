@@ -70,7 +70,7 @@ def run() -> int:
         return first_run.main()
     on_gpu = options.device != "cpu"
     if not on_gpu and GPU_ONLY.intersection(options.names):
-        parser.error(f"{', '.join(GPU_ONLY)}: measured on a GPU alone, found: {options.device}")
+        parser.error(f"{', '.join(GPU_ONLY)}: measured on a GPU only, not on {options.device}")
     names = options.names or [name for name in BENCHMARKS if on_gpu or name not in GPU_ONLY]
     if len(names) > 1:  # memory that one has left behind would slow the next
         return max([alone(name, options.device) for name in names])

@@ -34,12 +34,12 @@ def rows(device: str) -> list[Row]:
 def choices(questions: int = 16) -> list[Request]:
     """Four choices a question, prompts of 16 to 128 tokens."""
     draw = torch.Generator().manual_seed(0)
-    found = []
+    requests = []
     for question in range(questions):
         prompt_P = _tokens(16, 128, draw)
         kind = KINDS[question % len(KINDS)]
-        found += [(prompt_P, _tokens(*kind, draw)) for _ in range(4)]
-    return found
+        requests += [(prompt_P, _tokens(*kind, draw)) for _ in range(4)]
+    return requests
 
 
 def long_answers(count: int = 16) -> list[Request]:

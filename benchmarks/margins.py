@@ -25,14 +25,14 @@ def rows(device: str) -> list[Row]:
     """Standard deviation of a margin: independent and shared-t draws against shared t and masks."""
     with torch.device(device):
         model, reference = _models()
-    found = {noise.__name__: _variance(model, reference, noise, device) for noise in NOISES}
-    ours = found["shared_t_and_masks"]
+    variances = {noise.__name__: _variance(model, reference, noise, device) for noise in NOISES}
+    ours = variances["shared_t_and_masks"]
     return [
         Row(
             work=f"variance of a DPO margin, {DRAWS} draws: shared timesteps and masks",
             against=name.replace("_", " "),
             unit="nats^2",
-            baseline=found[name],
+            baseline=variances[name],
             ours=ours,
             bar=2,
         )

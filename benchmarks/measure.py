@@ -88,29 +88,29 @@ def extra_bytes(way: Callable[[], object], device: torch.device | str = "cpu") -
     On a GPU what torch allocated; elsewhere the process's resident memory, whose high-water mark
     Linux resets through /proc/self/clear_refs.
     """
-    with peak(device) as found:
+    with peak(device) as sizes:
         way()
-    return found[0]
+    return sizes[0]
 
 
 @contextmanager
 def peak(device: torch.device | str = "cpu") -> Iterator[list[int]]:
     """Yields a list that holds the extra peak bytes of the block once it has ended."""
-    found: list[int] = []
+    sizes: list[int] = []
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        yield found
+        yield sizes
         torch.cuda.synchronize(device)
-        found.append(torch.cuda.max_memory_allocated(device) - before)
+        sizes.append(torch.cuda.max_memory_allocated(device) - before)
         return
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
-    yield found
-    found.append(_resident("VmHWM") - before)
+    yield sizes
+    sizes.append(_resident("VmHWM") - before)
 
 
 def timed(way: Callable[[], object], device: torch.device | str = "cpu") -> float:

@@ -80,11 +80,11 @@ def _compare(peft: Path, ours: Path) -> None:
     expected = {
         n: t for file in safetensors_files.weight_files(peft) for n, t in load_file(file).items()
     }
-    found = {
+    merged = {
         n: t for file in safetensors_files.weight_files(ours) for n, t in load_file(file).items()
     }
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+    assert merged.keys() == expected.keys()
+    for name, tensor in merged.items():
         torch.testing.assert_close(tensor, expected[name], rtol=2**-7, atol=1e-6, msg=name)
 
 

@@ -77,9 +77,9 @@ def padded(texts: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]
     """(tokens, real) [8, longest] in the given, random order."""
     batches = []
     for start in range(0, len(texts), PADDED_ROWS):
-        picked = texts[start : start + PADDED_ROWS]
-        tokens_BL = pad_sequence(picked, batch_first=True, padding_value=1)
-        real = [torch.ones_like(text, dtype=torch.bool) for text in picked]
+        group = texts[start : start + PADDED_ROWS]
+        tokens_BL = pad_sequence(group, batch_first=True, padding_value=1)
+        real = [torch.ones_like(text, dtype=torch.bool) for text in group]
         batches.append((tokens_BL, pad_sequence(real, batch_first=True)))
     return batches
 

@@ -78,8 +78,8 @@ def _checkpoints() -> Row:
         config = Training(
             steps=10, batch_size=1, micro_batch_size=1, learning_rate=1e-4, checkpoint_uri=folder
         )
-        kept = Checkpoints("benchmark", config, {})
-        (spent,) = seconds(lambda: kept.save(1, _state(), {"step": 1}), repeats=3)
+        checkpoints = Checkpoints("benchmark", config, {})
+        (spent,) = seconds(lambda: checkpoints.save(1, _state(), {"step": 1}), repeats=3)
     interval = 60 * config.checkpoint_minutes
     return Row(
         work=f"save {TENSORS * SIDE * SIDE * 4 / 1e9:.1f} GB to a local disk",

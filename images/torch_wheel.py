@@ -87,11 +87,11 @@ def requirement(lock: str) -> str:
 
 def is_cuda(metadata: dict[str, Any]) -> bool:
     """Whether a wheel asks for NVIDIA's packages on this machine."""
-    wanted = [Requirement(text) for text in metadata.get("requires_dist", [])]
+    requirements = [Requirement(text) for text in metadata.get("requires_dist", [])]
     return any(
         requirement.name.startswith(("nvidia-", "cuda-"))
         and (requirement.marker is None or requirement.marker.evaluate({"extra": ""}))
-        for requirement in wanted
+        for requirement in requirements
     )
 
 
