@@ -25,7 +25,7 @@ HELP = "where the stages run: small (CPU) or gpu; by default what the recipe nee
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The resources of one stage. Memory is requested in full: a pod that takes more may be evicted."""
+    """The resources of one stage. Memory is requested in full, lest a pod be evicted."""
 
     cpu: tuple[str, str] = ("500m", "2")
     """Processors requested, and the limit."""
