@@ -7,7 +7,9 @@ from typing import Any
 
 from kfp import dsl
 
-BUILT = "llada-reasoning:dev"
+from components import PROJECT
+
+BUILT = f"{PROJECT}:dev"
 PINNED = Path(__file__).parents[1] / "images" / "pinned.txt"
 
 

@@ -34,9 +34,9 @@ class Windows:
         lengths = np.minimum(shards.lengths[self.documents] - self.starts, window)
         order = np.random.default_rng(seed).permutation(len(lengths))
         packed = [
-            bin
+            row
             for start in range(0, len(order), BLOCK)
-            for bin in _packed(order[start : start + BLOCK], lengths, window)
+            for row in _packed(order[start : start + BLOCK], lengths, window)
         ]
         self.ends = np.cumsum([len(pieces) for pieces in packed])
         self.pieces = np.concatenate(packed)

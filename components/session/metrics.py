@@ -18,6 +18,7 @@ from typing import Any, Self
 from accelerate import PartialState
 from tqdm import tqdm
 
+from components import PROJECT
 from components.artifact import METRICS
 
 SHOWN = ("loss", "validation_loss", "reward", "accuracy", "tokens_per_second")
@@ -56,7 +57,7 @@ class MetricsLog:
             wandb = importlib.import_module("wandb")  # takes a second, which others are spared
 
             self.wandb = wandb.init(
-                project="llada-reasoning",
+                project=PROJECT,
                 name=stage,
                 id=self.wandb_id,
                 resume="allow",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipelines import llada
+from pipelines.form import arguments
 from pipelines.recipes import RECIPES
 from tests.components.test_bad_input import refused
 from tests.conftest import ROOT, stage
@@ -26,7 +26,7 @@ SMALL = {
 
 def preflight(*, recipe="tiny", preference=None, **changes):
     """The stage on a recipe's values, with some fields of some stages changed."""
-    given = llada.arguments(RECIPES[recipe]())
+    given = arguments(RECIPES[recipe]())
     del given["preference"]
     for name, fields in [
         *(SMALL.items() if changes and recipe == "tiny" else ()),
