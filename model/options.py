@@ -136,12 +136,9 @@ class Lora(Checked):
 class Curriculum(Checked):
     """Masks positions beyond the original window more often, early in training.
 
-    Inside the window a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s), which is p
-    at s = 0. The loss of a masked token is weighed by (dq/dp) / q in place of 1 / p. Any schedule
-    per position that rises from 0 to 1 gives a bound of the likelihood with that weight (Shi et
-    al., arXiv:2406.04329, on schedules that differ between tokens), so for every s the
-    loss bounds -log p(text): what differs is the order in which tokens are revealed, far ones
-    later. s falls linearly from `strength` to 0; from `until` on the loss is the plain one.
+    Inside the window a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s). s falls
+    linearly from `strength` to 0; from `until` on the loss is the plain one.
+    `model.noising.apply_curriculum` shows why the loss bounds the likelihood for every s.
     """
 
     window: int
