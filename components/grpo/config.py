@@ -5,11 +5,11 @@ from typing import Literal
 
 from components.rewards.config import JudgeConfig, check_rewards
 from model.options import Lora, check
-from model.training.config import Checkpointed
+from model.training.config import Resumable
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrpoConfig(Checkpointed):
+class GrpoConfig(Resumable):
     """GRPO with verifiable rewards. The defaults are those of the 8B recipe.
 
     A step is one batch of rollouts; `batch_size` counts rollouts, so that batch_size / group

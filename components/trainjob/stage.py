@@ -108,7 +108,7 @@ def _share(source: Path, target: Path, stop: Interruption) -> None:
     shutil.rmtree(draft, ignore_errors=True)
 
     def copy(file: str, to: str) -> None:
-        if stop.asked:
+        if stop.is_requested:
             raise Preempted("while the inputs were copied; no trainjob was created")
         shutil.copyfile(file, to)
 
