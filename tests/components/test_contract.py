@@ -133,7 +133,8 @@ MODEL = [
     "tokenizer",
     "window",
 ]
-TRAINING = ["config", "draws", "loop", "optimizer", "preemption", "protocols", "throughput"]
+TRAINING = ["config", "draws", "figures", "loop", "optimizer", "preemption"]
+TRAINING += ["protocols", "throughput"]
 LOOSE = ["artifact", "cli", "coerce", "container", "drawing", "failure", "outputs", "selftest"]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}

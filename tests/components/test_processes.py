@@ -90,14 +90,14 @@ def test_sigterm_to_one_of_two_stops_both(runs, tmp_path, alone):
 
 def watch():
     """Every process writes which noise its rows met."""
-    right = diffusion.sft_loss
+    right = diffusion.denoise
 
-    def loss(*given, generator, **options):
+    def denoise(*given, generator, **options):
         for row in generator.uniform(4).tolist():
             print(f"noise {json.dumps(row)}", flush=True)
         return right(*given, generator=generator, **options)
 
-    diffusion.sft_loss = loss
+    diffusion.denoise = denoise
 
 
 def noise(runs):
