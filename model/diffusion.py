@@ -152,7 +152,7 @@ def sft_loss(
     Raises ValueError for a curriculum, which is pretraining's.
     """
     curriculum = options.curriculum
-    check("curriculum", curriculum, curriculum is None, "null for answers: it is pretraining's")
+    check("curriculum", curriculum, curriculum is None, "null: only pretraining has one")
     return denoise(
         model,
         tokens_BL,

@@ -40,10 +40,10 @@ class GrpoConfig(Resumable):
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
     estimator: Literal["one_pass", "complementary", "elbo", "trajectory"] = "trajectory"
-    """How log-probabilities are estimated: the whole answer hidden in one pass (diffu-GRPO), the
-    mean of that and of two passes that share the answer out between them (coupled-GRPO), the ELBO
-    by quadrature, at the level of sequences (GDPO), or in the order in which the tokens were
-    committed (TraceRL)."""
+    """How log-probabilities are estimated. `one_pass` hides the whole answer (diffu-GRPO).
+    `complementary` is the mean of that pass and of two passes that split the answer between them
+    (coupled-GRPO). `elbo` is the ELBO by quadrature, for whole sequences (GDPO). `trajectory` takes
+    the tokens in the order in which they were committed (TraceRL)."""
     slice_tokens: int = 8
     """Tokens that the trajectory estimator scores in one view; 1 makes a view of every pass."""
     passes: int = 4
@@ -55,7 +55,7 @@ class GrpoConfig(Resumable):
     gen_length: int = 256
     """New tokens per answer."""
     block_length: int = 16
-    """Tokens denoised together, a block after a block; at most gen_length."""
+    """Tokens that are denoised together, block after block; at most gen_length."""
     threshold: float | None = None
     """Confidence from which a token is committed at once; null commits on a fixed schedule."""
     temperature: float = 0.9
@@ -66,7 +66,7 @@ class GrpoConfig(Resumable):
     reward_workers: int = 8
     """Answers that are scored at the same time; scoring may run code or compare formulas."""
     judge: JudgeConfig | None = None
-    """A language model that scores each group, beside the rewards; null asks none."""
+    """A language model that scores each group, beside the rewards; null uses no judge."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +95,12 @@ class GrpoConfig(Resumable):
         check("rewards", self.rewards, counts, "a weight other than 0, or a judge")
         workers = self.reward_workers
         check("reward_workers", workers, 1 <= workers <= 1000, "1 or more, up to 1000")
-        check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")
+        check(
+            "lora",
+            self.lora,
+            self.lora is not None,
+            "an adapter: the model without it is the reference",
+        )
         assert self.lora is not None
         dropout = self.lora.dropout
         check("lora.dropout", dropout, dropout == 0, "0: rollouts and updates score one policy")
