@@ -53,12 +53,12 @@ class Learner:
     def __init__(
         self,
         model: LLaDA,
-        wrapped: PeftModel,
+        adapter: PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         problems: list[dict[str, Any]],
         config: GrpoConfig,
     ) -> None:
-        self.model, self.wrapped, self.tokenizer, self.config = model, wrapped, tokenizer, config
+        self.model, self.adapter, self.tokenizer, self.config = model, adapter, tokenizer, config
         self.problems = problems
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
@@ -93,13 +93,8 @@ class Learner:
             self.unrewarded = facts["unrewarded"]
             if self.judge is not None:
                 self.judge.calls, self.judge.failed = facts["judge_calls"], facts["judge_failed"]
-            optimizer.restore(
-                self.model,
-                self.optimizer,
-                self.schedule,
-                snapshot.tensors,
-                first * self.updates,
-            )
+            done, tensors = first * self.updates, snapshot.tensors
+            optimizer.restore(self.model, self.optimizer, self.schedule, tensors, done)
         with Interruption() as interruption:
             for number in range(first, self.config.steps):
                 log({"step": number + 1, **self.step(number)})
@@ -141,12 +136,11 @@ class Learner:
             )
 
     def _save(self, checkpoints: StateStore, step: int) -> None:
-        state = optimizer.state(self.model, self.optimizer)
-        facts = {"step": step, "skipped": self.skipped, "bad": self.bad}
+        facts: dict[str, Any] = {"step": step, "skipped": self.skipped, "bad": self.bad}
         facts["unrewarded"] = self.unrewarded
         if self.judge is not None:
             facts |= {"judge_calls": self.judge.calls, "judge_failed": self.judge.failed}
-        checkpoints.save(step, state, facts)
+        checkpoints.save(step, optimizer.state(self.model, self.optimizer), facts)
 
     def update(self, rollouts: Rollouts, number: int, prompts: list[str]) -> dict[str, float]:
         """Inner updates of step `number`; before the first of them every ratio is exactly 1.
@@ -234,7 +228,7 @@ class Learner:
         views = draw_views(rollouts, self.config, self.random)
         old_BL = reference_BL = self._scored(rollouts, views, plan[1:] if is_first else plan)
         if self.config.kl:
-            with self.wrapped.disable_adapter():
+            with self.adapter.disable_adapter():
                 reference_BL = self._scored(rollouts, views, plan)
         return InnerUpdate(plan, views, old_BL, reference_BL)
 
