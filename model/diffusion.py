@@ -76,7 +76,7 @@ def denoise(
     progress: float = 1.0,
     generator: Random = None,
 ) -> Denoised:
-    """LLaDA's algorithm 1, to which only the mean is lacking.
+    """LLaDA's algorithm 1 up to the mean, for which `Denoised` has equations 3 and 5.
 
     Packed rows (`documents_BL`, format in `model.attention`) see their own document alone and
     sample a t for each. `progress` is the fraction of training that is done, for the curriculum.

@@ -34,7 +34,7 @@ class PreferenceLoss:
         config: DpoConfig,
         cache: ReferenceMargins | None,
     ) -> None:
-        """`cache` keeps the reference's margins; None computes them at every step."""
+        """`cache` stores the reference's margins; None computes them at every step."""
         self.model, self.adapter, self.pairs = model, adapter, pairs
         self.config, self.cache = config, cache
 
@@ -59,7 +59,7 @@ class PreferenceLoss:
         }
 
     def _views(self, batch: Tensors, pairs: Sequence[Pair], draw: Draw) -> list[View]:
-        """Masks of the step; margins that are kept need masks that belong to their pair."""
+        """The step's masks; margins that are stored need masks that belong to their pair."""
         if self.cache is not None:
             return self.cache.views(pairs, batch["answer"])
         return estimators.monte_carlo(

@@ -70,7 +70,7 @@ def run(
 
 
 def _reference_cache(config: DpoConfig, base: Path, session: Session) -> ReferenceMargins | None:
-    """The margins that are kept, known by all that decides them beside pair and draws."""
+    """The store of the reference's margins, keyed by everything that decides them, or None."""
     if config.reference_cache is None:
         return None
     assert config.lora is not None

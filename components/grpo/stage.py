@@ -54,7 +54,7 @@ def run(
 def _usable(
     dataset: Path, tokenizer: PreTrainedTokenizerBase, config: GrpoConfig, context: int
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The problems that can be asked, and how many were left out by reason.
+    """The usable problems, and how many were left out for each reason.
 
     Raises ValueError where none is left.
     """

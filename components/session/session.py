@@ -43,7 +43,7 @@ class Session(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """A training run as it is logged, kept and recorded: all that a loop needs beside its data."""
+    """A training run while it lasts: its log, its checkpoints, and the facts for its record."""
 
     stage: str
     config: Resumable
