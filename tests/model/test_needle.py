@@ -2,7 +2,7 @@
 
 A needle is a key and the value behind it, at a random place in a haystack that is full of other
 values; the last token is masked and has to be the needle's value. With so small a base of the
-rotary angles every frequency has turned within the window. Numbers are in DECISIONS.md.
+rotary angles every frequency has turned within the window. Numbers are in docs/log.md.
 Shapes: B batch, L length.
 """
 
