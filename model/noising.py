@@ -120,8 +120,8 @@ def apply_curriculum(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(probability of being masked, divisor of the loss) by position, as the curriculum has them.
 
-    Inside the window a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s), which is p
-    at s = 0. A masked token's loss is divided by q / (dq/dp) in place of p, where
+    Inside the original context a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s),
+    which is p at s = 0. A masked token's loss is divided by q / (dq/dp) in place of p, where
     dq/dp = (1 + s) (1 - p)^s. Any schedule per position that rises from 0 to 1 gives a bound of
     the likelihood with the weight (dq/dp) / q (Shi et al., arXiv:2406.04329, on schedules that
     differ between tokens). So the loss bounds -log p(text) for every s, and s only decides the
@@ -130,7 +130,7 @@ def apply_curriculum(
     excess = curriculum.strength_at(progress)
     if excess == 0.0:
         return ratio, ratio
-    far_BL = positions_BL >= curriculum.window
+    far_BL = positions_BL >= curriculum.original_context
     further = 1 - (1 - ratio) ** (1 + excess)
     # At p = 1 the slope and the weight of the loss are 0: the divisor is large, but finite.
     slope = ((1 + excess) * (1 - ratio) ** excess).clamp(min=torch.finfo(ratio.dtype).tiny)

@@ -1,10 +1,9 @@
 """What a reinforcement learning run is."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from components.rewards.config import JudgeConfig, check_rewards
-from model.options import Lora, check
+from model.options import Estimator, Lora, check
 from model.training.config import Resumable
 
 
@@ -39,7 +38,7 @@ class GrpoConfig(Resumable):
     """How far above 1 the probability ratio may rise before its gradient is cut."""
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
-    estimator: Literal["one_pass", "complementary", "elbo", "trajectory"] = "trajectory"
+    estimator: Estimator = "trajectory"
     """How log-probabilities are estimated. `one_pass` hides the whole answer (diffu-GRPO).
     `complementary` is the mean of that pass and of two passes that split the answer between them
     (coupled-GRPO). `elbo` is the ELBO by quadrature, for whole sequences (GDPO). `trajectory` takes

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -25,6 +25,7 @@ from model import estimators, preference
 from model.attention import training_kernels
 from model.estimators import View
 from model.llada import LLaDA
+from model.options import RatioLevel
 from model.training import draws, optimizer
 from model.training.draws import Order
 from model.training.loop import TOLERATED
@@ -33,7 +34,6 @@ from model.training.protocols import Log, Snapshot, StateStore
 
 # Minibatches, each an optimizer step, as micro-batches of row numbers.
 Plan = list[Sequence[torch.Tensor]]
-Level = Literal["token", "sequence"]
 FEW = 4  # problems that a complaint names of each step
 
 
@@ -68,7 +68,7 @@ class Learner:
         self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch_size)
         total = config.steps * self.updates
         self.optimizer, self.schedule = optimizer.optimizer_for(model, config, steps=total)
-        self.level: Level = "sequence" if config.estimator == "elbo" else "token"
+        self.level: RatioLevel = "sequence" if config.estimator == "elbo" else "token"
         self.skipped, self.unrewarded = 0, 0
         self.bad: list[list[str]] = []  # problems of the optimizer steps in a row not finite
         self.judge = Judge(config.judge, seed=config.seed) if config.judge else None
