@@ -17,10 +17,11 @@ class SftConfig(Training):
     learning_rate: float = 1e-5
     max_length: int = 4096
     """Longest dialogue in tokens, its end included; longer ones are dropped and counted."""
-    padding: Literal["batch", "max_length", "drawn"] = "batch"
+    padding: Literal["batch", "max_length", "drawn"] = "drawn"
     """Length to which all rows of a step are padded with EOS: the longest dialogue of the batch and
     one EOS (as in LLaDA), max_length, or a length drawn between the two for each step. The padding
-    is learnt with the answer, so that the model also ends on a longer canvas."""
+    is learnt with the answer, so that the model also ends on a longer canvas; where all answers are
+    of one length, `batch` does not teach that."""
     examples: int | None = None
     """Number of dialogues that are used, from the first; null uses all."""
     objective: LossOptions = LossOptions()
