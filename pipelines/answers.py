@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from components.data import jsonlines
-from model.options import check
+from model.options import check, check_type
 from pipelines import asking
 
 Row = dict[str, Any]
 QUESTION = ("prompt", "system", "messages")
 
 
-def read_prompts(file: Path, system: str | None) -> list[tuple[Row, list[dict[str, str]]]]:
-    """Every row with the dialogue that it asks; `system` is for rows that have none.
+def read_prompts(file: Path) -> list[tuple[Row, asking.Messages]]:
+    """Every row with the dialogue that it asks.
 
     Raises ValueError naming the file and line of a row that asks nothing, or FileNotFoundError.
     """
@@ -35,16 +35,17 @@ def read_prompts(file: Path, system: str | None) -> list[tuple[Row, list[dict[st
             if isinstance(row, jsonlines.Unusable):
                 raise ValueError(f"{place}: {row}")
             try:
-                found.append((row, _dialogue(row, system)))
+                found.append((row, _dialogue(row)))
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from None
     check("prompts", str(file), bool(found), "a file with a prompt or more")
     return found
 
 
-def _dialogue(row: Row, system: str | None) -> list[dict[str, str]]:
+def _dialogue(row: Row) -> asking.Messages:
     if "messages" not in row:
-        return asking.messages(row.get("prompt", ""), row.get("system", system))
+        check_type("system", str | None, row.get("system"))
+        return asking.with_system(asking.messages(row.get("prompt", "")), row.get("system"))
     given = row["messages"]
     is_good = isinstance(given, list) and bool(given)
     is_good = is_good and all(
@@ -54,9 +55,7 @@ def _dialogue(row: Row, system: str | None) -> list[dict[str, str]]:
     )
     is_good = is_good and given[-1]["role"] == "user" and bool(given[-1]["content"].strip())
     check("messages", given, is_good, "a list of role and content, a user's question last")
-    if system is None or given[0]["role"] == "system":
-        return given
-    return [{"role": "system", "content": system}, *given]
+    return given
 
 
 def finished(file: Path, rows: Sequence[Row], fingerprint: str) -> tuple[int, int]:

@@ -112,12 +112,18 @@ def _fingerprint(adapter: Path) -> str:
     return artifact.checksum(adapter / lora.WEIGHTS)
 
 
-def messages(prompt: str, system: str | None = None) -> list[dict[str, str]]:
+def messages(prompt: str) -> list[dict[str, str]]:
     """One question as a dialogue. Raises ValueError for an empty one."""
     check_type("prompt", str, prompt)
     check("prompt", prompt, bool(prompt.strip()), "a text that is not empty")
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return [*first, {"role": "user", "content": prompt}]
+    return [{"role": "user", "content": prompt}]
+
+
+def with_system(dialogue: Messages, system: str | None) -> Messages:
+    """The dialogue with a system message before it, unless it begins with its own."""
+    if system is None or dialogue[0]["role"] == "system":
+        return dialogue
+    return [{"role": "system", "content": system}, *dialogue]
 
 
 def encode(model: OpenModel, dialogue: Messages, options: AskOptions) -> list[int]:

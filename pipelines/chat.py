@@ -6,7 +6,6 @@ Every question is asked with the whole dialogue before it, answers with their th
 are trained on. Ctrl-C stops an answer, /quit or the end of the input the program.
 """
 
-import argparse
 import dataclasses
 import io
 import signal
@@ -52,14 +51,14 @@ class Chat:
         return True
 
     def _answer(self, question: str) -> None:
-        first = not self.dialogue
-        new = asking.messages(question, self.settings.system if first else None)
-        dialogue = [*self.dialogue, *new]
-        prompt = asking.encode(self.model, dialogue, self.settings)
+        turns = [*self.dialogue, *asking.messages(question)]
+        prompt = asking.encode(
+            self.model, asking.with_system(turns, self.settings.system), self.settings
+        )
         with screen.drawing(self.model.tokenizer, show=self.is_drawn) as watch:
             asked = asking.ask(self.model, [prompt], self.settings, number=self.turns, watch=watch)
         (answer,) = asked.answers
-        self.dialogue = [*dialogue, {"role": "assistant", "content": answer.text}]
+        self.dialogue = [*turns, {"role": "assistant", "content": answer.text}]
         self.turns += 1
         print(answer.shown(think=self.settings.think), flush=True)
         screen.note(str(asked))
@@ -98,12 +97,11 @@ def _help(text: str) -> None:
     screen.note(HELP)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """The command line: exit code 2 where the model or an option is refused at the start."""
     with screen.ending("chat"):
         parser = options.Parser("python -m pipelines.chat", __doc__)
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        arguments = parser.parse_args()
+        arguments = parser.parse_args(words)
         located = locate(Path(arguments.model))
         settings = options.changed(options.defaults(located.sampling), options.given(arguments))
         model = asking.open_model(located, [Path(path) for path in arguments.adapter])

@@ -23,15 +23,14 @@ from pipelines.lookup import Located, locate
 from pipelines.options import AskOptions
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """The command line behind `make ask`: exit code 2 for bad input, before anything is written."""
     with screen.ending("generate"):
-        _run(_parser().parse_intermixed_args())
+        _run(_parser().parse_intermixed_args(words))
 
 
 def _parser() -> options.Parser:
     parser = options.Parser("python -m pipelines.generate", __doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="what the model is asked")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON lines to ask instead")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON lines of their answers")
@@ -55,7 +54,7 @@ def _open(arguments: argparse.Namespace, located: Located, settings: AskOptions)
 
 def _ask_one(arguments: argparse.Namespace, located: Located, settings: AskOptions) -> None:
     check("--output", str(arguments.output), arguments.output is None, "beside --prompts alone")
-    dialogue = asking.messages(arguments.prompt, settings.system)
+    dialogue = asking.with_system(asking.messages(arguments.prompt), settings.system)
     model = _open(arguments, located, settings)
     prompt = asking.encode(model, dialogue, settings)
     with screen.drawing(model.tokenizer, show=arguments.show) as watch:
@@ -67,11 +66,11 @@ def _ask_one(arguments: argparse.Namespace, located: Located, settings: AskOptio
 def _ask_file(arguments: argparse.Namespace, located: Located, settings: AskOptions) -> None:
     output, size = arguments.output, arguments.batch_size
     _check_file(arguments)
-    prompts = answers.read_prompts(arguments.prompts, settings.system)
+    prompts = answers.read_prompts(arguments.prompts)
     rows = [row for row, _ in prompts]
     model = _open(arguments, located, settings)
     encoded = [
-        _encode(model, number, dialogue, settings)
+        _encode(model, number, asking.with_system(dialogue, settings.system), settings)
         for number, (_, dialogue) in enumerate(prompts, 1)
     ]
     fingerprint = _fingerprint(model, settings, size)

@@ -103,8 +103,9 @@ def changed(options: AskOptions, texts: Mapping[str, Sequence[str]]) -> AskOptio
     """
     hints = typing.get_type_hints(AskOptions)
     for name in texts:
-        near, known = coerce.nearest(name, hints), ", ".join(hints)
-        check(f"unknown option{near}", name, name in hints, known)
+        if name not in hints:
+            near, known = coerce.nearest(name, hints), ", ".join(hints)
+            raise ValueError(f"unknown option {name:.100}{near}; allowed: {known}")
     values = {name: _value(name, hints[name], words) for name, words in texts.items()}
     if "factor" in values and values["factor"] is not None:
         values.setdefault("threshold", None)  # a run's own threshold gives way to what is said
@@ -150,7 +151,12 @@ class Parser(argparse.ArgumentParser):
     """A command line of MODEL, adapters and options, whose refusals are one line each."""
 
     def __init__(self, program: str, description: str | None) -> None:
-        super().__init__(prog=program, description=description, allow_abbrev=False)
+        super().__init__(
+            prog=program,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         self.add_argument("model", metavar="MODEL", help="a model's directory, or a run's")
         self.add_argument(
             "--adapter",
@@ -163,11 +169,12 @@ class Parser(argparse.ArgumentParser):
             "--show", action="store_true", help="draw the answer as it denoises, pass by pass"
         )
         for name, hint, default, meaning in cli.fields(AskOptions):
+            usual = {"None": "null", "()": "none"}.get(default, default.strip("'"))
             self.add_argument(
                 f"--{name.replace('_', '-')}",
                 action="append",
                 metavar="TEXT" if "str" in hint else "VALUE",
-                help=f"{meaning} [{'as its run sampled, or ' * (name in SAMPLING)}{default}]",
+                help=f"{meaning} [{'as its run sampled, or ' * (name in SAMPLING)}{usual}]",
             )
 
     def error(self, message: str) -> NoReturn:

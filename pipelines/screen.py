@@ -5,6 +5,7 @@ canvas is drawn in place, elsewhere it is a line a pass.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -75,7 +76,8 @@ def ending(program: str) -> Iterator[None]:
     except Stopped as notice:
         _end(program, str(notice), notice.code, kind="stopped")
     except BrokenPipeError:
-        sys.stderr.close()  # whoever reads the answers has gone; there is nobody to tell
+        # Whoever reads the answers has gone: what is still buffered for them goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (ValueError, FileNotFoundError) as error:
         _end(program, explain(error), 2)

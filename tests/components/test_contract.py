@@ -111,6 +111,7 @@ def test_layers(stage):
 MODEL = [
     "attention",
     "cache",
+    "canvas",
     "checkpoint",
     "config",
     "cross_entropy",

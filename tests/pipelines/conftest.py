@@ -11,6 +11,7 @@ import yaml
 from pipelines import placement
 from pipelines.recipes import RECIPES, Recipe
 from tests.conftest import ROOT
+from tests.pipelines.asked import ask, converse  # noqa: F401
 
 IMAGE = {"IMAGE": "registry.example/llada@sha256:" + "0" * 64}
 
