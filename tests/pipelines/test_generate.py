@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from components.merge import stage as merging_stage
 from model import checkpoint, sampler
 from model.tokenizer import BEGIN_SOLUTION, EOT, MASK, encode_chat, load_tokenizer
 from pipelines import asking, screen
+from tests.components.test_merge import trained
 from tests.conftest import ROOT
 
 QUESTION = "371 + 153 ="
@@ -110,17 +113,26 @@ def test_a_stop_string_ends_the_answer(taught, tmp_path, ask):
     assert row["response"] == whole.partition(whole[5:8])[0] != whole
 
 
-def test_an_adapter_is_asked_as_its_merged_model(downloaded, taught, adapted, tmp_path, ask):
+def test_an_adapter_is_asked_as_its_merged_model(taught, adapted, tmp_path, ask):
     prompts = write(tmp_path / "prompts.jsonl", ROWS)
-    flags = [*SHORT, "--prompts", prompts]
-    base, adapter = downloaded / "model", adapted / "trained"
-    ask(base, *flags, "--output", tmp_path / "base")
-    ask(base, "--adapter", adapter, *flags, "--output", tmp_path / "adapted")
-    answers = [[row["response"] for row in read(tmp_path / name)] for name in ("base", "adapted")]
-    assert len(answers[1]) == len(ROWS) and answers[0] != answers[1]
-    refused = ask(taught, "--adapter", adapter, *SHORT, QUESTION)
+    trained(checkpoint.load(taught, dtype=torch.float32)).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "model").mkdir()
+    merging_stage.merge(taught, tmp_path / "adapter", tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(taught / name, tmp_path / "model" / name)
+    commands = {
+        "base": [taught],
+        "merged": [tmp_path / "model"],
+        "adapted": [taught, "--adapter", tmp_path / "adapter"],
+    }
+    answers = {}
+    for name, command in commands.items():
+        ask(*command, *SHORT, "--prompts", prompts, "--output", tmp_path / name)
+        answers[name] = [row["response"] for row in read(tmp_path / name)]
+    assert answers["adapted"] == answers["merged"] != answers["base"]
+    refused = ask(taught, "--adapter", adapted / "trained", *SHORT, QUESTION)
     refused.refused("was trained on base", "allowed: an adapter of")
-    ask(base, "--adapter", tmp_path, *SHORT, QUESTION).refused(f"adapter='{tmp_path}', allowed")
+    ask(taught, "--adapter", tmp_path, *SHORT, QUESTION).refused(f"adapter='{tmp_path}', allowed")
 
 
 def test_an_adapter_of_other_shapes(taught, tmp_path, ask):
@@ -292,7 +304,7 @@ def test_bad_input(taught, tmp_path, ask, arguments, words):
     write(files["prompts"], ROWS)
     write(files["empty"], [])
     write(files["blank"], [ROWS[0], {"prompt": ""}])
-    write(files["long"], [ROWS[0], {"prompt": "1 + " * 60}])
+    write(files["long"], [ROWS[0], {"prompt": "1 + " * 37}])
     files["broken"].write_text("{")
     names = {**files, "nothing": tmp_path / "nothing", "output": tmp_path / "output"}
     ask(taught, *(str(each).format(**names) for each in arguments)).refused(

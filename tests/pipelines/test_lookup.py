@@ -17,7 +17,7 @@ def run(taught, downloaded, tmp_path_factory):
     places = root / "artifacts" / "llada-reasoning-1"
     shutil.copytree(taught, places / "merge" / "model")
     config = {"steps": 1, "batch_size": 2, "micro_batch_size": 2, "max_length": 64}
-    config["lora"] = {"rank": 2, "alpha": 4}
+    config["lora"] = {"rank": 2, "alpha": 4, "dropout": 0.0}
     trained = places / "dpo" / "trained"
     data = {"dataset": downloaded / "dataset"}
     stage("dpo", config, base=taught, trained=trained, metrics=places / "dpo" / "metrics", **data)
