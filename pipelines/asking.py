@@ -109,7 +109,7 @@ def open_model(located: Located, adapters: Sequence[Path]) -> OpenModel:
 
 
 def _fingerprint(adapter: Path) -> str:
-    return artifact.checksum(adapter / lora.WEIGHTS)
+    return "-".join(artifact.checksum(adapter / name) for name in (lora.CONFIG, lora.WEIGHTS))
 
 
 def messages(prompt: str) -> list[dict[str, str]]:

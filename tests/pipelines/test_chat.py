@@ -81,7 +81,7 @@ def test_a_question_may_begin_with_a_slash(taught, converse):
         ("/set threshold", ["/set NAME=VALUE"]),
         ("/think perhaps", ["think='perhaps'"]),
         ("/rest", ["unknown command /rest (did you mean reset?)"]),
-        ("1 + " * 37, ["gen_length=16", "the context is 128"]),
+        ("1 + " * 26, ["gen_length=16", "the context is 128"]),
     ],
 )
 def test_a_refusal_ends_nothing(taught, converse, line, words):
