@@ -105,7 +105,7 @@ def _accuracy(
     )
     answers = tokenizer.batch_decode(generation.tokens_BL[:, batch["input_ids"].shape[1] :])
     pairs = zip(answers, problems, strict=True)
-    return statistics.mean(named.exact(answer, row["answer"]) for answer, row in pairs)
+    return statistics.mean(named.is_right(answer, row) for answer, row in pairs)
 
 
 def _rise(curves: list[Curve]) -> float:

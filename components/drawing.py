@@ -1,15 +1,19 @@
-"""Self-contained HTML: inline styles and SVG; nothing is fetched and no script is needed."""
+"""Figures and pages as self-contained HTML, with inline styles and SVG: no requests, no scripts.
+
+Texts go into HTML through `html.escape` and into Markdown through `escape_markdown`.
+"""
 
 from html import escape
 from pathlib import Path
 from typing import Any
 
 STYLE = (Path(__file__).parent / "drawing.css").read_text()
-WIDTH = 640
+WIDTH = 640  # of every figure, in the units of its viewBox
+BARS_LEFT, BARS_WIDTH, BAR_HEIGHT, ROW_HEIGHT, MARGIN = 90, 440, 26, 40, 14
 
 
 def document(title: str, parts: list[str]) -> str:
-    """A whole page around the parts of its body."""
+    """A complete page with these parts as its body."""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
@@ -19,48 +23,64 @@ def document(title: str, parts: list[str]) -> str:
 
 
 def bars(evaluations: dict[str, dict[str, Any]]) -> str:
-    """Horizontal bars with a whisker of one standard error to either side."""
-    rows = []
-    for number, (name, result) in enumerate(evaluations.items()):
-        y, length = 14 + 40 * number, 440 * result["accuracy"]
-        low, high = (
-            90 + 440 * min(max(result["accuracy"] + sign * result["standard_error"], 0), 1)
-            for sign in (-1, 1)
-        )
-        said = f"{100 * result['accuracy']:.1f}% ({result['correct']}/{result['problems']})"
-        rows.append(
-            f"<text x='8' y='{y + 18}'>{escape(name)}</text>"
-            f"<rect x='90' y='{y}' width='{length:.1f}' height='26' rx='3' fill='var(--a)'/>"
-            f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{y + 13}' y2='{y + 13}' "
-            f"stroke='var(--ink)' stroke-width='2'/>"
-            f"<text x='{high + 8:.1f}' y='{y + 18}'>{said}</text>"
-        )
-    height = 14 + 40 * len(rows)
+    """Accuracies as horizontal bars, with a whisker of one standard error to either side."""
+    rows = [_bar(number, *item) for number, item in enumerate(evaluations.items())]
+    height = MARGIN + ROW_HEIGHT * len(rows)
     return f"<svg viewBox='0 0 {WIDTH} {height}' role='img'>{''.join(rows)}</svg>"
 
 
-def denoising(trace: dict[str, Any]) -> str:
-    """One answer pass by pass: one row a forward pass, one cell a token."""
-    rows = []
-    for number, window in enumerate(trace["passes"]):
-        before = trace["passes"][number - 1] if number else window
-        cells = "".join(_cell(token, old) for token, old in zip(window, before, strict=True))
-        rows.append(f"<tr><td class='pass'>{number}</td>{cells}</tr>")
-    judged = trace.get("solution")
-    given = "no solution" if judged is None else f"{judged} is wrong"
-    mark = "right" if trace["correct"] else f"{given}, it is {trace['answer']}"
+def _bar(number: int, name: str, result: dict[str, Any]) -> str:
+    accuracy, error = result["accuracy"], result["standard_error"]
+    low, high = (
+        BARS_LEFT + BARS_WIDTH * min(max(end, 0), 1) for end in (accuracy - error, accuracy + error)
+    )
+    top = MARGIN + ROW_HEIGHT * number
+    middle, baseline = top + BAR_HEIGHT // 2, top + 18
+    label = f"{100 * accuracy:.1f}% ({result['correct']}/{result['problems']})"
     return (
-        f"<h3>{escape(trace['prompt'])} <span class='soft'>({escape(mark)})</span></h3>"
+        f"<text x='8' y='{baseline}'>{escape(name)}</text>"
+        f"<rect x='{BARS_LEFT}' y='{top}' width='{BARS_WIDTH * accuracy:.1f}' "
+        f"height='{BAR_HEIGHT}' rx='3' fill='var(--a)'/>"
+        f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{middle}' y2='{middle}' "
+        f"stroke='var(--ink)' stroke-width='2'/>"
+        f"<text x='{high + 8:.1f}' y='{baseline}'>{label}</text>"
+    )
+
+
+def denoising(trace: dict[str, Any]) -> str:
+    """One answer pass by pass: a row per forward pass, a cell per token."""
+    rows = []
+    for number, tokens in enumerate(trace["passes"]):
+        before = trace["passes"][number - 1] if number else tokens
+        cells = "".join(_cell(token, old) for token, old in zip(tokens, before, strict=True))
+        rows.append(f"<tr><td class='pass'>{number}</td>{cells}</tr>")
+    return (
+        f"<h3>{escape(trace['prompt'])} <span class='soft'>({escape(_verdict(trace))})</span></h3>"
         f"<div class='wide'><table class='trace'>{''.join(rows)}</table></div>"
     )
 
 
+def _verdict(trace: dict[str, Any]) -> str:
+    if trace["correct"]:
+        return "right"
+    solution = trace.get("solution")
+    fault = "no solution" if solution is None else f"{solution} is wrong"
+    return f"{fault}, it is {trace['answer']}"
+
+
 def _cell(token: str | None, before: str | None) -> str:
+    """A token and whether this pass has committed it; a control token is shown without signs."""
     if token is None:
         return "<td class='mask'> </td>"
-    kind = "new" if before is None else "old"
+    kind, text = ("new" if before is None else "old"), token
     if token.startswith("<|") and token.endswith("|>"):
-        kind, shown = f"{kind} special", token.strip("<|>").replace("_", " ")
-    else:
-        shown = token
-    return f"<td class='{kind}' title='{escape(token)}'>{escape(shown)}</td>"
+        kind, text = f"{kind} special", token.strip("<|>").replace("_", " ")
+    return f"<td class='{kind}' title='{escape(token)}'>{escape(text)}</td>"
+
+
+def escape_markdown(text: str) -> str:
+    """The text on one line, with nothing in it that ends a table cell or becomes markup."""
+    line = " ".join(text.split())
+    for sign in "\\`*_<>|":
+        line = line.replace(sign, f"\\{sign}")
+    return line

@@ -1,18 +1,20 @@
-"""What an evaluation is."""
+"""The configuration of an evaluation."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from model.options import Checked, check
 
+Form = Literal["chat", "text"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Checked):
     """Exact match on unseen problems, by lm_eval. The defaults are those of the 8B recipe."""
 
-    form: Literal["chat", "text"] = "chat"
-    """How a problem is put: as a turn of a chat, answered between delimiters, or as plain text to
-    go on with, the way a base model is pretrained, answered by the last result of a line."""
+    form: Form = "chat"
+    """How the model is given a problem: as a turn of a chat, with its solution between delimiters,
+    or as plain text to continue, as in pretraining, with the last result of a line as solution."""
     gen_length: int = 256
     """New tokens per answer."""
     block_length: int = 16
@@ -24,13 +26,13 @@ class EvaluateConfig(Checked):
     batch_size: int = 8
     """Prompts generated together."""
     limit: int | None = None
-    """How many problems are asked, from the first; null asks all."""
+    """Number of problems asked, counted from the first; null asks all."""
     reward_workers: int = 8
-    """Answers that are judged at the same time, where judging runs code."""
+    """Answers that are judged at the same time, for verifiers that run other processes."""
     traces: int = 8
-    """Problems whose denoising is recorded pass by pass."""
+    """Number of problems, from the first, whose denoising is recorded pass by pass."""
     seed: int = 0
-    """Seed of likelihoods that a task of lm_eval may ask for; generation is greedy."""
+    """Seed of the likelihoods that a task of lm_eval may request; generation is greedy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,14 +1,15 @@
-"""An evaluation for people: a page of answers as they denoise, and a summary. Nothing reads it."""
+"""An evaluation for people to read: a page with answers as they denoise, and a summary."""
 
 from typing import Any
 
 from components import drawing
+from components.drawing import escape_markdown
 
 SHOWN = 10  # samples in the summary
 
 
 def page(results: dict[str, Any], traces: list[dict[str, Any]]) -> str:
-    """One self-contained HTML page: the exact match, and the recorded answers pass by pass."""
+    """A self-contained HTML page: the exact match, and the traced answers pass by pass."""
     parts = [
         "<h1>Exact match on unseen problems</h1>",
         drawing.bars({"this model": results}),
@@ -19,13 +20,9 @@ def page(results: dict[str, Any], traces: list[dict[str, Any]]) -> str:
 
 
 def summary(results: dict[str, Any], samples: list[dict[str, Any]]) -> str:
-    """Markdown: every figure, and the first samples with their answers."""
+    """Markdown: every figure, and the first samples."""
     figures = [f"| {name} | {_number(value)} |" for name, value in results.items()]
-    rows = [
-        f"| {_cell(sample['prompt'])} | {_cell(sample['answer'])} | {_cell(sample['response'])} "
-        f"| {'yes' if sample['correct'] else 'no'} |"
-        for sample in samples[:SHOWN]
-    ]
+    rows = [_row(sample) for sample in samples[:SHOWN]]
     return "\n".join(
         [
             "# Exact match on unseen problems",
@@ -46,9 +43,6 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _cell(text: str) -> str:
-    """Text that neither ends a table cell nor becomes markup."""
-    plain = " ".join(text.split())
-    for special in "\\`*_<>|":
-        plain = plain.replace(special, f"\\{special}")
-    return plain
+def _row(sample: dict[str, Any]) -> str:
+    texts = [escape_markdown(sample[name]) for name in ("prompt", "answer", "response")]
+    return f"| {' | '.join(texts)} | {'yes' if sample['correct'] else 'no'} |"

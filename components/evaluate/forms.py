@@ -1,23 +1,22 @@
-"""The two forms in which a problem is put to a model, and where its solution stands in each.
+"""The two forms in which a model is given a problem, and where each form has the solution.
 
-chat  A turn of a chat in the model's template. The solution stands between its delimiters.
-text  The problem's own text and nothing else, for a base model to go on with: in pretraining a
-      document begins with its first word and ends with EOS. The solution is the last result of the
-      first line, so that a model is asked for no form that it was not taught; tests run the whole.
+chat  A turn of a chat in the model's template. The solution is between its delimiters.
+text  The problem's own text without template or control tokens, for a base model to continue: in
+      pretraining a document starts with its first word and ends with EOS. The solution is the last
+      result of the first line, so that the model needs no format that it was not taught; tests of
+      code run the whole text.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from components.data import dataset as data
+from components.evaluate.config import Form
 from components.rewards import named
 from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION, encode, encode_chat
 
 
-def tokens(tokenizer: PreTrainedTokenizerBase, problem: Mapping[str, Any], form: str) -> list[int]:
-    """Token ids of a problem as the model is asked it."""
+def tokens(tokenizer: PreTrainedTokenizerBase, problem: named.Problem, form: Form) -> list[int]:
+    """Token ids of the prompt that a problem becomes."""
     messages = data.asked(problem)
     if form == "chat":
         return encode_chat(tokenizer, messages)
@@ -25,24 +24,29 @@ def tokens(tokenizer: PreTrainedTokenizerBase, problem: Mapping[str, Any], form:
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text as in pretraining: what looks like a special token is text."""
+    """Token ids of a text as in pretraining: text that looks like a special token stays text."""
     return encode(tokenizer, [text])[0]
 
 
-def delimited(response: str, problem: Mapping[str, Any], form: str) -> str:
-    """A response as `components.rewards.named` reads it, with its solution between delimiters."""
+def is_right(response: str, problem: named.Problem, form: Form) -> bool:
+    """Whether a response is right (`named.is_right`)."""
+    return named.is_right(delimited(response, problem, form), problem)
+
+
+def solution(response: str, problem: named.Problem, form: Form) -> str | None:
+    """The part of a response that is judged, or None if it has no solution."""
+    return named.solution(delimited(response, problem, form))
+
+
+def delimited(response: str, problem: named.Problem, form: Form) -> str:
+    """A response with its solution between delimiters, as `components.rewards.named` expects."""
     if form == "chat":
         return response
     result = response if problem["verifier"] == "code" else last_result(response)
     return f"{BEGIN_SOLUTION}{result}{END_SOLUTION}"
 
 
-def solution(response: str, problem: Mapping[str, Any], form: str) -> str | None:
-    """What is judged of a response, or None where it gives no solution."""
-    return named.solution(delimited(response, problem, form))
-
-
 def last_result(text: str) -> str:
-    """What stands behind the last `=` of the first line with a word in it, or that whole line."""
+    """The text after the last `=` of the first line that is not blank, or that whole line."""
     line = next((line for line in text.split("\n") if line.strip()), "")
     return line.rpartition("=")[2].strip()

@@ -1,6 +1,6 @@
 """A LLaDA model as an `LM` of lm_eval: generation by denoising, likelihood by Monte Carlo.
 
-lm_eval brings requests, metrics and bookkeeping; here is only what asks the model.
+lm_eval brings the requests, the metrics and the bookkeeping; this module answers the requests.
 """
 
 import time
@@ -21,7 +21,11 @@ from model.tokenizer import EOT
 
 
 class DiffusionLM(LM):
-    """Greedy block-wise denoising, batched over prompts of different lengths."""
+    """Greedy block-wise denoising, batched over prompts of different lengths.
+
+    `passes` (forward passes, summed over answers), `tokens`, `answers` and `seconds` count all that
+    was generated.
+    """
 
     def __init__(
         self, model: LLaDA, tokenizer: PreTrainedTokenizerBase, config: EvaluateConfig
@@ -32,11 +36,11 @@ class DiffusionLM(LM):
         self.passes, self.tokens, self.answers, self.seconds = 0, 0, 0, 0.0
 
     def encode(self, problem: Mapping[str, Any]) -> list[int]:
-        """Token ids of a problem, in the evaluation's form."""
+        """Token ids of a problem's prompt, in the form of this evaluation."""
         return forms.tokens(self.tokenizer, problem, self.config.form)
 
     def too_long(self, prompt: list[int]) -> str | None:
-        """Why a prompt cannot be asked, or None."""
+        """Why the context has no room for a prompt and its answer, or None if it has."""
         longest = self.model.config.max_sequence_length
         if len(prompt) + self.config.gen_length <= longest:
             return None
@@ -48,35 +52,39 @@ class DiffusionLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers with their delimiters, cut at the end of the turn and at stop strings.
 
-        The problems are the rows that the requests are about: a context that lm_eval has put
-        together as one text could not say which of its control tokens are text. A problem that
-        leaves no room for an answer is answered by nothing.
+        Prompts are encoded from the requests' rows. The context that lm_eval has joined into one
+        text cannot be used: it does not tell control tokens from text that looks like them. The
+        answer to a problem that leaves no room for one is empty.
         """
-        contexts = [self.encode(request.doc) for request in requests]
-        asked = [index for index, prompt in enumerate(contexts) if not self.too_long(prompt)]
-        order = sorted(asked, key=lambda index: len(contexts[index]))
+        prompts = [self.encode(request.doc) for request in requests]
+        fitting = [index for index, prompt in enumerate(prompts) if not self.too_long(prompt)]
+        # Prompts of similar length share a batch, which saves padding.
+        order = sorted(fitting, key=lambda index: len(prompts[index]))
         answers = [""] * len(requests)
         size = self.config.batch_size
         with tqdm(total=len(order), desc="generate", unit="problem", disable=None) as bar:
             for start in range(0, len(order), size):
-                picked = order[start : start + size]
-                texts = self._generate([contexts[index] for index in picked])
-                for index, text in zip(picked, texts, strict=True):
+                batch = order[start : start + size]
+                texts = self._generate([prompts[index] for index in batch])
+                for index, text in zip(batch, texts, strict=True):
                     answers[index] = _cut(text, requests[index].args[1].get("until") or [])
-                bar.update(len(picked))
+                bar.update(len(batch))
         return answers
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """The Monte-Carlo bound of each answer's log-likelihood; greedy matching is not offered."""
+        """The Monte Carlo bound of each continuation's log-likelihood in nats.
+
+        The second value, whether greedy decoding gives the continuation, is always False.
+        """
         pairs = [(request.args[0], request.args[1]) for request in requests]
         return [(value, False) for value in self._likelihoods(pairs)]
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """The bound of each whole text's log-likelihood."""
+        """The Monte Carlo bound of each whole text's log-likelihood in nats."""
         return self._likelihoods([("", request.args[0]) for request in requests])
 
     def options(self) -> dict:
@@ -124,6 +132,7 @@ class DiffusionLM(LM):
 
 
 def _cut(text: str, until: list[str] | str) -> str:
+    """The text before the first of the stop strings."""
     for stop in [until] if isinstance(until, str) else until:
         text = text.split(stop)[0] if stop else text
     return text

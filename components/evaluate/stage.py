@@ -13,7 +13,6 @@ from components.evaluate import display, forms
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
 from components.evaluate.task import VERDICT, ask, sample
-from components.rewards import named
 from model import checkpoint, sampler
 from model.tokenizer import load_tokenizer
 
@@ -30,19 +29,19 @@ def run(
     accuracy: Parameter,
 ) -> None:
     """Asks `model` the dataset's test problems and writes results, samples and traces."""
-    asked, unusable = problems.usable(dataset, "test", VERDICT, limit=config.limit)
+    rows, unusable = problems.usable(dataset, "test", VERDICT, limit=config.limit)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     network = checkpoint.load(model, dtype=dtype, device=device)
     lm = DiffusionLM(network, load_tokenizer(model), config)
-    faults = _too_long(lm, asked)
+    faults = _too_long(lm, rows)
     problems.tell(dataset / "test.jsonl", faults, "counted as wrong")
-    samples = ask(lm, list(asked.values()), config.form, workers=config.reward_workers)
+    samples = ask(lm, list(rows.values()), config.form, workers=config.reward_workers)
     counts = {"too_long": len(faults), "unusable": unusable}
     results = _results(samples, lm) | counts
     (evaluation / "results.json").write_text(json.dumps(results, indent=1))
     _write_lines(evaluation / "samples.jsonl", samples)
-    fitting = [problem for number, problem in asked.items() if number not in faults]
+    fitting = [problem for number, problem in rows.items() if number not in faults]
     traces = [_trace(lm, problem) for problem in fitting[: config.traces]]
     _write_lines(evaluation / "traces.jsonl", traces)
     _write_lines(metrics / artifact.METRICS, [results])
@@ -59,13 +58,16 @@ def run(
     )
 
 
-def _too_long(lm: DiffusionLM, asked: dict[int, dict[str, Any]]) -> dict[int, str]:
-    """The problems that leave no room for an answer, by row; ValueError where all of them do."""
-    faults = {row: lm.too_long(lm.encode(problem)) for row, problem in asked.items()}
-    found = {row: fault for row, fault in faults.items() if fault}
-    if len(found) == len(asked):
-        raise ValueError(f"no problem leaves room for its answer: {next(iter(found.values()))}")
-    return found
+def _too_long(lm: DiffusionLM, rows: dict[int, dict[str, Any]]) -> dict[int, str]:
+    """The reasons of the problems that leave no room for an answer, by row number.
+
+    Raises ValueError if no problem leaves room for one.
+    """
+    reasons = {number: lm.too_long(lm.encode(problem)) for number, problem in rows.items()}
+    faults = {number: reason for number, reason in reasons.items() if reason}
+    if len(faults) == len(rows):
+        raise ValueError(f"no problem leaves room for its answer: {next(iter(faults.values()))}")
+    return faults
 
 
 def _results(samples: list[dict[str, Any]], lm: DiffusionLM) -> dict[str, Any]:
@@ -82,20 +84,20 @@ def _results(samples: list[dict[str, Any]], lm: DiffusionLM) -> dict[str, Any]:
 
 
 def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
-    """The answer window after every pass: one text a token, null where it is still masked."""
+    """A `sample` with `passes`: after each pass the answer's tokens as texts, None if masked."""
     prompt = lm.encode(problem)
     prompt_BP = torch.tensor([prompt], device=lm.model.device)
-    windows = [[None] * lm.config.gen_length]
+    passes = [[None] * lm.config.gen_length]
     answer: list[int] = []
     for generation in sampler.stream(lm.model, prompt_BP, **lm.options()):
         answer = generation.tokens_BL[0, len(prompt) :].tolist()
-        windows.append([_shown(lm.tokenizer, token) for token in answer])
+        passes.append([_text(lm.tokenizer, token) for token in answer])
     (response,) = lm.tokenizer.batch_decode([sampler.said(answer, lm.stops)])
-    correct = named.verified(forms.delimited(response, problem, lm.config.form), problem)
-    return sample(problem, response, bool(correct), lm.config.form) | {"passes": windows}
+    correct = forms.is_right(response, problem, lm.config.form)
+    return sample(problem, response, correct, lm.config.form) | {"passes": passes}
 
 
-def _shown(tokenizer: Any, token: int) -> Any:
+def _text(tokenizer: Any, token: int) -> Any:
     return None if token == tokenizer.mask_token_id else tokenizer.decode([token])
 
 

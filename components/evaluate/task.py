@@ -1,11 +1,13 @@
-"""The dataset's test problems as a task of lm_eval, judged by `components.rewards.named.verified`.
+"""The dataset's test problems as a task of lm_eval, judged by `components.rewards.named.is_right`.
 
-Problems and answers are plain texts from the artifact's own rows: no loader, no template and no
-cache of lm_eval or `datasets` touches them.
+Problems and answers are plain texts from the artifact's own rows. They pass through no loader,
+template or cache of lm_eval or `datasets`, which may alter texts and confuse datasets.
 """
 
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import lm_eval
@@ -15,25 +17,29 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import Task, TaskConfig
 
 from components.evaluate import forms
+from components.evaluate.config import Form
 from components.rewards import named
 
 NAME = "unseen_problems"
 VERDICT: named.Weights = (("verified", 1.0),)
+"""By this reward a row is usable or not: it must be possible to judge an answer to it."""
 
 
-def ask(lm: LM, problems: list[dict[str, Any]], form: str, *, workers: int) -> list[dict[str, Any]]:
-    """A `sample` of each problem in turn; `workers` answers are judged at a time."""
+def ask(
+    lm: LM, problems: list[dict[str, Any]], form: Form, *, workers: int
+) -> list[dict[str, Any]]:
+    """One `sample` per problem, in order; `workers` answers are judged at the same time."""
     task = UnseenProblems(problems, form, workers)
-    found = lm_eval.evaluate(lm=lm, task_dict={NAME: task}, bootstrap_iters=0)
-    assert found is not None, "one process asks"
+    results = lm_eval.evaluate(lm=lm, task_dict={NAME: task}, bootstrap_iters=0)
+    assert results is not None, "lm_eval returns None in processes of other ranks only"
     return [
         sample(problem, row["resps"][0][0], bool(row["exact_match"]), form)
-        for problem, row in zip(problems, found["samples"][NAME], strict=True)
+        for problem, row in zip(problems, results["samples"][NAME], strict=True)
     ]
 
 
-def sample(problem: dict[str, Any], response: str, correct: bool, form: str) -> dict[str, Any]:
-    """A problem, the response to it, what was judged of that, and the verdict."""
+def sample(problem: named.Problem, response: str, correct: bool, form: Form) -> dict[str, Any]:
+    """A problem, the response to it, the part of the response that was judged, and the verdict."""
     return {
         "prompt": problem["prompt"],
         "answer": problem["answer"],
@@ -44,14 +50,15 @@ def sample(problem: dict[str, Any], response: str, correct: bool, form: str) -> 
 
 
 class UnseenProblems(Task):
-    """One request a problem, and its own verifier's verdict on the answer."""
+    """One request per problem; the metric is the verdict of the problem's own verifier."""
 
     VERSION = 2.0
     OUTPUT_TYPE = "generate_until"
 
-    def __init__(self, problems: list[dict[str, Any]], form: str, workers: int) -> None:
-        """`workers` answers are judged at a time."""
-        # As in lm_eval's own ConfigurableTask without Task's __init__, which loads a data set.
+    def __init__(self, problems: list[dict[str, Any]], form: Form, workers: int) -> None:
+        """`workers` answers are judged at the same time."""
+        # Task.__init__ is not called, because it loads a dataset; lm_eval's own ConfigurableTask
+        # does without it as well.
         self.problems = problems
         self._config = TaskConfig(task=NAME, num_fewshot=0, generation_kwargs={"until": []})
         self._filters = [FilterEnsemble("verdict", [lambda: Verdicts(form, workers)])]
@@ -75,7 +82,7 @@ class UnseenProblems(Task):
         return doc["answer"]
 
     def fewshot_context(self, doc: dict[str, Any], *_: Any, **__: Any) -> str:
-        """The prompt alone; the form in which it is asked is the model's matter."""
+        """The prompt alone: `DiffusionLM` applies the template, from the request's problem."""
         return doc["prompt"]
 
     def construct_requests(
@@ -84,7 +91,7 @@ class UnseenProblems(Task):
         return Instance("generate_until", doc, (ctx, {"until": []}), 0, metadata)
 
     def process_results(self, doc: dict[str, Any], results: list[float]) -> dict[str, float]:
-        """The verdict, which the filter has found."""
+        """The verdict that the filter `Verdicts` has put in the response's place."""
         return {"exact_match": results[0]}
 
     def aggregation(self) -> dict[str, Callable[[Sequence[float]], float]]:
@@ -95,16 +102,19 @@ class UnseenProblems(Task):
 
 
 class Verdicts(Filter):
-    """1.0 for a right answer and 0.0 for another, by each problem's own verifier."""
+    """Replaces each response by its verdict: 1.0 if it is right, else 0.0.
 
-    def __init__(self, form: str, workers: int) -> None:
+    A filter gets all responses at once, so that many can be judged at the same time; a task's
+    `process_results` gets them one by one.
+    """
+
+    def __init__(self, form: Form, workers: int) -> None:
         self.form, self.workers = form, workers
 
     def apply(self, resps: Any, docs: list[dict[str, Any]]) -> list[float]:
-        """The verdict on each answer, of which a problem has one; many are found at a time."""
-        responses = [
-            forms.delimited(response, problem, self.form)
-            for (response,), problem in zip(resps, docs, strict=True)
-        ]
-        found = named.score_all(responses, docs, VERDICT, workers=self.workers)
-        return [scored.total for scored in found]
+        """The verdicts, in the order of the problems; each problem has one response."""
+        responses = [response for (response,) in resps]
+        # Threads are enough: the slow part of judging runs in processes of its own.
+        with ThreadPoolExecutor(self.workers) as pool:
+            verdicts = pool.map(forms.is_right, responses, docs, itertools.repeat(self.form))
+            return [float(verdict) for verdict in verdicts]

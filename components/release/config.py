@@ -1,4 +1,4 @@
-"""What a release asks for."""
+"""The configuration of a release."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from model.options import Checked, check
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseConfig(Checked):
-    """A model is released when it is accurate enough. The defaults are those of the 8B recipe."""
+    """A model is released if it is accurate enough. The defaults are those of the 8B recipe."""
 
     accuracy: float = 0.5
-    """Exact match from which the model is released; below it the pipeline stops there."""
+    """Exact match that the model must reach; otherwise the pipeline ends without a release."""
     name: str = "llada-reasoner"
     """Name of the model on its card."""
 

@@ -1,7 +1,7 @@
 """Copies a model that is accurate enough, with a card: check, copy, describe, record.
 
-The pipeline asks the same question before it starts this stage; asked again here, a release by hand
-is held to it too. Publishing to a hub is not done here.
+The pipeline checks the accuracy before it starts this stage. The check is repeated here for
+releases by hand. Nothing is published to a hub.
 """
 
 import json
@@ -22,9 +22,12 @@ CARD = "README.md"
 def run(
     config: ReleaseConfig, *, model: Input, evaluation: Input, release: Output, metrics: Output
 ) -> None:
-    """Writes `model` with a card into `release`. Raises ValueError for a model below the bar."""
+    """Writes `model` with a card into `release`.
+
+    Raises ValueError for a model below `accuracy`, or an evaluation of another model.
+    """
     results = json.loads((evaluation / "results.json").read_text())
-    _check(config, model, evaluation, results["accuracy"])
+    _check_model(config, model, evaluation, results["accuracy"])
     for file in artifact.read(model)["files"]:
         (release / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model / file, release / file)
@@ -40,21 +43,24 @@ def run(
     )
 
 
-def _check(config: ReleaseConfig, model: Path, evaluation: Path, accuracy: float) -> None:
-    measured = artifact.read(evaluation)["inputs"]["model"]["fingerprint"]
+def _check_model(config: ReleaseConfig, model: Path, evaluation: Path, accuracy: float) -> None:
+    evaluated = artifact.read(evaluation)["inputs"]["model"]["fingerprint"]
     own = artifact.read(model)["fingerprint"]
-    check("evaluation", f"of model {measured[:12]}", measured == own, f"one of {own[:12]}")
+    check("evaluation", f"of model {evaluated[:12]}", evaluated == own, f"one of {own[:12]}")
     check("accuracy", accuracy, accuracy >= config.accuracy, f"{config.accuracy} or more")
 
 
 def card(config: ReleaseConfig, record: dict[str, Any], results: dict[str, Any]) -> str:
-    """The model card: front matter that hubs read, the measurement, and the way to the model."""
+    """The model card in Markdown: front matter for hubs, the accuracy, and the model's history.
+
+    `record` is the evaluation's artifact record, `results` the content of its results.json.
+    """
     facts = artifact.provenance(record)
     origin = artifact.origin(record)
     address = origin["summary"].get("hub_model") if origin else None
-    # A hub takes the name of one of its models, and of a local path nothing is told.
-    known = {"base_model": address.partition("@")[0]} if address else {}
-    head = {**known, "tags": ["masked-diffusion", "reasoning"]}
+    # Hubs accept only names of their own models, and a local path would tell of the machine.
+    base_model = {"base_model": address.partition("@")[0]} if address else {}
+    head = {**base_model, "tags": ["masked-diffusion", "reasoning"]}
     base = "a new model" if facts["base_model"] == "new" else address or "not from a hub"
     stages = list(dict.fromkeys(entry["stage"] for entry in record["lineage"]))
     lines = [
@@ -66,6 +72,6 @@ def card(config: ReleaseConfig, record: dict[str, Any], results: dict[str, Any])
         f"- Tokens in training: {facts['tokens']:,}\n"
         f"- Stages: {', '.join(stages)}\n"
         f"- Commit: {facts['commit']}",
-        "Every configuration and checksum on the way is in `.artifact.json`.",
+        "The configurations and checksums of all stages are in `.artifact.json`.",
     ]
     return "\n\n".join(lines) + "\n"

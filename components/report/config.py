@@ -1,4 +1,4 @@
-"""What a report shows."""
+"""The configuration of a report."""
 
 from dataclasses import dataclass
 

@@ -1,24 +1,31 @@
-"""One self-contained HTML page: accuracies, curves, the table, answers as they denoise, provenance.
+"""The report as a self-contained HTML page: accuracies, curves, table, denoising, provenance.
 
-What an evaluation's own page shows as well is drawn by `components.drawing`.
+Bars and denoising, which an evaluation's own page shows as well, are drawn by `components.drawing`.
 """
 
 import json
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.drawing import WIDTH, bars, denoising, document
+from components.report import table
 
-HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 220, 56, 16, 16, 34
+HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 220, 56, 16, 16, 34  # a plot and its margins
+Point = tuple[float, float]
+"""A step and the value of a figure there."""
 
 
-def render(
+def render_page(
     report: dict[str, Any],
     curves: dict[str, list[dict[str, Any]]],
     traces: list[dict[str, Any]],
     record: dict[str, Any],
 ) -> str:
-    """The page of a run; `record` is the artifact record of the last evaluation."""
+    """The page of a run.
+
+    `report` is the content of report.json, `curves` the metrics of each training stage, a
+    dictionary per step, `traces` those of the last evaluation and `record` its artifact record.
+    """
     tone = "soft" if "NOT" not in report["verdict"] else "bad"
     parts = [
         f"<h1>{escape(report['title'])}</h1>",
@@ -27,12 +34,12 @@ def render(
         "<h2>Exact match on unseen problems</h2>",
         bars(report["evaluations"]),
         "<h2>Training</h2>",
-        *(_curve(f"{stage}: loss", records, "loss") for stage, records in curves.items()),
+        *(_curve(f"{stage}: loss", steps, "loss") for stage, steps in curves.items()),
         *(
-            _curve(f"{stage}: {figure}", records, figure)
-            for stage, records in curves.items()
+            _curve(f"{stage}: {figure}", steps, figure)
+            for stage, steps in curves.items()
             for figure in ("accuracy", "reward")
-            if figure in records[0]
+            if figure in steps[0]
         ),
         "<h2>Stages</h2>",
         _table(report["table"]),
@@ -46,68 +53,85 @@ def render(
     return document(report["title"], parts)
 
 
-def _curve(title: str, records: list[dict[str, Any]], figure: str) -> str:
-    """A figure over the steps: every value thin, their mean over a twentieth of the run thick."""
-    points = [(record["step"], record[figure]) for record in records if figure in record]
-    values = sorted(value for _, value in points)
-    low, high = min(0.0, values[0]), values[int(0.99 * (len(values) - 1))] or 1.0
-    last = points[-1][0]
+class Scales(NamedTuple):
+    """Steps from 0 to `last` and values from `low` to `high`, as positions in a plot."""
 
-    def place(step: float, value: float) -> str:
-        x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
-        share = (min(max(value, low), high) - low) / (high - low or 1.0)
-        return f"{x:.1f},{HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share:.1f}"
+    last: float
+    low: float
+    high: float
 
-    span = max(len(points) // 40, 1)
-    near = [points[max(at - span, 0) : at + span + 1] for at in range(len(points))]
-    smooth = [
-        (step, sum(value for _, value in window) / len(window))
-        for (step, _), window in zip(points, near, strict=True)
-    ]
-    ticks = "".join(
-        f"<text x='6' y='{place(0, value).split(',')[1]}'>{value:.2g}</text>"
-        for value in (low, (low + high) / 2, high)
-    ) + "".join(
-        f"<text x='{place(step, low).split(',')[0]}' y='{HEIGHT - 10}' text-anchor='middle'>"
-        f"{step:.0f}</text>"
-        for step in (0, last / 2, last)
-    )
-    raw, thick = (" ".join(place(*point) for point in line) for line in (points, smooth))
+    def x(self, step: float) -> str:
+        return f"{LEFT + (WIDTH - LEFT - RIGHT) * step / self.last:.1f}"
+
+    def y(self, value: float) -> str:
+        """Values beyond the scale are drawn at its end."""
+        height = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low or 1.0)
+        return f"{HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * height:.1f}"
+
+    def line(self, points: list[Point]) -> str:
+        return " ".join(f"{self.x(step)},{self.y(value)}" for step, value in points)
+
+
+def _curve(title: str, steps: list[dict[str, Any]], figure: str) -> str:
+    """A figure over the steps: its values as a thin line, their moving average as a thick one."""
+    points = [(step["step"], step[figure]) for step in steps if figure in step]
+    scales = _scales(points)
     return (
-        f"<h3>{escape(title)}</h3><svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{ticks}"
-        f"<polyline points='{raw}' fill='none' stroke='var(--a)' stroke-opacity='.3'/>"
-        f"<polyline points='{thick}' fill='none' stroke='var(--a)' stroke-width='2.5'/></svg>"
+        f"<h3>{escape(title)}</h3><svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{_ticks(scales)}"
+        f"<polyline points='{scales.line(points)}' fill='none' stroke='var(--a)' "
+        "stroke-opacity='.3'/>"
+        f"<polyline points='{scales.line(_smooth(points))}' fill='none' stroke='var(--a)' "
+        "stroke-width='2.5'/></svg>"
     )
+
+
+def _scales(points: list[Point]) -> Scales:
+    """From 0, or a lower least value, to the 99th percentile: a spike would flatten the rest."""
+    values = sorted(value for _, value in points)
+    high = values[int(0.99 * (len(values) - 1))] or 1.0
+    return Scales(last=points[-1][0], low=min(0.0, values[0]), high=high)
+
+
+def _smooth(points: list[Point]) -> list[Point]:
+    """The mean over a twentieth of the run around each step; less than that at both ends."""
+    reach = max(len(points) // 40, 1)
+    values = [value for _, value in points]
+    near = [values[max(at - reach, 0) : at + reach + 1] for at in range(len(values))]
+    return [(step, sum(some) / len(some)) for (step, _), some in zip(points, near, strict=True)]
+
+
+def _ticks(scales: Scales) -> str:
+    """Labels of both axes: at their ends and in the middle."""
+    last, low, high = scales
+    values = [
+        f"<text x='6' y='{scales.y(value)}'>{value:.2g}</text>"
+        for value in (low, (low + high) / 2, high)
+    ]
+    steps = [
+        f"<text x='{scales.x(step)}' y='{HEIGHT - 10}' text-anchor='middle'>{step:.0f}</text>"
+        for step in (0, last / 2, last)
+    ]
+    return "".join(values + steps)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    cells = []
-    for row in rows:
-        accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}%"
-        cells.append(
-            f"<tr><td>{escape(row['stage'])}</td><td>{_shown(row['steps'], 'd')}</td>"
-            f"<td>{_shown(row['loss'], '.4f')}</td><td>{accuracy}</td>"
-            f"<td>{_shown(row['tokens_per_second'], '.0f')}</td>"
-            f"<td>{_shown(row['seconds'], '.1f')}</td>"
-            f"<td>{row['peak_memory_bytes'] / 2**20:.0f} MB</td></tr>"
-        )
-    names = ("stage", "steps", "loss", "accuracy", "tokens/s", "seconds", "peak memory")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    return f"<div class='wide'><table><tr>{head}</tr>{''.join(cells)}</table></div>"
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+    head = "".join(f"<th>{name}</th>" for name in table.COLUMNS)
+    lines = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in table.cells(row))}</tr>"
+        for row in rows
+    )
+    return f"<div class='wide'><table><tr>{head}</tr>{lines}</table></div>"
 
 
 def _provenance(record: dict[str, Any]) -> str:
-    facts = {name: record[name] for name in ("git_commit", "packages", "python", "created")}
-    entries = [("versions", facts)] + [
+    """Versions, and the configuration of every stage in the lineage, folded up."""
+    versions = {name: record[name] for name in ("git_commit", "packages", "python", "created")}
+    sections = [("versions", versions)] + [
         (f"{entry['stage']} / {entry['output']} {entry['fingerprint'][:12]}", entry["config"])
         for entry in record["lineage"]
     ]
     return "".join(
         f"<details><summary>{escape(name)}</summary><pre>{escape(json.dumps(facts, indent=1))}"
         "</pre></details>"
-        for name, facts in entries
+        for name, facts in sections
     )

@@ -1,7 +1,7 @@
 """Gathers a run's figures from its artifact records and draws them: load, gather, save, record.
 
 The lineage in the records names every stage that led to the three evaluations; nothing is measured
-here. The page's drawing is in `page.py`, the terminal's table in `table.py`.
+here. `page.py` draws the page, `table.py` formats the table for terminals and for Markdown.
 """
 
 import itertools
@@ -11,9 +11,9 @@ from typing import Any
 
 from components import artifact
 from components.artifact import Input, Output, OutputFile
-from components.report import page as drawing
 from components.report import table
 from components.report.config import ReportConfig
+from components.report.page import render_page
 from model.options import check
 
 FIGURES = ("steps", "loss", "accuracy", "tokens_per_second", "seconds", "peak_memory_bytes")
@@ -33,21 +33,20 @@ def run(
     page: OutputFile,
     summary: OutputFile,
 ) -> None:
-    """Writes report.json and report.html, one self-contained page, and both for the Kubeflow UI."""
-    metrics_of = [pretrain_metrics, sft_metrics, preference_metrics]
-    _check(metrics_of, [base_evaluation, sft_evaluation, aligned_evaluation])
-    curves = {artifact.read(path)["stage"]: lines(path / artifact.METRICS) for path in metrics_of}
+    """Writes report.json and report.html, a self-contained page, and both for the Kubeflow UI."""
+    training = [pretrain_metrics, sft_metrics, preference_metrics]
+    _check(training, [base_evaluation, sft_evaluation, aligned_evaluation])
+    curves = {artifact.read(path)["stage"]: lines(path / artifact.METRICS) for path in training}
     method = artifact.read(preference_metrics)["stage"]
     evaluations = {"base": base_evaluation, "sft": sft_evaluation, method: aligned_evaluation}
-    found = gather(config, evaluations)
-    (report / "report.json").write_text(json.dumps(found, indent=1))
+    content = gather(config, evaluations)
+    (report / "report.json").write_text(json.dumps(content, indent=1))
     traces = lines(aligned_evaluation / "traces.jsonl")[: config.traces]
-    record = artifact.read(aligned_evaluation)
-    drawn = drawing.render(found, curves, traces, record)
-    (report / "report.html").write_text(drawn)
-    page.write_text(drawn)
-    summary.write_text(table.markdown(found))
-    figures = {f"accuracy_{name}": r["accuracy"] for name, r in found["evaluations"].items()}
+    html = render_page(content, curves, traces, artifact.read(aligned_evaluation))
+    (report / "report.html").write_text(html)
+    page.write_text(html)
+    summary.write_text(table.markdown(content))
+    figures = {f"accuracy_{name}": r["accuracy"] for name, r in content["evaluations"].items()}
     (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")
     inputs = {
         "pretrain_metrics": pretrain_metrics,
@@ -67,36 +66,45 @@ def run(
 
 
 def _check(metrics: list[Path], evaluations: list[Path]) -> None:
-    """Raises ValueError unless metrics and evaluations are those of one run, each in its place."""
+    """Raises ValueError unless metrics and evaluations are of one run, each in its role.
+
+    The evaluation number n must be of a model behind the first n training stages and no other, and
+    all three must be of the same problems, or their accuracies could not be compared.
+    """
     roles = ("pretrain_metrics", "sft_metrics", "preference_metrics")
     stages = [("pretrain",), ("sft",), ("dpo", "grpo")]
     for role, path, allowed in zip(roles, metrics, stages, strict=True):
         _expect(role, path, "metrics", allowed)
-    trained = [_execution(artifact.read(path)["lineage"][-1]) for path in metrics]
-    tests = set()
+    training = [_execution_key(artifact.read(path)["lineage"][-1]) for path in metrics]
+    datasets = set()
     for number, (name, path) in enumerate(
         zip(("base", "sft", "aligned"), evaluations, strict=True)
     ):
         _expect(f"{name}_evaluation", path, "evaluation", ("evaluate",))
         record = artifact.read(path)
-        seen = {_execution(entry) for entry in record["lineage"]}
-        is_after = set(trained[: number + 1]) <= seen and not seen & set(trained[number + 1 :])
+        history = {_execution_key(entry) for entry in record["lineage"]}
+        before, later = set(training[: number + 1]), set(training[number + 1 :])
+        is_after = before <= history and not history & later
         behind = " and ".join(roles[: number + 1])
         check(f"{name}_evaluation", str(path), is_after, f"one of the model behind {behind} alone")
-        tests.add(record["inputs"]["dataset"]["fingerprint"])
-    found = ", ".join(sorted(test[:12] for test in tests))
-    check("evaluations", f"of datasets {found}", len(tests) == 1, "of one dataset")
+        datasets.add(record["inputs"]["dataset"]["fingerprint"])
+    names = ", ".join(sorted(fingerprint[:12] for fingerprint in datasets))
+    check("evaluations", f"of datasets {names}", len(datasets) == 1, "of one dataset")
 
 
 def _expect(role: str, path: Path, output: str, stages: tuple[str, ...]) -> None:
+    """Raises ValueError unless the artifact is this output of one of the stages."""
     record = artifact.read(path)
     good = record["output"] == output and record["stage"] in stages
-    found = f"{path} ({record['output']} of {record['stage']})"
-    check(role, found, good, f"{output} of {' or '.join(stages)}")
+    origin = f"{path} ({record['output']} of {record['stage']})"
+    check(role, origin, good, f"{output} of {' or '.join(stages)}")
 
 
-def _execution(entry: dict[str, Any]) -> str:
-    """What the outputs of one execution of a stage have in common, in a lineage."""
+def _execution_key(entry: dict[str, Any]) -> str:
+    """Identifies the execution of a stage that an entry of a lineage comes from.
+
+    The outputs of one execution share its summary, which holds measured times.
+    """
     return json.dumps([entry["stage"], entry["summary"]], sort_keys=True)
 
 
@@ -132,21 +140,22 @@ def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]
 
 def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
     """One row per stage execution, in the order in which they ran."""
-    rows: list[dict[str, Any]] = []
-    seen = set()
+    rows: dict[str, dict[str, Any]] = {}
     for name, path in evaluations.items():
         for entry in artifact.read(path)["lineage"]:
-            execution = _execution(entry)
-            if execution not in seen:
-                seen.add(execution)
-                repeated = entry["stage"] in ("merge", "evaluate")
-                stage = f"{entry['stage']} ({name})" if repeated else entry["stage"]
-                figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
-                rows.append({"stage": stage, **figures})
-    return rows
+            # A run has several executions of these stages, told apart by their evaluation.
+            is_repeated = entry["stage"] in ("merge", "evaluate")
+            stage = f"{entry['stage']} ({name})" if is_repeated else entry["stage"]
+            figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
+            # Every lineage starts with the stages that it shares with the one before.
+            rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
+    return list(rows.values())
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a stage's own file; a line ends at \\n alone, whatever else a text holds."""
+    """The rows of a JSON lines file that a stage wrote.
+
+    Lines end at \\n only: the texts in them may hold other separators, such as U+2028.
+    """
     with path.open(encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]

@@ -1,13 +1,15 @@
-"""The run's figures as one table: plain text for a terminal, Markdown for a UI."""
+"""The run's figures by stage as a table: plain text for a terminal, Markdown for a UI."""
 
 from typing import Any
+
+from components.drawing import escape_markdown
 
 COLUMNS = ("stage", "steps", "loss", "accuracy", "tokens/s", "seconds", "peak memory")
 
 
 def render(report: dict[str, Any]) -> str:
-    """The table of `report.json`, with a total and the accuracy by stage below it."""
-    rows = [COLUMNS, *(_cells(row) for row in report["table"])]
+    """The table of `report` (report.json) as plain text, then the total and the accuracies."""
+    rows = [COLUMNS, *(cells(row) for row in report["table"])]
     peak = _memory(report["peak_memory_bytes"])
     rows.append(("total", "", "", "", "", f"{report['total_seconds']:.1f}", peak))
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
@@ -19,20 +21,23 @@ def render(report: dict[str, Any]) -> str:
         for row in rows
     ]
     rule = "-" * len(lines[0])
-    steps = " -> ".join(
+    accuracies = " -> ".join(
         f"{name} {100 * result['accuracy']:.1f}%" for name, result in report["evaluations"].items()
     )
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], "", f"exact match: {steps}"])
+    return "\n".join(
+        [lines[0], rule, *lines[1:-1], rule, lines[-1], "", f"exact match: {accuracies}"]
+    )
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The same table for the Kubeflow UI."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(_cells(row) for row in report["table"])]
+    """The table, the title and the verdict in Markdown, for the Kubeflow UI."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(cells(row) for row in report["table"])]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"# {report['title']}\n\n{report['verdict']}\n\n{table}\n"
+    return f"# {escape_markdown(report['title'])}\n\n{report['verdict']}\n\n{table}\n"
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """The texts of a row of report.json's table, one per column; empty for a missing figure."""
     return (
         row["stage"],
         _number(row["steps"], "d"),

@@ -1,14 +1,18 @@
-"""Which rewards there are, and the judge's settings."""
+"""The names of verifiers and rewards, and the judge's settings."""
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from model.options import Checked, check, check_text
 
-REWARDS = ("verified", "exact", "math", "code", "format", "equations", "overlong")
-"""Names of the rewards in `components.rewards.named`."""
+Verifier = Literal["exact", "math", "code"]
+"""How an answer is compared with the dataset's: to the letter, by value, or by running tests."""
+VERIFIERS: tuple[Verifier, ...] = get_args(Verifier)
+REWARDS = ("verified", *VERIFIERS, "format", "equations", "overlong")
+"""`verified` is the verdict of each problem's own verifier (`components.rewards.named`)."""
 URL = re.compile(
     r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?(/[!\"$->@-~]*)?", re.ASCII
 )
@@ -30,8 +34,8 @@ def check_url(name: str, url: str) -> None:
     allowed = "a URL starting with http:// or https://, then a host, and perhaps port and path"
     check(name, url, url.startswith(("http://", "https://")), allowed)
     check(name, "...", "@" not in url.split("/")[2], "a URL without user or password")
-    found = URL.fullmatch(url)
-    good = found is not None and 1 <= int(found["port"] or 1) <= 65535
+    parts = URL.fullmatch(url)
+    good = parts is not None and 1 <= int(parts["port"] or 1) <= 65535
     check(name, url, good, allowed)
 
 

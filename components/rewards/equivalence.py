@@ -1,8 +1,8 @@
 """Whether two mathematical expressions are equal, by math-verify, within fixed time and memory.
 
-math-verify limits itself with a signal, which works in the main thread only and cannot interrupt a
-huge power. Here it runs in a process of its own, which the kernel ends when a comparison takes too
-long; the next comparison starts another.
+math-verify limits its time by a signal, which works in the main thread only and cannot interrupt
+the computation of a huge power. Here it runs in a process of its own (`equivalence_worker`), which
+the kernel ends when a comparison takes too long. The next comparison starts a new process.
 """
 
 import atexit
@@ -17,41 +17,44 @@ import threading
 import time
 from pathlib import Path
 
+from model.options import check
+
 WORKER = Path(__file__).with_name("equivalence_worker.py")
-START_SECONDS = 120
-LONGEST = 1_000
-NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII)  # read without asking: most references
+START_SECONDS = 120  # for imports of SymPy and ANTLR on a busy machine
+PATIENCE = 20  # a comparison's wall-clock time over its processor time, on a busy machine
+LONGEST = 1_000  # characters of an answer that is compared
+# Most references are plain numbers, which are readable without asking the worker.
+NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.ASCII)
 
 
 class Equivalence:
-    """Compares expressions; safe to call from any thread."""
+    """Compares expressions, one at a time; may be called from any thread."""
 
     def __init__(self, *, seconds: float = 2.0, memory: int = 2 << 30) -> None:
-        """`seconds` of processor time and `memory` bytes of address space for a comparison."""
+        """A comparison may take `seconds` of processor time and `memory` bytes of address space."""
         self.seconds, self.memory = seconds, memory
         self._lock = threading.Lock()
         self._worker: subprocess.Popen[bytes] | None = None
         self._readable: dict[str, bool] = {}
 
     def __call__(self, reference: str, answer: str) -> bool:
-        """True when they are equal; False when not, or when finding out takes too much.
+        """Whether they are equal; False as well if the comparison takes too much time or memory.
 
-        An answer of over a thousand characters is no final answer, and False unread.
-
-        Raises ValueError when the reference is no mathematical expression.
+        An answer of over 1000 characters is not a final answer: it is False and not even read.
+        Raises ValueError if the reference is not a mathematical expression.
         """
         if len(answer) > LONGEST:
             return False
         with self._lock:
             verdict = self._ask([reference, answer])
-        if verdict == "unreadable":
-            raise ValueError(f"answer={reference!r}, allowed: a mathematical expression")
+        check("answer", reference, verdict != "unreadable", "a mathematical expression")
         return verdict == "right"
 
     def reads(self, reference: str) -> bool:
-        """Whether math-verify finds an expression in a reference; remembered once found out.
+        """Whether math-verify can read a reference; the result is cached.
 
-        False too for one whose reading takes too much, to which no answer could be equal.
+        False as well if reading it takes too much time or memory, since no answer could be
+        compared with it.
         """
         if NUMBER.fullmatch(reference):
             return True
@@ -72,8 +75,7 @@ class Equivalence:
         assert worker.stdin
         worker.stdin.write(json.dumps(texts).encode() + b"\n")
         worker.stdin.flush()
-        # Waiting may take longer than computing when the machine is busy.
-        verdict = _line(worker, 20 * self.seconds)
+        verdict = _next_line(worker, PATIENCE * self.seconds)
         if verdict is None:
             self.close()
         return verdict
@@ -84,10 +86,10 @@ class Equivalence:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Each thread of OpenBLAS reserves address space, which is limited here.
+            # Each thread of OpenBLAS reserves address space, of which the worker has little.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
-        if _line(worker, START_SECONDS) != "ready":
+        if _next_line(worker, START_SECONDS) != "ready":
             worker.kill()
             worker.communicate()
             raise RuntimeError(f"math-verify does not start: python {WORKER.name} ended")
@@ -96,14 +98,14 @@ class Equivalence:
 
 @functools.cache
 def shared() -> Equivalence:
-    """The one comparer of this process, closed when the process ends."""
-    comparer = Equivalence()
-    atexit.register(comparer.close)
-    return comparer
+    """The instance that all of this process shares, closed when the process ends."""
+    instance = Equivalence()
+    atexit.register(instance.close)
+    return instance
 
 
-def _line(worker: subprocess.Popen[bytes], seconds: float) -> str | None:
-    """The next line of JSON, or None when the process ends or the time is over."""
+def _next_line(worker: subprocess.Popen[bytes], seconds: float) -> str | None:
+    """The worker's next line of JSON, or None if it ends before or takes more than `seconds`."""
     assert worker.stdout
     poll = select.poll()
     poll.register(worker.stdout, select.POLLIN)

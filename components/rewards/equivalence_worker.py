@@ -1,9 +1,9 @@
 """The process in which math-verify reads and compares expressions. `equivalence` starts it.
 
-Reads one JSON list a line, [reference, answer] to compare or [reference] to read, and writes one
-JSON verdict a line. A line that takes too much processor time ends the process: the profiling
-timer's signal is left to the kernel, because a handler in Python would wait for a huge power or a
-deep parse to finish first.
+Reads a JSON list per line, [reference, answer] to compare or [reference] to read, and writes a JSON
+verdict per line. A line that takes too much processor time ends the process by the profiling
+timer's signal. It has no handler in Python: a handler would run only after the huge power or the
+deep parse has been finished.
 """
 
 import json
@@ -20,10 +20,10 @@ CURRENCY = re.compile(r"\\\$|[€£¥₹]|(?<=\d)\s*dollars?\b", re.IGNORECASE)
 
 
 def read(text: str) -> list:
-    """What math-verify reads in a text; a text without LaTeX marks is one formula as a whole.
+    """The expressions that math-verify reads in a text. A text without LaTeX marks is one formula.
 
-    Percent signs and most units are math-verify's own matter. Signs of a currency are dropped here,
-    since LaTeX's `\\$` is to it the end of a formula; so is `$` where it has no partner.
+    math-verify handles percent signs and most units itself. Currency signs are dropped here,
+    because it takes LaTeX's `\\$` for the end of a formula; a `$` without a partner is dropped too.
     """
     plain = CURRENCY.sub("", text)
     if plain.count("$") % 2:
@@ -33,9 +33,9 @@ def read(text: str) -> list:
 
 
 def compare(reference: str, answer: str | None = None) -> str:
-    """One of right, wrong, unreadable; the last when the reference is no expression.
+    """ "right", "wrong", or "unreadable" if the reference is not an expression.
 
-    Without an answer it is readable or unreadable.
+    Without an answer: "readable" or "unreadable".
     """
     expected = read(reference)
     if not expected:
@@ -50,7 +50,8 @@ def main() -> None:
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     logging.disable()
-    compare("x^2 + 1", r"\frac{2}{2} + x^2")  # The first comparison fills the grammar's caches.
+    # The first comparison fills the grammar's caches, which must not count as its time.
+    compare("x^2 + 1", r"\frac{2}{2} + x^2")
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, seconds)

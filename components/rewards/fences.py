@@ -1,10 +1,11 @@
-"""The program in an answer written in Markdown: what stands in its fenced block of code.
+"""Extracts the program from an answer in Markdown: the content of its fenced block of code.
 
-Fences are CommonMark's (section 4.5): three or more backticks or tildes, closed on a line of its
-own by as many or more of the same, or by the end of the text. A closing fence is indented by three
-columns more than its opening one at most, so a fence in the docstring of an indented body is code.
-More than CommonMark knows, because models write it: a fence stands at any depth, as in a list, or
-ends a line of words. Running the program is `components.rewards.sandbox`'s.
+Fences are those of CommonMark (section 4.5): three or more backticks or tildes, closed on a line of
+its own by at least as many of the same character, or by the end of the text. A closing fence is
+indented by at most three columns more than its opening fence, so that a fence in the docstring of
+an indented body stays code. Two forms beyond CommonMark are read, because models write them: a
+fence at any depth, as in a list, and a fence at the end of a line of words.
+`components.rewards.sandbox` runs the program.
 """
 
 import ast
@@ -14,44 +15,45 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 LINE = re.compile(r"\r\n|\r|\n")
-# No backtick may follow a fence of backticks: that is code within a line.
+# A backtick after a fence of backticks makes both inline code, as in ```x```.
 OPENING = re.compile(
     r"(?P<indent>[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?)"
     r"(?P<fence>`{3,}(?=[^`]*$)|~{3,})(?P<info>.*)"
 )
-BEHIND_WORDS = re.compile(r"(?P<indent>)[^`]*(?P<fence>`{3,})(?P<info>[\w.+-]*)[ \t]*")
+OPENING_AFTER_WORDS = re.compile(r"(?P<indent>)[^`]*(?P<fence>`{3,})(?P<info>[\w.+-]*)[ \t]*")
 SPAN = re.compile(r"(`+)(?:(?:python3?|py)\s+)?(?P<code>[^`\n]+)\1", re.IGNORECASE)
 
 
 class Block(NamedTuple):
-    """A fenced block: the first word behind its opening fence, in lower case, and its lines."""
+    """A fenced block: the first word after its opening fence, in lower case, and its lines."""
 
     language: str
     code: str
 
 
 def program(text: str) -> str:
-    """The first fenced block that is marked as Python or not marked at all.
+    """The code of the first fenced block that is marked as Python or has no mark.
 
-    Where every block is marked as something else it is the first of them; without a block it is the
-    whole text, and what stands between backticks where that is all of it. A text that is Python as
-    it stands has no block: a fence can only be in a string or behind a #.
+    If all blocks are marked as other languages, the first block. Without a block, the whole text,
+    or the code of a text that is a single code span. A text that is valid Python as it stands is
+    returned whole: its fences can only be in a string or a comment.
     """
-    found = list(blocks(text))
-    if found and _is_python(text):
+    candidates = list(blocks(text))
+    if candidates and _is_python(text):
         return text
-    for block in found:
+    for block in candidates:
         if not block.language or block.language.startswith("py"):
             return block.code
-    if found:
-        return found[0].code
+    if candidates:
+        return candidates[0].code
     span = SPAN.fullmatch(text.strip())
     return span["code"].strip() if span else text
 
 
 def _is_python(text: str) -> bool:
-    """Whether all of a text can be read as Python, in which no backtick stands for itself."""
+    """Whether the whole text is valid Python; backticks are then in strings and comments only."""
     try:
+        # An invalid escape, as in "\d", is valid Python with a warning.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ast.parse(text)
@@ -61,18 +63,18 @@ def _is_python(text: str) -> bool:
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """Every fenced block of a text, without the indentation that its opening fence has too."""
+    """Every fenced block of a text, its lines without the indentation of the opening fence."""
     lines = iter(LINE.split(text))
     for line in lines:
-        if opening := OPENING.fullmatch(line) or BEHIND_WORDS.fullmatch(line):
+        if opening := OPENING.fullmatch(line) or OPENING_AFTER_WORDS.fullmatch(line):
             depth = len(opening["indent"])
             words = opening["info"].strip(" \t{}.").lower().split()
-            code = "\n".join(_outdented(line, depth) for line in _inside(opening, depth, lines))
+            code = "\n".join(_dedent(line, depth) for line in _content(opening, depth, lines))
             yield Block(words[0] if words else "", code)
 
 
-def _inside(opening: re.Match[str], depth: int, lines: Iterator[str]) -> Iterator[str]:
-    """The lines up to the closing fence, which is taken too, or to the last."""
+def _content(opening: re.Match[str], depth: int, lines: Iterator[str]) -> Iterator[str]:
+    """The lines before the closing fence, or all remaining lines; consumes the closing fence."""
     fence = opening["fence"]
     closing = re.compile(rf"[ \t]{{0,{depth + 3}}}{fence[0]}{{{len(fence)},}}[ \t]*")
     for line in lines:
@@ -81,6 +83,7 @@ def _inside(opening: re.Match[str], depth: int, lines: Iterator[str]) -> Iterato
         yield line
 
 
-def _outdented(line: str, depth: int) -> str:
+def _dedent(line: str, depth: int) -> str:
+    """The line without its first `depth` characters as far as they are white space."""
     margin = len(line) - len(line.lstrip(" \t"))
     return line[min(margin, depth) :]

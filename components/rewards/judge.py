@@ -1,9 +1,8 @@
 """Scores from a language model behind an OpenAI-compatible endpoint (Ollama, vLLM, llama.cpp).
 
-One call scores a whole group, each answer in the light of the others, the way RULER (OpenPipe ART)
-does: comparing is easier than grading, and GRPO needs no more than differences within a group. A
-call that fails in any way gives no score at all. Rewards computed without a model are in
-`components.rewards.named`.
+One call scores a whole group of answers side by side, as RULER (OpenPipe ART) does: comparing is
+easier than grading, and GRPO needs only the differences within a group. A call that fails in any
+way gives no score at all. Rewards that need no model are in `components.rewards.named`.
 """
 
 import asyncio
@@ -19,10 +18,11 @@ from typing import Any, NamedTuple
 import openai
 
 from components.rewards.config import JudgeConfig
+from model.options import check
 
 HIGHEST = 10
 LONGEST_BACKOFF = 8.0  # seconds; openai's client doubles its pause between attempts up to this
-FEWEST_CALLS = 20  # a share of fewer calls than these says little
+FEWEST_CALLS = 20  # the share of failures counts as if there had been at least so many calls
 
 INSTRUCTIONS = """\
 You compare answers to one task and give each a whole number from 0 to {highest}.
@@ -42,7 +42,7 @@ Reply with a JSON object that gives the number of every answer under its name, a
 
 
 class JudgeError(ValueError):
-    """Too many calls of the judge failed; a ValueError, which the command line says in a line."""
+    """Too many calls failed. A ValueError, so that the command line ends with one line."""
 
 
 class Group(NamedTuple):
@@ -53,11 +53,14 @@ class Group(NamedTuple):
 
 
 class Judge:
-    """Asks the endpoint, and counts how often that failed."""
+    """Asks the endpoint for scores, and counts calls and failures."""
 
     def __init__(self, config: JudgeConfig, *, seed: int = 0) -> None:
-        """`seed` and the calls so far decide in which order answers are shown, so that a run that
-        goes on shows what an uninterrupted one does. The key comes from JUDGE_API_KEY."""
+        """The API key comes from JUDGE_API_KEY in the environment.
+
+        `seed` and the number of calls so far determine the order in which answers are shown, so
+        that a resumed run shows the same order as an uninterrupted run.
+        """
         self.config, self.seed = config, seed
         self.calls = 0
         self.failed = 0
@@ -66,20 +69,20 @@ class Judge:
     def score_groups(self, groups: Sequence[Group]) -> list[list[float] | None]:
         """Scores of each group's answers, 0 to 1; None for a group whose call failed.
 
-        A blank answer is 0 and is not shown to the judge. Raises JudgeError once more calls have
-        failed than `max_failed_share` allows.
+        A blank answer scores 0 and is not shown to the judge. Raises JudgeError once more calls
+        have failed than `max_failed_share` allows.
         """
-        order = random.Random(f"{self.seed} {self.calls}")
-        shown = [_shuffled(group, order) for group in groups]
-        replies = asyncio.run(self._ask_all(groups, shown))
-        self._stop_when_failing()
+        generator = random.Random(f"{self.seed} {self.calls}")
+        orders = [_shuffle(group, generator) for group in groups]
+        replies = asyncio.run(self._ask_all(groups, orders))
+        self._check_failures()
         return [
-            None if reply is None else _in_order(len(group.answers), order, reply)
-            for group, order, reply in zip(groups, shown, replies, strict=True)
+            None if scores is None else _unshuffle(len(group.answers), order, scores)
+            for group, order, scores in zip(groups, orders, replies, strict=True)
         ]
 
     async def _ask_all(
-        self, groups: Sequence[Group], shown: list[list[int]]
+        self, groups: Sequence[Group], orders: list[list[int]]
     ) -> list[list[float] | None]:
         gate = asyncio.Semaphore(self.config.concurrency)
         async with openai.AsyncOpenAI(
@@ -88,7 +91,7 @@ class Judge:
             timeout=self.config.timeout,
             max_retries=self.config.retries,
         ) as client:
-            pairs = zip(groups, shown, strict=True)
+            pairs = zip(groups, orders, strict=True)
             return await asyncio.gather(
                 *(self._ask(client, gate, group, order) for group, order in pairs)
             )
@@ -96,14 +99,15 @@ class Judge:
     async def _ask(
         self, client: openai.AsyncOpenAI, gate: asyncio.Semaphore, group: Group, order: list[int]
     ) -> list[float] | None:
-        """Scores in the order shown, or None after a failure, which is counted."""
+        """Scores of a group in the order shown, or None after a failure, which is counted."""
         if not order:
             return []
         retries, timeout = self.config.retries, self.config.timeout
         async with gate:
             self.calls += 1
             try:
-                # The client's own timeout is of a pause; a server that drips never pauses.
+                # The client's timeout bounds the pause between two pieces of a reply. A server that
+                # keeps sending single bytes never pauses, so the whole call is bounded here.
                 async with asyncio.timeout((retries + 1) * timeout + retries * LONGEST_BACKOFF):
                     reply = await client.chat.completions.create(
                         **_request(self.config, group.prompt, [group.answers[n] for n in order])
@@ -114,7 +118,7 @@ class Judge:
                 self.last_failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 return None
 
-    def _stop_when_failing(self) -> None:
+    def _check_failures(self) -> None:
         share = self.config.max_failed_share
         if self.failed > share * max(self.calls, FEWEST_CALLS):
             raise JudgeError(
@@ -124,20 +128,20 @@ class Judge:
             )
 
 
-def _shuffled(group: Group, random_order: random.Random) -> list[int]:
-    """Which answers are shown, in which order: judges favour positions."""
+def _shuffle(group: Group, generator: random.Random) -> list[int]:
+    """Positions of the answers that are not blank, shuffled: judges favour certain positions."""
     order = [number for number, answer in enumerate(group.answers) if answer.strip()]
-    random_order.shuffle(order)
+    generator.shuffle(order)
     return order
 
 
 def _request(config: JudgeConfig, prompt: str, answers: list[str]) -> dict[str, Any]:
     names = [f"answer_{number}" for number in range(1, len(answers) + 1)]
-    mark = secrets.token_hex(8)
+    mark = secrets.token_hex(8)  # which an answer cannot guess to forge a tag
     parts = [f"The mark is {mark}; the names are {', '.join(names)}."]
     parts += [_enclosed("task", mark, prompt)]
     parts += [_enclosed(name, mark, text) for name, text in zip(names, answers, strict=True)]
-    # The same for every call, so that endpoints can reuse what they computed for it.
+    # The same text in every call, so that endpoints can reuse their cache of it.
     instructions = INSTRUCTIONS.format(highest=HIGHEST, rubric=config.rubric)
     return {
         "model": config.model,
@@ -155,7 +159,7 @@ def _request(config: JudgeConfig, prompt: str, answers: list[str]) -> dict[str, 
 
 
 def _enclosed(name: str, mark: str, text: str) -> str:
-    """A text between tags; escaped, it holds no tag and no control token such as <|im_end|>."""
+    """A text between tags. Escaping removes tags and control tokens (<|im_end|>) from the text."""
     return f"<{name} {mark}>\n{html.escape(text, quote=False)}\n</{name} {mark}>"
 
 
@@ -170,7 +174,7 @@ def _schema(names: list[str]) -> dict[str, Any]:
 
 
 def _content(reply: Any) -> str:
-    """The text of a chat completion; the client passes on whatever is sent in its place."""
+    """The text of a chat completion. The client does not check that the reply is one."""
     try:
         text = reply.choices[0].message.content
     except (AttributeError, IndexError, TypeError):
@@ -179,25 +183,25 @@ def _content(reply: Any) -> str:
 
 
 def _scores(text: str, count: int) -> list[float]:
-    """The numbers of a reply, scaled to 0 to 1. Raises ValueError for anything but all of them."""
+    """The scores in a reply, scaled to 0 to 1. Raises ValueError unless every answer has one."""
     try:
-        given = json.loads(text)
+        numbers = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
         raise ValueError(f"no JSON in the reply {text!r:.100}") from None
     names = [f"answer_{number}" for number in range(1, count + 1)]
-    if not isinstance(given, dict) or sorted(given) != sorted(names):
+    if not isinstance(numbers, dict) or sorted(numbers) != sorted(names):
         raise ValueError(f"scores of {count} answers expected, got {text!r:.100}")
     for name in names:
-        value = given[name]
+        value = numbers[name]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value) and 0 <= value <= HIGHEST):
-            raise ValueError(f"{name}={value!r:.100}, allowed: 0 to {HIGHEST}")
-    return [given[name] / HIGHEST for name in names]
+        in_range = is_number and math.isfinite(value) and 0 <= value <= HIGHEST
+        check(name, value, in_range, f"0 to {HIGHEST}")
+    return [numbers[name] / HIGHEST for name in names]
 
 
-def _in_order(count: int, order: list[int], scores: list[float]) -> list[float]:
-    """Scores put back where their answers stood before the shuffle."""
+def _unshuffle(count: int, order: list[int], scores: list[float]) -> list[float]:
+    """The scores at the positions of their answers before the shuffle; 0 for blank answers."""
     placed = [0.0] * count
-    for number, value in zip(order, scores, strict=True):
-        placed[number] = value
+    for number, score in zip(order, scores, strict=True):
+        placed[number] = score
     return placed

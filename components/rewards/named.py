@@ -1,19 +1,17 @@
 """Rewards of one answer to one problem, as named functions, and their weighted sum.
 
-A problem is a row of the dataset: `prompt`, `answer`, `verifier`. Training rewards and evaluation
-judge by the same `verified`, on plain text. `fences` finds a program, `sandbox` runs it,
-`equivalence` compares formulas, and `judge` asks a language model.
+`is_right` is the only judgement of an answer: training rewards (`verified`) and evaluation both
+call it, on plain text. `fences` extracts a program, `sandbox` runs it, `equivalence` compares
+formulas. Scores from a language model are in `judge`.
 """
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeGuard
 
 from components.rewards import equivalence, fences, sandbox
-from components.rewards.config import REWARDS, check_rewards
+from components.rewards.config import REWARDS, VERIFIERS, Verifier, check_rewards
 from model.options import check
 from model.tokenizer import (
     BEGIN_SOLUTION,
@@ -26,72 +24,98 @@ from model.tokenizer import (
 )
 
 Problem = Mapping[str, Any]
+"""A row of the dataset's problems: `prompt`, `answer`, `verifier`."""
 Weights = Sequence[tuple[str, float]]
 
 INNER = rf"((?:(?!{'|'.join(map(re.escape, REASONING))}).)*)"
 SOLUTION = re.compile(re.escape(BEGIN_SOLUTION) + INNER + re.escape(END_SOLUTION), re.DOTALL)
-# White space is layout (OpenThoughts' own has blank lines everywhere); the tokens that end a turn
-# are no text.
+# White space is layout (OpenThoughts has blank lines between all parts), and the tokens that end a
+# turn are not part of the text.
 FORMAT = re.compile(
     rf"\s*{re.escape(BEGIN_THOUGHT)}{INNER}{re.escape(END_THOUGHT)}\s*{SOLUTION.pattern}"
     rf"(?:\s|{re.escape(EOT)}|{re.escape(EOS)})*",
     re.DOTALL,
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
-# No number of more than 99 digits: Python refuses to read those of thousands.
+# At most 99 digits: Python refuses to parse integers of thousands of digits.
 EQUATION = re.compile(r"(?<![\d+])(\d{1,99}(?:\+\d{1,99})+)=(\d{1,99})(?!\d)")
 
 
 def solution(response: str) -> str | None:
-    """The text between the first solution delimiters, stripped, or None when there is none.
+    """The text between the first solution delimiters, stripped, or None if there is none.
 
-    Any text but a delimiter of thought or solution: `<` and `<|` are as good as other characters.
+    It may hold any text except the delimiters of thought and solution; `<` and `<|` are ordinary
+    characters.
     """
-    found = SOLUTION.search(response)
-    return found.group(1).strip() if found else None
+    match = SOLUTION.search(response)
+    return match.group(1).strip() if match else None
 
 
-def exact(response: str, answer: str) -> float:
-    """1.0 when the delimited solution is the verified answer to the letter, else 0.0.
+def is_right(response: str, problem: Problem) -> bool:
+    """Whether the delimited solution is right, by the problem's own verifier.
 
-    White space around either does not count; all else does, so `1,200` is not `1200`: whoever means
-    numbers takes the verifier math.
+    Raises ValueError for an unknown verifier, `sandbox.SandboxError` if code has to be run and this
+    machine cannot do that safely.
     """
-    return float(solution(response) == answer.strip())
+    verifier = problem["verifier"]
+    check("verifier", verifier, verifier in VERIFIERS, ", ".join(VERIFIERS))
+    return COMPARISONS[verifier](response, problem["answer"])
 
 
-def equivalent(response: str, answer: str) -> float:
-    """1.0 when the delimited solution equals the verified answer mathematically, else 0.0.
+def exact(response: str, answer: str) -> bool:
+    """Whether the delimited solution is the verified answer to the letter.
 
-    By math-verify. Takes seconds at most, whatever the solution; ValueError when the verified
-    answer is no expression.
+    White space around either does not count; everything else does, so `1,200` is not `1200`. Use
+    the verifier math to compare numbers.
     """
-    given = solution(response)
-    return float(bool(given) and equivalence.shared()(answer, str(given)))
+    return solution(response) == answer.strip()
 
 
-def code(response: str, tests: str) -> float:
-    """1.0 when the program in the delimited solution passes the tests, else 0.0.
+def equivalent(response: str, answer: str) -> bool:
+    """Whether the delimited solution equals the verified answer mathematically, by math-verify.
+
+    Takes a few seconds at most, whatever the solution. Raises ValueError if the verified answer is
+    not an expression.
+    """
+    text = solution(response)
+    return bool(text) and equivalence.shared()(answer, str(text))
+
+
+def code(response: str, tests: str) -> bool:
+    """Whether the program in the delimited solution passes the tests.
 
     The program is the first fenced block of the solution, or all of it (`fences`). Raises
-    `sandbox.SandboxError` where this machine cannot run it safely.
+    `sandbox.SandboxError` if this machine cannot run it safely.
     """
-    given = solution(response)
-    return float(bool(given) and sandbox.passes(fences.program(str(given)), tests))
+    text = solution(response)
+    return bool(text) and sandbox.passes(fences.program(str(text)), tests)
+
+
+COMPARISONS: dict[Verifier, Callable[[str, str], bool]] = {
+    "exact": exact,
+    "math": equivalent,
+    "code": code,
+}
+"""Compares a response with the dataset's answer, by the name of the verifier."""
+
+
+def verified(response: str, problem: Problem) -> float:
+    """1.0 for a right answer, 0.0 for a wrong one (`is_right`)."""
+    return float(is_right(response, problem))
 
 
 def well_formed(response: str) -> float:
-    """1.0 when the answer is a thought and then a solution, both delimited, and nothing else.
+    """1.0 for a thought and then a solution, both delimited, with nothing else; otherwise 0.0.
 
-    White space before, between and after them is no text.
+    White space before, between and after the two is allowed.
     """
     return float(FORMAT.fullmatch(response) is not None)
 
 
 def equations(response: str) -> float:
-    """The share of the sums in the thought that hold, 0.0 when there is none.
+    """The share of the sums in the thought that are correct, 0.0 if there are none.
 
-    A sum is `a+b=c` or `a+b+c=d` with plain digits; anything else in the thought is not judged.
+    A sum is `a+b=c`, `a+b+c=d` and so on, in plain digits; other text in the thought is ignored.
     """
     thought = response.split(END_THOUGHT)[0]
     sums = EQUATION.findall(thought)
@@ -103,24 +127,9 @@ def equations(response: str) -> float:
 def overlong(tokens: int, limit: int, buffer: int) -> float:
     """Soft overlong punishment, -1.0 to 0.0 (DAPO, arXiv:2503.14476, equation 13).
 
-    0 up to `limit - buffer` tokens, falling in a line to -1 at `limit`, and -1 beyond.
+    0 up to `limit - buffer` tokens, falling linearly to -1 at `limit`, and -1 beyond.
     """
     return min(0.0, max(-1.0, (limit - buffer - tokens) / buffer))
-
-
-VERIFIERS: dict[str, Callable[[str, str], float]] = {
-    "exact": exact,
-    "math": equivalent,
-    "code": code,
-}
-"""How an answer is held against the dataset's, by the name in a problem's `verifier`."""
-
-
-def verified(response: str, problem: Problem) -> float:
-    """The verdict of the problem's own verifier. Raises ValueError when there is no such one."""
-    name = problem["verifier"]
-    check("verifier", name, name in VERIFIERS, ", ".join(VERIFIERS))
-    return VERIFIERS[name](response, problem["answer"])
 
 
 def _overlong(_: str, problem: Problem) -> float:
@@ -132,9 +141,9 @@ def _overlong(_: str, problem: Problem) -> float:
 
 NAMED: dict[str, Callable[[str, Problem], float]] = {
     "verified": verified,
-    "exact": lambda response, problem: exact(response, problem["answer"]),
-    "math": lambda response, problem: equivalent(response, problem["answer"]),
-    "code": lambda response, problem: code(response, problem["answer"]),
+    "exact": lambda response, problem: float(exact(response, problem["answer"])),
+    "math": lambda response, problem: float(equivalent(response, problem["answer"])),
+    "code": lambda response, problem: float(code(response, problem["answer"])),
     "format": lambda response, _: well_formed(response),
     "equations": lambda response, _: equations(response),
     "overlong": _overlong,
@@ -146,7 +155,7 @@ assert tuple(NAMED) == REWARDS, "components.rewards.config names them all"
 
 
 class Scored(NamedTuple):
-    """The weighted sum of an answer's rewards, and each of them before weighting."""
+    """The weighted sum of an answer's rewards, and each reward before weighting."""
 
     total: float
     parts: dict[str, float]
@@ -156,43 +165,40 @@ def score(response: str, problem: Problem, weights: Weights) -> Scored:
     """Every reward of `weights`, (name, weight) pairs, for one answer.
 
     An empty answer earns 0 from each but `overlong`, which depends on its length alone. Raises
-    ValueError for an unknown name, and naming reward and problem for one that is not finite.
+    ValueError for an unknown name, and for a reward that is not finite, naming the problem too.
     """
     check_rewards("rewards", tuple(weights))
     parts = {name: NAMED[name](response, problem) for name, _ in weights}
     total = sum(weight * parts[name] for name, weight in weights)
     for name, value in (*parts.items(), ("total", total)):
         if not math.isfinite(value):
-            asked = f"problem {problem.get('prompt')!r}"
-            raise ValueError(f"reward {name}={value!r} of {asked}, allowed: a finite number")
+            place = f"problem {problem.get('prompt')!r}"
+            raise ValueError(f"reward {name}={value!r} of {place}, allowed: a finite number")
     return Scored(total, parts)
 
 
-def score_all(
-    responses: Sequence[str], problems: Sequence[Problem], weights: Weights, *, workers: int = 1
-) -> list[Scored]:
-    """`score` of each answer with its problem, `workers` at a time: processes do the slow part."""
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(score, responses, problems, itertools.repeat(weights)))
-
-
 def unusable(problems: Sequence[Problem], weights: Weights) -> dict[int, str]:
-    """Which problems no answer could be right for, by their place, with the field that is why.
+    """The problems that no answer could be right for: position -> bad field and what is allowed.
 
-    Prompt and answer must be texts, the verifier a known one, the answer of a formula one that
-    math-verify can read. Reading takes some milliseconds for each formula that is no plain number.
+    Prompt and answer must be texts, the verifier a known one, and math-verify must be able to read
+    the answer of a formula, which takes some milliseconds unless it is a plain number.
     """
     check_rewards("rewards", tuple(weights))
     names = {name for name, _ in weights}
-    faults = {number: _fault(problem, names) for number, problem in enumerate(problems)}
-    return {number: fault for number, fault in faults.items() if fault}
+    faults = {}
+    for number, problem in enumerate(problems):
+        try:
+            _check_problem(problem, names)
+        except ValueError as fault:
+            faults[number] = str(fault)
+    return faults
 
 
 def require(problems: Sequence[Problem], weights: Weights) -> None:
     """Refuses a run before it starts, naming the first problem that could not be scored.
 
-    Raises ValueError for an `unusable` problem, and `sandbox.SandboxError` where rewards would run
-    code and this machine cannot protect itself.
+    Raises ValueError for an `unusable` problem, and `sandbox.SandboxError` if the rewards run code
+    and this machine lacks a protection.
     """
     for number, fault in unusable(problems, weights).items():
         raise ValueError(f"problems[{number}].{fault}")
@@ -205,27 +211,26 @@ def require(problems: Sequence[Problem], weights: Weights) -> None:
 
 
 def _verifiers(problem: Problem, names: set[str]) -> set[str]:
-    """The verifiers that weights of these names hold an answer to this problem against."""
+    """The verifiers by which the rewards of these names judge an answer to this problem."""
     own = {problem["verifier"]} if "verified" in names else set()
-    return own | (names & VERIFIERS.keys())
+    return own | (names & set(VERIFIERS))
 
 
-def _fault(problem: Problem, names: set[str]) -> str | None:
+def _check_problem(problem: Problem, names: set[str]) -> None:
+    """Raises ValueError naming the first field that the rewards of these names cannot use."""
     prompt, answer, verifier = (problem.get(name) for name in ("prompt", "answer", "verifier"))
-    if not _is_text(prompt):
-        return f"prompt={prompt!r}, allowed: a text"
-    if not isinstance(verifier, str) or verifier not in VERIFIERS:
-        return f"verifier={verifier!r}, allowed: {', '.join(VERIFIERS)}"
-    used = _verifiers(problem, names)
-    if not used:
-        return None
-    if not _is_text(answer):
-        return f"answer={answer!r}, allowed: {'tests of the code' if 'code' in used else 'a text'}"
-    if "math" in used and not equivalence.shared().reads(answer):
-        return f"answer={answer!r}, allowed: a mathematical expression"
-    return None
+    check("prompt", prompt, _is_text(prompt), "a text")
+    check("verifier", verifier, verifier in VERIFIERS, ", ".join(VERIFIERS))
+    verifiers = _verifiers(problem, names)
+    if not verifiers:
+        return
+    allowed = "tests of the code" if "code" in verifiers else "a text"
+    check("answer", answer, _is_text(answer), allowed)
+    if "math" in verifiers:
+        readable = equivalence.shared().reads(str(answer))
+        check("answer", answer, readable, "a mathematical expression")
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text with something to read, in UTF-8, which knows no half a surrogate."""
+    """Whether it is a text that is not blank and can be encoded in UTF-8."""
     return isinstance(value, str) and bool(value.strip()) and not SURROGATE.search(value)

@@ -1,7 +1,7 @@
-"""The Kubernetes API as this stage needs it: one job, its first node's log, and errors in one line.
+"""The part of the Kubernetes API that this stage uses: one job, and its first node's log.
 
-What the job is, is `manifest.py`'s; when to ask, `job.py`'s. Together with `components.storage` the
-only module of the stages that opens a connection.
+`manifest.py` builds the job, `job.py` decides when to ask. Of the stages' code only this module,
+`components.storage` and `components.rewards.judge` open connections.
 """
 
 import contextlib
@@ -15,23 +15,30 @@ import urllib3
 from kubernetes import client, config
 
 from components.trainjob.manifest import API_VERSION, NODE
+from model.options import check
 
 GROUP, VERSION = API_VERSION.split("/")
 JOBS = {"group": GROUP, "version": VERSION, "plural": "trainjobs"}
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
-POD, CONTAINER = "KFP_POD_NAME", "main"  # KFP names its pod in the environment
+# In a step's pod, KFP sets this variable to the pod's name and runs the step in this container.
+POD, CONTAINER = "KFP_POD_NAME", "main"
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 RUNTIMES = "kubectl get clustertrainingruntimes; kubectl get trainingruntimes"
 
 
-class Lost(Exception):
-    """No answer, or one that a later question may better; the message says which."""
+class Unavailable(Exception):
+    """The server does not answer, or is busy: asking again may help. The message says which."""
 
 
 class Cluster:
-    """The API server that the pod's service account or the kubeconfig names."""
+    """The API server of the pod's service account or of the kubeconfig.
+
+    Each method raises Unavailable where asking again may help, and ValueError where it cannot.
+    """
 
     def __init__(self, namespace: str | None) -> None:
+        """`namespace` None stands for the pod's, or the kubeconfig's. Raises ValueError if there is
+        no cluster."""
         settings = client.Configuration()
         try:
             if "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -44,14 +51,14 @@ class Cluster:
             raise ValueError(
                 f"no cluster: {error}; run in a pod, or name a kubeconfig in KUBECONFIG"
             ) from None
-        settings.retries = False
+        settings.retries = False  # `job` asks again, and says so
         self.host, self.namespace = settings.host, namespace or own
         api = client.ApiClient(settings)
         self.jobs, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
         self.limits: dict[str, Any] = {"_request_timeout": TIMEOUT}
 
     def check_claim(self, claim: str) -> None:
-        """Raises ValueError where the namespace lacks the claim."""
+        """Raises ValueError if the namespace lacks the claim."""
         with self._explained("read", f"claim {claim}"):
             try:
                 self.core.read_namespaced_persistent_volume_claim(
@@ -66,16 +73,16 @@ class Cluster:
                 ) from None
 
     def own_image(self) -> str:
-        """The image of the pod that this is. Raises ValueError where it is none of KFP's."""
+        """The image of this pod. Raises ValueError if this is not a pod of a pipeline."""
         name = os.environ.get(POD)
-        if not name:
-            raise ValueError("image=None, allowed: an image, as this is not a pod of a pipeline")
+        check("image", None, bool(name), "an image, as this is not a pod of a pipeline")
         with self._explained("read", f"pod {name}"):
             pod = self.core.read_namespaced_pod(name, self.namespace, **self.limits)
-        return next(c.image for c in pod.spec.containers if c.name == CONTAINER)
+        containers = pod.spec.containers
+        return next(container.image for container in containers if container.name == CONTAINER)
 
     def create(self, manifest: dict[str, Any]) -> bool:
-        """Creates a job; False where one of its name is there. Raises ValueError on a refusal."""
+        """Creates a job. False if there is one of its name. Raises ValueError if it is refused."""
         name = manifest["metadata"]["name"]
         with self._explained("create", f"trainjob {name}"):
             try:
@@ -86,20 +93,21 @@ class Cluster:
                 reason = _reason(error)
                 if error.status == 409 and reason == "AlreadyExists":
                     return False
-                if error.status == 404 and "namespaces" not in _said(error):
+                # A 404 that does not name the namespace means that the kind is not installed.
+                if error.status == 404 and "namespaces" not in _message(error):
                     raise ValueError(
                         f"{self.host} has no {API_VERSION}; install Kubeflow Trainer 2.3"
                     ) from None
-                if "runtimeref" in _said(error).lower():
+                if "runtimeref" in _message(error).lower():
                     runtime = manifest["spec"]["runtimeRef"]["name"]
                     raise ValueError(
-                        f"runtime={runtime!r} was refused: {_said(error)}; try: {RUNTIMES}"
+                        f"runtime={runtime!r} was refused: {_message(error)}; try: {RUNTIMES}"
                     ) from None
                 raise
         return True
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The job as it is now, None where there is none."""
+        """The job as it is now, or None if there is none."""
         with self._explained("read", f"trainjob {name}"):
             try:
                 return self.jobs.get_namespaced_custom_object(
@@ -111,7 +119,7 @@ class Cluster:
                 return None
 
     def delete(self, name: str) -> None:
-        """Deletes a job with its pods; one that is gone is fine."""
+        """Deletes a job with its pods. A job that is gone already is no error."""
         with self._explained("delete", f"trainjob {name}"):
             try:
                 self.jobs.delete_namespaced_custom_object(
@@ -122,9 +130,10 @@ class Cluster:
                     raise
 
     def log(self, name: str, known: str, since: str) -> tuple[str, str] | None:
-        """Pod and log of the newest first node, each line after its timestamp; None before it runs.
+        """The name and the log of the newest pod of the first node; None before it runs.
 
-        Of the pod `known` only from the timestamp `since`, by whole seconds: some lines come again.
+        Every line starts with its timestamp. The log of the pod `known` starts at the timestamp
+        `since`, which the server cuts to whole seconds, so that some lines come twice.
         """
         labels = (
             f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name={NODE},"
@@ -134,14 +143,15 @@ class Cluster:
             pods = self.core.list_namespaced_pod(
                 self.namespace, label_selector=labels, **self.limits
             ).items
-            started = [pod for pod in pods if pod.status and pod.status.phase != "Pending"]
-            if not started:
+            running = [pod for pod in pods if pod.status and pod.status.phase != "Pending"]
+            if not running:
                 return None
-            pod = max(started, key=lambda pod: pod.metadata.creation_timestamp).metadata.name
+            pod = max(running, key=lambda pod: pod.metadata.creation_timestamp).metadata.name
             query: list[tuple[str, Any]] = [("container", NODE), ("timestamps", "true")]
             if pod == known and since:
                 query.append(("sinceTime", since))
-            # The client's own call knows sinceSeconds alone, which counts from the server's now.
+            # The client's own method has no sinceTime, only sinceSeconds. That counts back from the
+            # time of the server's clock, which may differ from this pod's.
             try:
                 answer = self.core.api_client.call_api(
                     f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log",
@@ -153,31 +163,33 @@ class Cluster:
                     **self.limits,
                 )
             except client.ApiException as error:
-                if error.status in (400, 404):  # its container waits, or it has just gone
+                if error.status in (400, 404):  # the container has not started, or the pod is gone
                     return None
                 raise
             return pod, answer.data.decode(errors="replace")
 
     @contextlib.contextmanager
-    def _explained(self, verb: str, what: str) -> Iterator[None]:
-        """Turns the client's exceptions into Lost, or into one line that says what to try."""
+    def _explained(self, verb: str, thing: str) -> Iterator[None]:
+        """Turns the client's exceptions into Unavailable or ValueError, of one line each."""
         try:
             yield
         except urllib3.exceptions.HTTPError as error:
-            raise Lost(
-                f"cannot {verb} {what}: {self.host} does not answer ({error}); "
+            raise Unavailable(
+                f"cannot {verb} {thing}: {self.host} does not answer ({error}); "
                 "try: kubectl cluster-info"
             ) from None
         except client.ApiException as error:
-            said = f"cannot {verb} {what} in namespace {self.namespace}: {_said(error)}"
-            if error.status in (401, 403) and "denied the request" not in said:
-                raise ValueError(f"{said}; manifests/base/service-accounts.yaml has it") from None
+            line = f"cannot {verb} {thing} in namespace {self.namespace}: {_message(error)}"
+            # An admission webhook refuses with 403 as well, but no right would help there.
+            if error.status in (401, 403) and "denied the request" not in line:
+                raise ValueError(f"{line}; manifests/base/service-accounts.yaml has it") from None
             if error.status == 429 or error.status >= 500:
-                raise Lost(f"{said} ({error.status})") from None
-            raise ValueError(f"{said} ({error.status})") from None
+                raise Unavailable(f"{line} ({error.status})") from None
+            raise ValueError(f"{line} ({error.status})") from None
 
 
-def _said(error: client.ApiException) -> str:
+def _message(error: client.ApiException) -> str:
+    """The message for people in the server's Status object, or the whole body if it is none."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
@@ -185,6 +197,7 @@ def _said(error: client.ApiException) -> str:
 
 
 def _reason(error: client.ApiException) -> str:
+    """The machine-readable reason in the server's Status object, such as AlreadyExists."""
     try:
         return str(json.loads(error.body)["reason"])
     except (TypeError, ValueError, KeyError):

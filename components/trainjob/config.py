@@ -1,4 +1,4 @@
-"""How a training stage is spread over nodes, and how its job is watched."""
+"""The configuration of a training stage on several nodes, and of the job that runs it."""
 
 import re
 from dataclasses import dataclass
@@ -9,52 +9,54 @@ from model.options import Checked, check, check_text
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?")
 QUANTITY = re.compile(r"(?=[\d.]*[1-9])\d+(\.\d+)?(m|k|[KMGTP]i?)?")
+Stage = Literal["pretrain", "sft"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainjobConfig(Checked):
     """A training stage on several nodes. The defaults are those of the 8B recipe."""
 
-    stage: Literal["pretrain", "sft"] = "pretrain"
+    stage: Stage = "pretrain"
     """The stage that the nodes run; its own configuration is `settings`."""
     nodes: int = 2
     """Pods that train together."""
     processes: int = 1
-    """Processes of a node: one a GPU, or one where there is none."""
+    """Processes per node: one per GPU, or a single one on a node without GPUs."""
     gpus: int = 1
-    """GPUs of a node."""
+    """GPUs per node."""
     gpu: str = "nvidia.com/gpu"
-    """Resource that counts GPUs."""
+    """Name of the Kubernetes resource that counts GPUs."""
     cpu: str = "8"
-    """Processors of a node."""
+    """Processors per node, a Kubernetes quantity."""
     memory: str = "96Gi"
-    """Memory of a node."""
+    """Memory per node, a Kubernetes quantity."""
     shared_memory: str | None = "16Gi"
-    """Size of a node's /dev/shm, in memory; null leaves the container runtime's 64 MiB."""
+    """Size of a node's /dev/shm, part of its memory; null leaves the runtime's 64 MiB."""
     pool: tuple[tuple[str, str], ...] = ()
-    """Labels, as name and value, that the machines must have."""
+    """Labels that the machines must have, as pairs of name and value."""
     tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
     """Keys of NoSchedule taints that the pods may ignore."""
     claim: str = "training"
     """Volume claim (ReadWriteMany) through which inputs and outputs travel."""
     directory: str = "/training"
-    """Where this pod has the claim mounted; the nodes mount it there too."""
+    """Directory at which the claim is mounted, in this pod and on the nodes."""
     secrets: tuple[tuple[str, str, str], ...] = ()
-    """Variable, secret and key of what the nodes read from secrets; missing ones are left out."""
+    """Environment variables of the nodes, as variable, secret and key; missing secrets are no
+    error, their variables are left out."""
     runtime: str = "torch-distributed"
-    """Training runtime of the cluster; its torch policy tells torchrun who the nodes are."""
+    """Name of the training runtime; its torch policy tells torchrun the addresses of the nodes."""
     runtime_kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = "ClusterTrainingRuntime"
-    """Whether the runtime is the cluster's or the namespace's."""
+    """Whether the runtime belongs to the cluster or to the namespace."""
     account: str = "llada-trainer"
-    """Service account of the nodes, which needs no rights."""
+    """Service account of the nodes; it needs no rights."""
     image: str | None = None
-    """Image of the nodes; null takes the one that this pod runs."""
+    """Image of the nodes; null takes the image of this pod."""
     namespace: str | None = None
-    """Namespace of the job; null takes this pod's, or the kubeconfig's."""
+    """Namespace of the job; null takes the namespace of this pod, or of the kubeconfig."""
     hours: float = 72.0
-    """Hours after which the job is stopped and has failed."""
+    """Hours after which the job is stopped and counts as failed."""
     poll: float = 5.0
-    """Seconds between two questions about the job."""
+    """Seconds between two requests for the job's state."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,14 +76,17 @@ class TrainjobConfig(Checked):
         check_text("image", self.image, "an image")
         for name in ("gpu", "namespace", "tolerations", "secrets"):
             check_names(name, getattr(self, name))
-        # The value of a label may be empty.
+        # The value of a label may be empty, which check_names would refuse.
         check_names("pool", tuple((label, value or label) for label, value in self.pool))
         check("hours", self.hours, 0 < self.hours <= 10_000, "more than 0, up to 10000")
         check("poll", self.poll, 0 < self.poll <= 3600, "more than 0, up to 3600")
 
 
 def check_names(name: str, value: str | tuple | None) -> None:
-    """Raises ValueError unless every text within is a name: letters, digits, and - _ . / in it."""
+    """Raises ValueError unless all texts in `value` are names of letters, digits and - _ . /.
+
+    A name starts and ends with a letter or a digit. None is fine.
+    """
     if isinstance(value, tuple):
         for number, item in enumerate(value):
             check_names(f"{name}[{number}]", item)

@@ -1,7 +1,8 @@
 """The TrainJob of a stage, as the dictionary that goes to the Kubernetes API.
 
-The fields are those of Kubeflow Trainer 2.3's trainer.kubeflow.org/v1alpha1. The variables PET_*
-that torchrun reads come from the runtime's torch policy; Trainer refuses a job that sets them.
+The fields are those of trainer.kubeflow.org/v1alpha1 in Kubeflow Trainer 2.3. torchrun reads the
+addresses of the nodes from variables PET_*, which the runtime's torch policy sets; Trainer refuses
+a job that sets them itself.
 """
 
 import json
@@ -14,7 +15,7 @@ from components.trainjob.config import TrainjobConfig
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
 KIND = "TrainJob"
-NODE = "node"  # the replicated job, and its container, that Trainer's torch runtimes define
+NODE = "node"  # name of the replicated job and of its container in Trainer's torch runtimes
 LABELS = {"app.kubernetes.io/name": "trainjob"}  # manifests/base/network-policies.yaml selects it
 OUTPUTS = ("trained", "metrics")
 USER = 10001  # of images/Dockerfile
@@ -30,7 +31,7 @@ def build(
     inputs: Mapping[str, Path],
     outputs: Path,
 ) -> dict[str, Any]:
-    """The job that runs `config.stage` with `settings`; all paths are on the shared volume."""
+    """The job that runs `config.stage` with `settings`. All paths are on the shared volume."""
     paths = {**inputs, **{role: outputs / role for role in OUTPUTS}}
     arguments = ["-m", f"components.{config.stage}", "--config", json.dumps(settings)]
     for role, path in paths.items():
@@ -53,9 +54,10 @@ def build(
 def _trainer(
     config: TrainjobConfig, image: str, arguments: list[str], outputs: Path
 ) -> dict[str, Any]:
-    # Kubernetes starts a failed node again, and the stage wants its outputs empty. The others'
-    # torchrun waits for the first's, so that nobody writes there yet.
-    first = f'[ "$PET_NODE_RANK" != 0 ] || rm -rf {shlex.quote(str(outputs))}'
+    # Kubernetes restarts a failed node, and a stage may refuse outputs that an earlier try has
+    # written. So the first node clears them before its torchrun starts; the torchruns of the other
+    # nodes wait for that, so that nobody writes there yet.
+    clear = f'[ "$PET_NODE_RANK" != 0 ] || rm -rf {shlex.quote(str(outputs))}'
     resources: dict[str, Any] = {"cpu": config.cpu, "memory": config.memory}
     if config.gpus:
         resources[config.gpu] = str(config.gpus)
@@ -65,7 +67,7 @@ def _trainer(
         variables.append({"name": variable, "valueFrom": source})
     return {
         "image": image,
-        "command": ["sh", "-c", f'{first}; exec "$0" "$@"', "torchrun"],
+        "command": ["sh", "-c", f'{clear}; exec "$0" "$@"', "torchrun"],
         "args": arguments,
         "env": variables,
         "numNodes": config.nodes,
@@ -75,7 +77,7 @@ def _trainer(
 
 
 def _patch(config: TrainjobConfig) -> dict[str, Any]:
-    """What the runtime's pods get beside: the volumes, where they may run, and no privileges."""
+    """Additions to the runtime's pods: volumes, the machines they may run on, no privileges."""
     claim = {"persistentVolumeClaim": {"claimName": config.claim}}
     volumes: list[dict[str, Any]] = [{"name": "shared", **claim}]
     mounts = [{"name": "shared", "mountPath": config.directory}]

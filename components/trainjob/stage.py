@@ -1,7 +1,7 @@
 """Runs a training stage on several nodes: check, share, train, collect.
 
-The nodes run the stage's own command and write its own records; they see inputs and outputs on a
-volume that this pod mounts as well. No torch here: this pod waits, and needs little.
+The nodes run the stage's own command, which writes its own records. Inputs and outputs are on a
+volume that this pod mounts as well. This pod only waits, so torch is not imported here.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from components.failure import Failed
 from components.pretrain.config import PretrainConfig
 from components.sft.config import SftConfig
 from components.trainjob import manifest
-from components.trainjob.cluster import Cluster, Lost
-from components.trainjob.config import TrainjobConfig
+from components.trainjob.cluster import Cluster, Unavailable
+from components.trainjob.config import Stage, TrainjobConfig
 from components.trainjob.job import Job
 from model.options import check
 from model.training.config import Training
 from model.training.preemption import Interruption, Preempted
 
-CONFIGS: dict[str, type[Training]] = {"pretrain": PretrainConfig, "sft": SftConfig}
+CONFIGS: dict[Stage, type[Training]] = {"pretrain": PretrainConfig, "sft": SftConfig}
 
 
 def run(
@@ -37,7 +37,11 @@ def run(
     trained: Output,
     metrics: Output,
 ) -> None:
-    """Runs `config.stage` with `settings` as a TrainJob and returns what the stage returns."""
+    """Runs `config.stage` with `settings` as a TrainJob and copies its outputs to this stage's own.
+
+    Raises ValueError for settings, a cluster, a claim or a runtime that cannot work, Failed if the
+    job fails, Preempted if this process was asked to stop.
+    """
     check_settings(config, settings)
     inputs, outputs = {"base": base, "dataset": dataset}, {"trained": trained, "metrics": metrics}
     name = name_of(config, settings, inputs, trained)
@@ -63,7 +67,7 @@ def run(
                 )
             )
             job.follow()
-        except Lost as error:
+        except Unavailable as error:
             raise ValueError(str(error)) from None
         except Preempted:
             shutil.rmtree(folder, ignore_errors=True)
@@ -75,7 +79,7 @@ def run(
 
 
 def check_settings(config: TrainjobConfig, settings: dict[str, Any]) -> None:
-    """Refuses settings that the stage, or so many processes, would refuse hours later."""
+    """Raises ValueError for settings that the nodes would refuse, perhaps hours later."""
     built = coerce.build(CONFIGS[config.stage], settings)
     processes = config.nodes * config.processes
     unit = built.micro_batch_size * processes
@@ -86,22 +90,23 @@ def check_settings(config: TrainjobConfig, settings: dict[str, Any]) -> None:
 def name_of(
     config: TrainjobConfig, settings: dict[str, Any], inputs: dict[str, Path], output: Path
 ) -> str:
-    """The job's name: the same for each try of a step of a run, another for any other step.
+    """The job's name: the same for every try of a step, different for any other step.
 
-    The place of an output is the run's: KFP puts the run's and the task's id into it.
+    The path of an output tells steps apart that are otherwise equal: it holds the ids of KFP's run
+    and task.
     """
-    what = {
+    identity = {
         "config": dataclasses.asdict(config),
         "settings": settings,
         "inputs": {role: artifact.read(path)["fingerprint"] for role, path in inputs.items()},
         "output": str(output.absolute()),
     }
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return f"{config.stage}-{digest[:16]}"
 
 
 def _share(source: Path, target: Path, stop: Interruption) -> None:
-    """Copies an input onto the volume, whole or not at all, unless an earlier try has."""
+    """Copies an input to the volume, whole or not at all, unless an earlier try has done so."""
     if target.exists():
         return
     draft = target.with_name(f"{target.name}.draft")
@@ -117,14 +122,17 @@ def _share(source: Path, target: Path, stop: Interruption) -> None:
 
 
 def _collect(source: Path, target: Path, stage: str, inputs: dict[str, Path]) -> None:
-    """Copies an output of the job, once it is the complete work of this stage on these inputs."""
+    """Copies an output of the job. Raises Failed unless it is this stage's on these inputs.
+
+    The record is copied last, under its own name at the very end: its presence means complete.
+    """
     try:
         record = artifact.verify(source)
     except artifact.ArtifactError as error:
         raise Failed(f"the trainjob is complete, its output is not: {error}") from None
     expected = {role: artifact.read(path)["fingerprint"] for role, path in inputs.items()}
-    found = {role: entry["fingerprint"] for role, entry in record["inputs"].items()}
-    if (record["stage"], found) != (stage, expected):
+    actual = {role: entry["fingerprint"] for role, entry in record["inputs"].items()}
+    if (record["stage"], actual) != (stage, expected):
         raise Failed(f"{source}: made by {record['stage']} from other inputs")
     for file in sorted(record["files"]):
         (target / file).parent.mkdir(parents=True, exist_ok=True)

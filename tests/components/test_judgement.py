@@ -94,6 +94,13 @@ def test_verdicts(answer, verifier, solution, correct):
     assert row["correct"] is correct and row["solution"] == solution
 
 
+def test_verdicts_keep_the_order():
+    problem = {"prompt": "1 + 1?", "answer": "2", "verifier": "exact"}
+    answers = [reasoned("", str(number)) for number in range(4)]
+    rows = task.ask(Speaker(answers), [problem] * 4, "chat", workers=3)
+    assert [row["correct"] for row in rows] == [False, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("text", "result"),
     [

@@ -42,7 +42,7 @@ RECORD = {
 
 def rendered():
     curves = {"sft": [{"step": step, "loss": 1 / step} for step in range(1, 4)]}
-    return page.render(REPORT, curves, [TRACE], RECORD)
+    return page.render_page(REPORT, curves, [TRACE], RECORD)
 
 
 def test_a_line_of_a_trace_ends_at_a_line_feed_alone(tmp_path):
@@ -69,7 +69,13 @@ def test_page_draws_every_figure():
 
 def test_curve_of_one_step():
     curves = {"sft": [{"step": 1, "loss": 0.0}]}
-    assert "<polyline" in page.render(REPORT, curves, [], RECORD)
+    assert "<polyline" in page.render_page(REPORT, curves, [], RECORD)
+
+
+def test_a_title_is_no_markup():
+    head, _, text = table.markdown(REPORT).partition("\n\n")
+    assert head == r"# Sums & \<more\>"
+    assert "| sft | 3 | 0.2500 |  | 1234 | 2.0 | 1024 MB |" in text
 
 
 def test_table_lines_up():

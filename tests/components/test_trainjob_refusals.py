@@ -5,6 +5,7 @@ import time
 import pytest
 
 from components import artifact
+from components.trainjob.config import TrainjobConfig
 from tests.components.trainjob_step import SETTINGS, ends, paths_of, work
 
 
@@ -51,6 +52,18 @@ def test_bad_input(serve, step, config, settings, words):
     step.settings = {**SETTINGS, **settings}
     ends(step.run(**config), 2, *words)
     assert not server.created
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("stage", "grpo", "pretrain, sft"),
+        ("runtime_kind", "Runtime", "ClusterTrainingRuntime, TrainingRuntime"),
+    ],
+)
+def test_no_configuration_is_built_with_another_word(field, value, allowed):
+    with pytest.raises(ValueError, match=f"{field}='{value}', allowed: {allowed}"):
+        TrainjobConfig(**{field: value})
 
 
 def test_settings_are_an_object(serve, step):

@@ -126,7 +126,9 @@ def test_solution_is_needed_by_every_verifier():
     """An empty answer, or one without delimiters, is worth nothing, by definition."""
     for response in ("", " ", "2", reasoned("1+1=2", ""), reasoned("", " ")):
         for verifier, answer in (("exact", "2"), ("math", "2"), ("code", "assert f() == 2")):
-            assert named.VERIFIERS[verifier](response, answer) == 0.0
+            problem = {"prompt": "1 + 1?", "answer": answer, "verifier": verifier}
+            assert named.is_right(response, problem) is False
+            assert named.verified(response, problem) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -233,15 +235,15 @@ def test_score_is_finite_and_bounded_for_any_text(response, tokens):
     assert all(-1 <= part <= 1 for part in parts.values())
 
 
-def test_score_all_keeps_the_order():
-    answers = [reasoned("", str(number)) for number in range(4)]
-    found = named.score_all(answers, [PROBLEM] * 4, (("verified", 1.0),), workers=3)
-    assert [scored.total for scored in found] == [0, 0, 1, 0]
+def test_an_unknown_verifier_is_refused():
+    for verifier in ("guess", None, ["math"]):
+        with pytest.raises(ValueError, match=r"verifier=.*, allowed: exact, math, code"):
+            named.is_right(GOOD, PROBLEM | {"verifier": verifier})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_rewards_that_are_no_number_name_reward_and_problem(value, monkeypatch):
-    monkeypatch.setitem(named.VERIFIERS, "exact", lambda response, answer: value)
+    monkeypatch.setitem(named.NAMED, "verified", lambda response, problem: value)
     with pytest.raises(ValueError, match=rf"reward verified={value} of problem '1 \+ 1\?'"):
         named.score(GOOD, PROBLEM, (("verified", 1.0),))
 

@@ -13,7 +13,6 @@ import pytest
 
 from components.rewards import sandbox
 
-ROOT = Path(__file__).parents[2]
 QUICK = sandbox.Limits(seconds=60, cpu_seconds=1)  # for what would not end by itself
 PATIENT = sandbox.Limits(seconds=60)
 ALWAYS_EQUAL = """
@@ -68,7 +67,7 @@ def running(*parents):
 
 def is_sandboxed(folder):
     try:
-        return "sandboxed.py" in (folder / "cmdline").read_text()
+        return str(sandbox.CHILD) in (folder / "cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
 

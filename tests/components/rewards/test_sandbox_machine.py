@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.components.rewards.test_sandbox import ROOT, is_sandboxed, running, wait_for
+from tests.components.rewards.test_sandbox import is_sandboxed, running, wait_for
+from tests.conftest import ROOT
 
 
 def test_nothing_outlives_the_parent():
     """Not even one that was killed and could not clean up."""
-    script = "from model import sandbox\n"
+    script = "from components.rewards import sandbox\n"
     script += "sandbox.passes('import time\\ntime.sleep(10**6)', 'f(1)', sandbox.Limits(10**6))"
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as parent:
         numbers = wait_for(lambda: len(running(parent.pid)) == 2 and running(parent.pid))
@@ -24,7 +25,7 @@ def test_nothing_outlives_the_parent():
 
 def start(prelude, *prefix):
     """`passes` on a correct program, in a process of its own after the prelude."""
-    script = f"{prelude}\nfrom model import sandbox\n"
+    script = f"{prelude}\nfrom components.rewards import sandbox\n"
     script += "print(sandbox.passes('def f():\\n    return 1', 'assert f() == 1'))"
     return subprocess.run(
         [*prefix, sys.executable, "-c", script],
