@@ -40,7 +40,8 @@ def _parser() -> options.Parser:
 
 def _run(arguments: argparse.Namespace) -> None:
     is_file = arguments.prompts is not None
-    check("PROMPT", arguments.prompt, is_file != (arguments.prompt is not None), "it or --prompts")
+    is_one = is_file != (arguments.prompt is not None)
+    check("PROMPT", arguments.prompt, is_one, "a text, or --prompts FILE in its place")
     located = locate(Path(arguments.model))
     settings = options.changed(options.defaults(located.sampling), options.given(arguments))
     (_ask_file if is_file else _ask_one)(arguments, located, settings)

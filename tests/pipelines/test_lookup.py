@@ -1,13 +1,16 @@
 """Which model a path names: artifacts, upstream's files, runs, and what is none of these."""
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from components import artifact
 from model import checkpoint
 from pipelines.lookup import locate
-from tests.conftest import stage
+from tests.conftest import ROOT, stage
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,22 @@ def test_asked_as_it_was_evaluated(run, ask):
     assert "(gen_length=24 block_length=12 cache=dual threshold=0.8)" in done.errors
     done = ask(run, "--gen-length", 16, "--factor", 1, "371 + 153 =")
     assert "(gen_length=16 block_length=12 cache=dual threshold=null factor=1.0)" in done.errors
+
+
+def test_make_ask(run, ask):
+    """The last run's model, asked by the Makefile, whatever quotes the question has."""
+    question = """it's "1" + 1"""
+    variables = [f"BIN={Path(sys.executable).parent}", f"RUNS={run.parent}", f"PROMPT={question}"]
+    done = subprocess.run(
+        ["make", "--no-print-directory", "--old-file=.venv/ready", "ask", *variables],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ask(run, question).output
+    assert "gen_length=24" in done.stderr
 
 
 def test_upstreams_files(taught, tmp_path, ask):
