@@ -29,7 +29,7 @@ from components.rewards import named
 from components.session.session import open_base
 from model import sampler
 from model.llada import LLaDA
-from model.tokenizer import EOT, encode_chat
+from model.tokenizer import encode_chat, pad_left, stop_tokens
 from pipelines.recipes import tiny
 
 PLOT = Path(__file__).parents[1] / "docs" / "estimators.svg"
@@ -92,18 +92,18 @@ def _accuracy(
 ) -> float:
     """Exact match of the most likely answers."""
     prompts = [encode_chat(tokenizer, data.asked(row)) for row in problems]
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    prompt_BP, seen_BP = pad_left(tokenizer, prompts)
     generation = sampler.generate(
         model.eval(),
-        batch["input_ids"],
+        prompt_BP,
         gen_length=config.gen_length,
         block_length=config.block_length,
         threshold=config.threshold,
         cache="dual",
-        attention_mask_BP=batch["attention_mask"].bool(),
-        stop_tokens=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)],
+        attention_mask_BP=seen_BP,
+        stop_tokens=stop_tokens(tokenizer),
     )
-    answers = tokenizer.batch_decode(generation.tokens_BL[:, batch["input_ids"].shape[1] :])
+    answers = tokenizer.batch_decode(generation.tokens_BL[:, prompt_BP.shape[1] :])
     pairs = zip(answers, problems, strict=True)
     return statistics.mean(named.is_right(answer, row) for answer, row in pairs)
 

@@ -1,15 +1,17 @@
 """Tokens per second of our sampler: plain, prefix cache and dual cache, with the same passes.
 
 256 tokens after a prompt of 256, block 32, 256 steps, several requests at once, random weights: a
-small shape in fp32 on a CPU, the 8B shape in bf16 on a GPU. A request's pass over a block has 32
-rows in every product, too few for a CPU to multiply at its speed, so what the dual cache gains
-grows with the requests; the plain sampler, whose products have 512 rows a request, gains nothing
-from company. The dual cache's bar is held to at 16 requests, what an evaluation or a group of
-rollouts gives it, the prefix cache's at 4; what they gain with fewer is shown beside it and is
-below that bar. The cached ways make whole answers. Of the plain way, whose passes cost the same, a
-round makes eight, in which one block fills up: whole answers would take it twenty minutes. They are
-spread over the cached answer, since a machine's speed drifts within the minutes that it takes.
-Speed against other implementations is elsewhere.
+small shape in fp32 on a CPU, the 8B shape in bf16 on a GPU.
+
+With the dual cache, a request's pass over a block has 32 rows in every product. A CPU multiplies so
+few rows below its full speed, so the dual cache gains more the more requests run together. The
+plain sampler's products have 512 rows per request and gain nothing. The dual cache's bar applies to
+16 requests, as many as an evaluation or a group of rollouts has, and the prefix cache's to 4. Fewer
+requests are shown beside them without a bar.
+
+The uncached baseline runs 8 passes instead of 256: they all cost the same, and a full answer takes
+20 minutes. These passes fill one block and are spread over the cached answer, because a machine's
+speed drifts within the minutes that the answer takes.
 """
 
 import itertools
@@ -23,10 +25,11 @@ from benchmarks.measure import REPEATS, Row, timed
 from benchmarks.network import network
 from model import sampler
 from model.llada import LLaDA
+from model.options import Cache
 
 PROMPT, TOKENS, BLOCK = 256, 256, 32
 PLAIN = 8  # passes of the plain sampler that are measured
-WAYS: tuple[tuple[sampler.Cache, int, float | None], ...] = (
+WAYS: tuple[tuple[Cache, int, float | None], ...] = (
     ("prefix", 1, None),
     ("prefix", 4, 3.0),
     ("dual", 1, None),
@@ -42,11 +45,11 @@ def rows(device: str) -> list[Row]:
     return [_row(model, *way, device) for way in WAYS]
 
 
-def _row(model: LLaDA, cache: sampler.Cache, requests: int, bar: float | None, device: str) -> Row:
+def _row(model: LLaDA, cache: Cache, requests: int, bar: float | None, device: str) -> Row:
     generator = torch.Generator().manual_seed(0)
     prompt_BP = torch.randint(2, 30000, (requests, PROMPT), generator=generator).to(device)
 
-    def stream(way: sampler.Cache, steps: int = TOKENS) -> Iterator[sampler.Generation]:
+    def stream(way: Cache, steps: int = TOKENS) -> Iterator[sampler.Generation]:
         return sampler.stream(
             model, prompt_BP, gen_length=TOKENS, block_length=BLOCK, steps=steps, cache=way
         )

@@ -1,8 +1,9 @@
-"""Keys and values of one sequence window, preallocated, with keys stored rotated.
+"""Keys and values of a decoding window, preallocated; keys are stored rotated.
 
-A pass over positions start..end overwrites those rows and attends to all of them: the prefix cache
-passes everything from the active block on, the dual cache the active block alone (Fast-dLLM,
-arXiv:2505.22618). What to pass is the sampler's business.
+A pass over some positions overwrites their keys and values and attends to those of the whole
+window. With the prefix cache a pass covers the active block and all that follows it, with the dual
+cache the active block alone (Fast-dLLM, arXiv:2505.22618, section 3.2). `model.window` decides.
+Shapes: B batch, L window, K head size.
 """
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from model.config import LLaDAConfig
 
 Places = slice | torch.Tensor
-"""Positions of a window that a pass runs over, from left to right; as a tensor, int64 [L]."""
+"""The positions of the window that a pass runs over, ascending: a slice, or an int64 tensor."""
 
 
 class KeyValueCache:
@@ -32,11 +33,11 @@ class KeyValueCache:
     def update(
         self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes the rows of a layer at `places` and returns its whole keys and values."""
+        """Overwrites a layer's keys and values at `places`; returns those of the whole window."""
         self.keys[layer][:, :, places] = keys
         self.values[layer][:, :, places] = values
         return self.keys[layer], self.values[layer]
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drops all rows of the batch but these."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+    def select(self, rows_R: torch.Tensor) -> None:
+        """Keeps these rows of the batch and drops the others."""
+        self.keys, self.values = self.keys[:, rows_R], self.values[:, rows_R]

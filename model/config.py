@@ -1,7 +1,7 @@
 """The configuration of a LLaDA checkpoint, with upstream's own keys.
 
-Holds what `config.json` says and refuses architectures that `model.llada` does not implement. It
-leaves out everything about training and sampling.
+Holds the contents of `config.json`, and refuses architectures that `model.llada` does not
+implement.
 """
 
 import warnings
@@ -11,9 +11,10 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from model import safetensors_files
+from model.options import check
 
 CONFIG = "config.json"
-# Upstream switches that name another architecture than the one in `model.llada`.
+# Upstream's switches, with the only value that `model.llada` implements.
 REQUIRED = {
     "alibi": False,
     "attention_layer_norm": False,
@@ -28,8 +29,8 @@ REQUIRED = {
     "block_type": "llama",
     "layer_norm_type": "rms",
 }
-# Upstream keys that change nothing here. Upstream's own defaults for some of them name another
-# model, so that a file without them would not load there as what it is.
+# Upstream's keys without an effect here. They are written all the same: some of upstream's defaults
+# describe another model, and a file without these keys would load there as that one.
 WRITTEN = {
     "attention_dropout": 0.0,
     "embedding_dropout": 0.0,
@@ -56,11 +57,11 @@ SIZES = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "voc
 
 
 class LLaDAConfig(PretrainedConfig):
-    """Shape of a LLaDA model. The defaults are those of LLaDA-8B.
+    """The shape of a LLaDA model. The defaults are those of LLaDA-8B.
 
-    `yarn_scale` 1.0 is plain RoPE. With `yarn_scale` s > 1 positions are stretched by YaRN
-    (arXiv:2309.00071) from `yarn_original_max_position_embeddings` positions to s times as many.
-    Raises ValueError naming the key, its value and what is allowed.
+    `yarn_scale` 1.0 is plain RoPE. With `yarn_scale` s > 1, YaRN (arXiv:2309.00071) extends a
+    context of `yarn_original_max_position_embeddings` positions to s times as many. Raises
+    ValueError naming the key, its value and what is allowed.
     """
 
     model_type = "llada"
@@ -110,7 +111,7 @@ class LLaDAConfig(PretrainedConfig):
         upstream |= {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
         use_cache = upstream["use_cache"]
         super().__init__(**upstream)
-        self.use_cache = use_cache  # transformers takes it for a setting of generation
+        self.use_cache = use_cache  # transformers removes it, as a setting of generation
 
     @property
     def head_size(self) -> int:
@@ -118,38 +119,39 @@ class LLaDAConfig(PretrainedConfig):
         return self.d_model // self.n_heads
 
     def extend(self, context: int) -> None:
-        """Makes `context` the longest sequence: beyond the original window by YaRN.
+        """Makes `context` positions the longest sequence, by YaRN where the base's own is shorter.
 
-        Raises ValueError when the window is longer already.
+        Raises ValueError when the base's own context is longer.
         """
         longest = self.max_sequence_length
-        if context < longest:
-            raise ValueError(f"context={context}, allowed: {longest} (the base's own) or more")
+        check("context", context, context >= longest, f"{longest} (the base's own) or more")
         if context == longest:
             return
-        if not self.yarn:
+        if not self.yarn:  # a base that YaRN has extended before keeps its original context
             self.yarn_original_max_position_embeddings = longest
         self.yarn_scale = context / self.yarn_original_max_position_embeddings
         self.max_sequence_length = context
         self.yarn, self.rope = True, False
 
     def to_dict(self) -> dict[str, Any]:
-        """Every key of config.json; those of YaRN only where it is in use."""
+        """Every key of config.json; YaRN's keys only where it is in use."""
         values = super().to_dict()
         return values if self.yarn else {k: v for k, v in values.items() if "yarn" not in k}
 
     def _set_positions(self, upstream: dict[str, Any]) -> None:
-        """Plain RoPE or YaRN: exactly one of the keys `rope` and `yarn` is true in the end."""
+        """Plain RoPE or YaRN: exactly one of `rope` and `yarn` is true afterwards.
+
+        With YaRN `rope` is false, so that code that does not know YaRN refuses the file.
+        """
         scale = upstream.get("yarn_scale", 1.0)
-        stretched = upstream.pop("yarn", scale != 1.0)
-        if not (upstream.pop("rope", True) or stretched):
+        uses_yarn = upstream.pop("yarn", scale != 1.0)
+        if not (upstream.pop("rope", True) or uses_yarn):
             raise ValueError("config.json: rope=False, yarn=False; allowed: one of them true")
         for key, default in YARN.items():
             setattr(self, key, upstream.pop(key, default))
-        if not stretched:
+        if not uses_yarn:
             self.yarn_scale = 1.0
-        if self.yarn_scale < 1.0:
-            raise ValueError(f"config.json: yarn_scale={self.yarn_scale}, allowed: 1 or more")
+        check("config.json: yarn_scale", self.yarn_scale, self.yarn_scale >= 1.0, "1 or more")
         self.yarn = self.yarn_scale != 1.0
         self.rope = not self.yarn
         if self.yarn_beta_fast < self.yarn_beta_slow:
@@ -164,8 +166,8 @@ class LLaDAConfig(PretrainedConfig):
     def _check_sizes(self) -> None:
         for key in (*SIZES, "embedding_size", "max_sequence_length"):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"config.json: {key}={value!r}, allowed: a whole number above 0")
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            check(f"config.json: {key}", value, good, "a whole number above 0")
         if (
             self.d_model % self.n_heads
             or self.n_heads % self.n_kv_heads
@@ -176,27 +178,24 @@ class LLaDAConfig(PretrainedConfig):
                 f"n_kv_heads={self.n_kv_heads}; n_kv_heads must divide n_heads, "
                 "n_heads must divide d_model into even head sizes"
             )
-        if self.embedding_size < self.vocab_size:
-            raise ValueError(
-                f"config.json: embedding_size={self.embedding_size}, allowed: "
-                f"{self.vocab_size} (vocab_size) or more"
-            )
+        good = self.embedding_size >= self.vocab_size
+        allowed = f"{self.vocab_size} (vocab_size) or more"
+        check("config.json: embedding_size", self.embedding_size, good, allowed)
 
 
 def _refuse_other_architectures(upstream: dict[str, Any]) -> None:
-    """Fills in upstream's keys; raises ValueError where one names another architecture."""
+    """Fills in upstream's keys; raises ValueError for one that names another architecture."""
     for key, allowed in REQUIRED.items():
-        if upstream.setdefault(key, allowed) != allowed:
-            raise ValueError(f"config.json: {key}={upstream[key]!r}, allowed: {allowed!r}")
+        value = upstream.setdefault(key, allowed)
+        check(f"config.json: {key}", value, value == allowed, repr(allowed))
     for key, value in WRITTEN.items():
         upstream.setdefault(key, value)
     upstream.setdefault("architectures", ["LLaDAModelLM"])
 
 
 def read_config(path: Path) -> LLaDAConfig:
-    """The configuration in config.json; ValueError when it is another kind of model."""
+    """The configuration in config.json. Raises ValueError for another kind of model."""
     values = safetensors_files.read_json(path / CONFIG)
     kind = values.pop("model_type", None)
-    if kind != LLaDAConfig.model_type:
-        raise ValueError(f"{path / CONFIG}: model_type={kind!r}, allowed: 'llada'")
+    check(f"{path / CONFIG}: model_type", kind, kind == LLaDAConfig.model_type, "'llada'")
     return LLaDAConfig(**values)

@@ -1,10 +1,10 @@
 """Monte-Carlo likelihood of answers under a masked diffusion model (LLaDA, arXiv:2502.09992).
 
-Many requests are scored together: equal noisy rows once, passes of like lengths under a budget of
-tokens, the last block and the head at masked positions. What is asked, and of which benchmark, is
-the evaluation's.
-Shapes: P prompt, A answer, S samples, U distinct masks, R rows of a pass, L length, N masked
-positions.
+Many requests are scored together. Equal noisy sequences are computed once, each pass takes
+sequences of similar length up to a number of tokens, and the last block and the head compute masked
+positions only.
+Shapes: P prompt, A answer, S samples, U distinct masks, R sequences of a pass, L length, Q masked
+positions of the sequence that has most, N masked positions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,26 +17,31 @@ from torch.nn.utils.rnn import pad_sequence
 
 from model.cross_entropy import cross_entropy
 from model.llada import LLaDA
+from model.options import check
 
-Draw = Literal["exact", "reference"]
+MaskDraw = Literal["exact", "reference"]
+"""How the number of masked tokens is drawn: `mask_counts`."""
 Request = tuple[torch.Tensor, torch.Tensor]
+"""prompt_P and answer_A."""
 
+# Tokens of a pass, padding included. A CPU is bound by its products at any batch size; a GPU wants
+# large ones.
 TOKENS_PER_PASS = {"cpu": 1024}
 TOKENS_PER_PASS_ELSEWHERE = 32768
-# Requests whose rows are in memory at once; equal rows are found among them.
+# Requests whose noisy sequences are in memory at a time; equal ones are shared among these only.
 GROUP = 64
 
 
 @dataclass
-class _Row:
-    """One noisy sequence, and what is read from it."""
+class _NoisySequence:
+    """A noisy sequence, and the requests that have it."""
 
     noisy_L: torch.Tensor
     prompt_length: int
     places_N: torch.Tensor
     """The masked positions."""
     readings: list[tuple[int, torch.Tensor, float]] = field(default_factory=list)
-    """(request, tokens at the masked positions, weight) of each request that has this row."""
+    """(request, tokens at the masked positions, weight) of each request with this sequence."""
 
 
 @torch.inference_mode()
@@ -48,19 +53,19 @@ def log_likelihood(
     samples: int = 128,
     batch_size: int = 16,
     cfg_scale: float = 0.0,
-    draw: Draw = "exact",
+    draw: MaskDraw = "exact",
     generator: torch.Generator | None = None,
 ) -> float:
     """Monte-Carlo lower bound of log p(answer | prompt), in nats (LLaDA, equation 6).
 
-    Each sample masks k of the A answer tokens and weighs the cross entropy by A/k. `exact` draws
-    the counts stratified and uniform; `reference` draws them as LLaDA's evaluation script does.
-    `batch_size` samples are stratified together and go through the model together.
-    Raises ValueError on an empty answer or `samples` not a multiple of the batch.
+    Each sample masks k of the A answer tokens and weights the cross entropy by A/k. `draw` says how
+    k is drawn (`mask_counts`). `batch_size` samples are stratified together and go through the
+    model together. Raises ValueError on an empty answer, or if `samples` is no multiple of the
+    batch.
     """
     _check(samples, min(batch_size, samples), answer_A)
     masks_SA = answer_masks(len(answer_A), samples, batch_size, draw=draw, generator=generator)
-    rows: dict[tuple[bytes, bytes], _Row] = {}
+    rows: dict[tuple[bytes, bytes], _NoisySequence] = {}
     _add_rows(rows, 0, (prompt_P, answer_A), masks_SA, model.config.mask_token_id)
     budget = batch_size * (len(prompt_P) + len(answer_A))
     return -_losses(model, list(rows.values()), 1, budget, cfg_scale).item()
@@ -75,41 +80,41 @@ def log_likelihoods(
     batch_size: int = 16,
     tokens_per_pass: int | None = None,
     cfg_scale: float = 0.0,
-    draw: Draw = "exact",
+    draw: MaskDraw = "exact",
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> list[float]:
     """`log_likelihood` of each (prompt_P, answer_A), many at a time, in the order of `requests`.
 
-    Request i draws its own noise, from `request_generator(seed, i)`, so its value does not depend
-    on its neighbours but for rounding. `batch_size` samples are stratified together, as upstream;
-    how many rows go through the model at once is up to `tokens_per_pass` (padding included; half
-    as many rows with guidance), by default 1024 on a CPU, 32768 elsewhere. A row that occurs twice
-    is computed once: short answers have few masks (one token: one), and the choices of a question
-    share fully masked rows. `progress` is told how many more requests are done.
+    Request i draws its masks from `request_generator(seed, i)`, so that its value does not depend
+    on the other requests, except by rounding. `batch_size` samples are stratified together, as
+    upstream does. `tokens_per_pass` bounds the tokens of a pass, padding included (half as many
+    with guidance): by default 1024 on a CPU and 32768 elsewhere. Equal noisy sequences are computed
+    once: short answers have few masks (a single token has one), and the choices of a question share
+    the fully masked sequence. `progress` is called with the number of requests just done.
     """
     budget = tokens_per_pass or TOKENS_PER_PASS.get(model.device.type, TOKENS_PER_PASS_ELSEWHERE)
     for _, answer_A in requests:
         _check(samples, min(batch_size, samples), answer_A)
     order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
-    found = np.zeros(len(requests))
+    likelihoods = np.zeros(len(requests))
     for start in range(0, len(order), GROUP):
-        picked = order[start : start + GROUP]
-        rows: dict[tuple[bytes, bytes], _Row] = {}
-        for place, index in enumerate(picked):
+        group = order[start : start + GROUP]
+        rows: dict[tuple[bytes, bytes], _NoisySequence] = {}
+        for place, index in enumerate(group):
             generator = request_generator(seed, index)
             length = len(requests[index][1])
             masks_SA = answer_masks(length, samples, batch_size, draw=draw, generator=generator)
             _add_rows(rows, place, requests[index], masks_SA, model.config.mask_token_id)
-        losses = _losses(model, list(rows.values()), len(picked), budget, cfg_scale)
-        found[picked] = -losses.cpu().numpy()
+        losses = _losses(model, list(rows.values()), len(group), budget, cfg_scale)
+        likelihoods[group] = -losses.cpu().numpy()
         if progress:
-            progress(len(picked))
-    return found.tolist()
+            progress(len(group))
+    return likelihoods.tolist()
 
 
 def request_generator(seed: int, index: int) -> torch.Generator:
-    """The noise of request `index`; streams of different seeds and indices do not overlap."""
+    """The generator of request `index`; different seeds and indices give independent streams."""
     mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed))
 
@@ -119,12 +124,13 @@ def answer_masks(
     samples: int,
     batch_size: int,
     *,
-    draw: Draw = "exact",
+    draw: MaskDraw = "exact",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Which of `length` answer tokens each sample masks: bool [samples, length], on the CPU.
+    """The answer tokens that each sample masks: bool [samples, length], on the CPU.
 
-    The counts are stratified within each `batch_size` samples; given its count a mask is uniform.
+    Counts are stratified within each batch of `batch_size` samples. Given its count, a mask is
+    uniform.
     """
     device = generator.device if generator else torch.device("cpu")
     batch_size = min(batch_size, samples)
@@ -140,13 +146,15 @@ def mask_counts(
     length: int,
     batch: int,
     *,
-    draw: Draw = "exact",
+    draw: MaskDraw = "exact",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """How many of `length` tokens each of `batch` samples masks: int64 [B], in 1..length.
 
-    `exact`: floor(((u + i/b) mod 1) * length) + 1 with one u ~ U(0,1), so that every count has the
-    same marginal. `reference`: round(k + i*length/b) wrapped into 1..length, k ~ U{1..length}.
+    `exact`: floor(((u + i/B) mod 1) * length) + 1 with one u ~ U(0,1), so that all counts are
+    equally likely. `reference`: round(k + i*length/B) wrapped into 1..length, k ~ U{1..length}, as
+    LLaDA's evaluation script does. Its counts are not equally likely (0.5 to 1.5 times for a batch
+    of 8 and 20 tokens); it is here to reproduce published numbers.
     """
     device = generator.device if generator else torch.device("cpu")
     steps_B = torch.arange(batch, dtype=torch.float64)
@@ -161,12 +169,12 @@ def mask_counts(
 def _check(samples: int, batch_size: int, answer_A: torch.Tensor) -> None:
     if answer_A.numel() == 0:
         raise ValueError("the answer is empty, allowed: one token or more")
-    if samples < 1 or samples % batch_size:
-        raise ValueError(f"samples={samples}, allowed: a multiple of batch_size={batch_size}")
+    good = samples >= 1 and samples % batch_size == 0
+    check("samples", samples, good, f"a multiple of batch_size={batch_size}")
 
 
 def _add_rows(rows, index: int, request: Request, masks_SA: torch.Tensor, mask_id: int) -> None:
-    """Adds a request's distinct noisy sequences, weighed by how many samples drew each."""
+    """Adds a request's distinct noisy sequences, weighted by how many samples drew each."""
     prompt_P, answer_A = (tokens.cpu() for tokens in request)
     masks_UA, times_U = masks_SA.unique(dim=0, return_counts=True)
     weights_U = times_U * len(answer_A) / masks_UA.sum(1) / len(masks_SA)
@@ -174,52 +182,55 @@ def _add_rows(rows, index: int, request: Request, masks_SA: torch.Tensor, mask_i
         noisy_L = torch.cat((prompt_P, answer_A.masked_fill(mask_A, mask_id)))
         key = (noisy_L.numpy().tobytes(), mask_A.numpy().tobytes())
         places_N = mask_A.nonzero()[:, 0] + len(prompt_P)
-        row = rows.setdefault(key, _Row(noisy_L, len(prompt_P), places_N))
+        row = rows.setdefault(key, _NoisySequence(noisy_L, len(prompt_P), places_N))
         row.readings.append((index, answer_A[mask_A], weight))
 
 
-def _losses(model, rows: list[_Row], requests: int, budget: int, cfg_scale: float) -> torch.Tensor:
-    """Each request's weighted cross entropies, summed: fp64 [requests]."""
+def _losses(
+    model: LLaDA, rows: list[_NoisySequence], requests: int, budget: int, cfg_scale: float
+) -> torch.Tensor:
+    """Each request's sum of weighted cross entropies: fp64 [requests]."""
     total = torch.zeros(requests, dtype=torch.float64, device=model.device)
-    for picked in _passes(rows, budget // (2 if cfg_scale else 1)):
-        states = _states(model, picked, cfg_scale)
-        found = [
+    for batch in _passes(rows, budget // (2 if cfg_scale else 1)):
+        states = _states(model, batch, cfg_scale)
+        readings = [
             (states_ND, targets_N, torch.full_like(targets_N, index), weight)
-            for states_ND, row in zip(states, picked, strict=True)
+            for states_ND, row in zip(states, batch, strict=True)
             for index, targets_N, weight in row.readings
         ]
-        weight_N = torch.cat([torch.full(t.shape, weight) for _, t, _, weight in found])
-        hidden_ND = torch.cat([reading[0] for reading in found])
+        weight_N = torch.cat([torch.full(t.shape, weight) for _, t, _, weight in readings])
+        hidden_ND = torch.cat([reading[0] for reading in readings])
         target_N, request_N = (
-            torch.cat(column).to(model.device) for column in list(zip(*found, strict=True))[1:3]
+            torch.cat(column).to(model.device) for column in list(zip(*readings, strict=True))[1:3]
         )
         loss_N = cross_entropy(hidden_ND, model.head_weight, target_N)
         total.index_add_(0, request_N, (loss_N * weight_N.to(model.device)).double())
     return total
 
 
-def _passes(rows: list[_Row], budget: int) -> Iterator[list[_Row]]:
-    """Rows of like lengths, the longest first: as many as fit in `budget` tokens, one at least.
+def _passes(rows: list[_NoisySequence], budget: int) -> Iterator[list[_NoisySequence]]:
+    """Batches of similar length, the longest first, each at most `budget` tokens (or one row).
 
-    A pass of a quarter of the budget ends early where the next row would be a twentieth padding.
+    A batch that fills a quarter of the budget is closed early when more than a twentieth of the
+    next row would be padding.
     """
-    picked: list[_Row] = []
+    batch: list[_NoisySequence] = []
     for row in sorted(rows, key=lambda row: -len(row.noisy_L)):
-        longest = len(picked[0].noisy_L) if picked else 0
-        is_padded = len(row.noisy_L) < 0.95 * longest and len(picked) * longest >= budget // 4
-        if picked and ((len(picked) + 1) * longest > budget or is_padded):
-            yield picked
-            picked = []
-        picked.append(row)
-    if picked:
-        yield picked
+        longest = len(batch[0].noisy_L) if batch else 0
+        is_padded = len(row.noisy_L) < 0.95 * longest and len(batch) * longest >= budget // 4
+        if batch and ((len(batch) + 1) * longest > budget or is_padded):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
-def _states(model, rows: list[_Row], cfg_scale: float) -> Sequence[torch.Tensor]:
-    """Final states [N, D] of each row's masked positions, guided if asked.
+def _states(model: LLaDA, rows: list[_NoisySequence], cfg_scale: float) -> Sequence[torch.Tensor]:
+    """Final states [N, D] of each row's masked positions, with guidance where `cfg_scale` > 0.
 
-    Guidance, u + (s + 1)(c - u) of the logits with and without the prompt, is linear and so is the
-    head: the states are combined, and the head sees one of them.
+    Guidance combines the logits with the prompt, c, and without it, u, to u + (s + 1)(c - u). The
+    head is linear, so combining the states is the same, and the head runs once.
     """
     device = model.device
     noisy_RL = pad_sequence([row.noisy_L for row in rows], batch_first=True).to(device)

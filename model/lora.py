@@ -1,7 +1,7 @@
-"""Low-rank adapters through peft: what is attached to a model, and what names its files have.
+"""Low-rank adapters (LoRA, arXiv:2106.09685) through peft, and the names of their files.
 
-The adapter is injected into the model in place, so the same `LLaDA` object computes with it. The
-arithmetic of merging is `model.merging`'s.
+An adapter is injected into the model in place, so that the same `LLaDA` object computes with it.
+`model.merging` merges adapters into their base.
 """
 
 import re
@@ -27,12 +27,11 @@ def attach(
     dora: bool = False,
     new_tokens: Sequence[int] = (),
 ) -> PeftModel:
-    """Freezes the model and gives the named layers of every block a trainable update.
+    """Freezes the model and adds a trainable update to the layers `targets` of every block.
 
-    The embedding and head rows of `new_tokens` are trained and stored with the adapter.
-
-    The pattern names layers within a block: the head, also called `ff_out`, is never meant.
+    The embedding and head rows of `new_tokens` are trained too and stored with the adapter.
     """
+    # A pattern and not peft's list of names: the head is called `ff_out` too, and must not match.
     pattern = rf".*\.blocks\.\d+\.({'|'.join(map(re.escape, targets))})"
     settings = LoraConfig(
         r=rank,
@@ -47,7 +46,7 @@ def attach(
 
 
 def _rows(model: LLaDA, tokens: Sequence[int]) -> dict[str, list[int]] | None:
-    """peft's names of the matrices with rows to train; a tied head is the embedding."""
+    """The rows to train of each matrix, by peft's name for it; a tied head is the embedding."""
     if not tokens:
         return None
     names = ["wte"] if model.config.weight_tying else ["wte", "transformer.ff_out"]
@@ -55,5 +54,5 @@ def _rows(model: LLaDA, tokens: Sequence[int]) -> dict[str, list[int]] | None:
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether the directory holds an adapter, rather than a full model."""
+    """Whether the directory holds an adapter and not a full model."""
     return (path / CONFIG).exists()

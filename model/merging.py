@@ -1,10 +1,10 @@
-"""The arithmetic of merging an adapter into its base, as peft writes adapters.
+"""The arithmetic of merging an adapter, as peft stores it, into its base.
 
 A weight is updated by a low-rank product (LoRA, arXiv:2106.09685, with the scale of rsLoRA,
 arXiv:2312.03732, or the magnitudes of DoRA, arXiv:2402.09353), has some of its rows replaced
-(trained tokens) or is replaced whole (saved modules). One weight at a time and some of its rows at
-a time; reading and writing model directories is the merge stage's. `apply` gives a model in memory
-the weights that the stage would write.
+(trained tokens), or is replaced as a whole (saved modules). Weights are merged one at a time, some
+rows at a time, so that memory does not grow with the model. The merge stage writes the result to
+files; `apply` puts it into a model in memory.
 """
 
 import math
@@ -21,12 +21,15 @@ from model import checkpoint
 from model.checkpoint import refuse_nan
 from model.llada import LLaDA
 from model.lora import CONFIG, PREFIX, WEIGHTS
+from model.options import check
 from model.safetensors_files import Span, read_json
 
-# Numbers of one product B A, and of the weight's rows that are in memory at a time.
+# Most numbers of a product B A, and of the weight's rows, in memory at a time. Every weight in the
+# blocks of an 8B model fits one product: splitting a product may change its rounding, and peft does
+# not split. The sum with W goes number by number and may be split anywhere.
 PRODUCT, ROWS = 1 << 26, 1 << 22
-# Settings that compute something else than what is merged here, or trained another base.
-OTHER = (
+# Settings under which peft computes something else, or trained on a modified base.
+UNSUPPORTED = (
     "alora_invocation_tokens",
     "arrow_config",
     "kasa_config",
@@ -75,9 +78,10 @@ class Held:
 
 
 class Adapter:
-    """An adapter directory: which weights it updates, and what they become.
+    """An adapter directory: the weights that it updates, and their merged values.
 
-    Raises ValueError naming the setting or tensor that is not understood or has no partner.
+    Raises ValueError naming the setting or tensor that is unsupported, or a tensor without its
+    partner.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +108,7 @@ class Adapter:
 
     @property
     def names(self) -> set[str]:
-        """The weights that it updates."""
+        """Names of the weights that the adapter updates."""
         return set(self._parts)
 
     def check(self, base: Mapping[str, Span]) -> None:
@@ -122,10 +126,10 @@ class Adapter:
             self._indices(name, base[name].shape[0])
 
     def merge(self, name: str, weight: Weight) -> Iterator[torch.Tensor]:
-        """The updated weight in its own dtype, some rows after the others.
+        """Yields the merged weight in its own dtype, as successive blocks of rows.
 
-        LoRA: W + scale B A, the product and the sum in fp32 and rounded once. DoRA (equation 5):
-        m (W + scale B A) / |W + scale B A| with the norm of each row. Raises ValueError when the
+        LoRA: W + scale B A, product and sum in fp32, rounded once. DoRA (equation 5):
+        m (W + scale B A) / |W + scale B A|, with the norm of each row. Raises ValueError if the
         result holds NaN or infinity.
         """
         parts = self._parts[name]
@@ -189,27 +193,26 @@ class Adapter:
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
     def _indices(self, name: str, rows: int) -> list[int]:
-        """The rows that trained tokens replace; a bare list means the embedding's."""
+        """The rows that trained tokens replace; a bare list means the embedding's rows."""
         if TOKENS not in self._parts[name]:
             return []
-        given = self.settings.get("trainable_token_indices") or {}
+        setting = self.settings.get("trainable_token_indices") or {}
         layer = name.removesuffix(".weight")
-        by_layer = given if isinstance(given, dict) else {"wte": given}
-        found = [indices for key, indices in by_layer.items() if layer.endswith(key)]
-        if len(found) != 1:
+        by_layer = setting if isinstance(setting, dict) else {"wte": setting}
+        matches = [indices for key, indices in by_layer.items() if layer.endswith(key)]
+        if len(matches) != 1:
             raise ValueError(
                 f"{self.path}: trainable_token_indices do not say which rows {name} has"
             )
-        (indices,) = found
-        if len(set(indices)) != len(indices) or any(not 0 <= index < rows for index in indices):
-            raise ValueError(
-                f"{self.path}: trainable_token_indices={indices}, "
-                f"allowed: 0 to {rows - 1}, each once"
-            )
+        (indices,) = matches
+        are_rows = all(0 <= index < rows for index in indices)
+        good = are_rows and len(set(indices)) == len(indices)
+        allowed = f"0 to {rows - 1}, each once"
+        check(f"{self.path}: trainable_token_indices", indices, good, allowed)
         return indices
 
     def _split(self, key: str) -> tuple[str, str]:
-        """The layer that a tensor of the adapter belongs to, and which part it is."""
+        """The layer that a tensor of the adapter belongs to, and which part of its update it is."""
         for part in (A, B, MAGNITUDE, TOKENS, WHOLE):
             layer = key.removeprefix(PREFIX).removesuffix(part)
             if key.startswith(PREFIX) and key.endswith(part) and ".lora_" not in layer:
@@ -218,11 +221,11 @@ class Adapter:
 
     def _refuse_other_kinds(self) -> None:
         settings: dict[str, Any] = self.settings
-        if settings.get("peft_type") != "LORA":
-            raise ValueError(f"{self.path}: peft_type={settings.get('peft_type')!r}, allowed: LORA")
+        kind = settings.get("peft_type")
+        check(f"{self.path}: peft_type", kind, kind == "LORA", "LORA")
         if not {"r", "lora_alpha"} <= settings.keys():
             raise ValueError(f"{self.path / CONFIG}: r or lora_alpha is missing")
-        for key in OTHER:
+        for key in UNSUPPORTED:
             if settings.get(key):
                 raise ValueError(f"{self.path}: {key}={settings[key]!r} is not merged")
         if (start := settings.get("init_lora_weights")) not in STARTS:
@@ -245,7 +248,7 @@ def apply(model: LLaDA, base: Path, adapters: Sequence[Path]) -> None:
     """
     spans = checkpoint.inspect(base)[1]
     if model.config.weight_tying:
-        spans.pop(checkpoint.HEAD, None)  # the head is the embedding, and becomes what it becomes
+        spans.pop(checkpoint.HEAD, None)  # the model has no head of its own: it uses the embedding
     updates = [Adapter(path) for path in adapters]
     for adapter in updates:
         adapter.check(spans)
@@ -262,5 +265,5 @@ def apply(model: LLaDA, base: Path, adapters: Sequence[Path]) -> None:
 
 
 def _rows(weight: Weight, numbers: int) -> int:
-    """How many rows of a weight hold at most that many numbers."""
+    """How many rows of a weight hold at most `numbers` numbers; at least one."""
     return max(1, numbers // math.prod(weight.shape[1:]))

@@ -110,7 +110,7 @@ def _curriculum(ratio, tokens_BL, documents_BL, curriculum: Curriculum | None, p
     excess = curriculum.strength_at(progress) if curriculum else 0.0
     if curriculum is None or excess == 0.0:
         return ratio, ratio
-    far_BL = _positions(tokens_BL, documents_BL) >= curriculum.window
+    far_BL = _positions(tokens_BL, documents_BL) >= curriculum.original_context
     further = 1 - (1 - ratio) ** (1 + excess)
     slope = ((1 + excess) * (1 - ratio) ** excess).clamp(min=torch.finfo(ratio.dtype).tiny)
     return torch.where(far_BL, further, ratio), torch.where(far_BL, further / slope, ratio)

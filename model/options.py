@@ -1,7 +1,9 @@
-"""The options of adapters and losses, and the check that every configuration's fields pass.
+"""Options of adapters, losses and sampling, and the checks that every configuration goes through.
 
-Standard library only, so that a bad value is refused before anything heavy is imported. The base
-class checks types, and that numbers are finite and bounded; each configuration adds its own ranges.
+Standard library only, so that a configuration can be refused before torch is imported. The base
+class `Checked` checks the types of all fields, and that numbers are finite and bounded; each
+configuration adds the ranges of its own fields. The named choices below are written here once, for
+the configurations and for the functions that take them.
 """
 
 import dataclasses
@@ -11,12 +13,25 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
+Cache = Literal["none", "prefix", "dual"]
+"""Which keys and values the sampler reuses between the passes of a block (model.window)."""
+Remasking = Literal["low_confidence", "random"]
+"""By what a denoising pass ranks the masked positions (model.remasking)."""
+MarginLoss = Literal["sigmoid", "ipo"]
+"""The loss of a preference margin (model.preference)."""
+Estimator = Literal["one_pass", "complementary", "elbo", "trajectory"]
+"""How GRPO estimates log-probabilities (model.estimators)."""
+RatioLevel = Literal["token", "sequence"]
+"""Whether GRPO's probability ratio belongs to a token or to a whole answer (model.preference)."""
+LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+"""The linear layers of a block (model.llada), all of which an adapter may update."""
+
 LARGEST = 10**9
-"""Largest size of a number: no amount in a run comes near it, and 1e300 is a slip."""
+"""Largest absolute value of a number: no quantity of a run comes near it, and 1e300 is a typo."""
 WIDER = {"seed": 2**63 - 1}
-"""Fields whose numbers are names and no amounts."""
+"""Larger bounds, for fields whose numbers identify something and measure nothing."""
 LONGEST_TEXT, LONGEST_LIST = 100_000, 1_000
-SHOWN = 200  # characters of a refused value
+SHOWN = 200  # most characters of a refused value that a message repeats
 
 
 def check(name: str, value: object, good: bool, allowed: str) -> None:
@@ -28,14 +43,14 @@ def check(name: str, value: object, good: bool, allowed: str) -> None:
 
 
 def check_text(name: str, value: str | None, allowed: str = "a text") -> None:
-    """Raises ValueError for a text of white space alone; null is the type's business."""
+    """Raises ValueError for a text that is empty or all white space; None passes."""
     check(name, value, value is None or bool(value.strip()), allowed)
 
 
 class Checked:
-    """The base of every configuration: what is built holds values of the annotated types.
+    """The base of every configuration: an instance holds values of the annotated types alone.
 
-    A subclass that has checks of its own calls this one's first.
+    A subclass with checks of its own calls `super().__post_init__()` before them.
     """
 
     def __post_init__(self) -> None:
@@ -47,7 +62,7 @@ class Checked:
 def check_type(name: str, hint: Any, value: object) -> None:
     """Raises ValueError unless `value` is of the annotated type, finite and bounded.
 
-    Types are int, float, bool, str, dict, Literal, dataclasses, and tuples and options of them.
+    Supports int, float, bool, str, dict, Literal, dataclasses, tuples of these, and `| None`.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
@@ -79,7 +94,7 @@ def _check_items(name: str, hints: tuple, value: Any) -> None:
 
 
 def _check_number(name: str, hint: type, value: Any) -> None:
-    """NaN and the infinities fail the comparison with the largest."""
+    """NaN and the infinities need no check of their own: they fail the comparison."""
     largest = WIDER.get(name, LARGEST)
     kinds, called = (int, "whole") if hint is int else (int | float, "finite")
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
@@ -88,7 +103,7 @@ def _check_number(name: str, hint: type, value: Any) -> None:
 
 
 def _check_characters(name: str, value: Any) -> None:
-    """Neither paths nor JSON files can hold a NUL or half of a surrogate pair."""
+    """A NUL cannot stand in a path, nor half of a surrogate pair in a JSON file."""
     good = isinstance(value, str) and len(value) <= LONGEST_TEXT and "\0" not in value
     good = good and value.encode(errors="ignore").decode() == value
     check(name, value, good, f"a text of up to {LONGEST_TEXT} characters, each one of Unicode's")
@@ -124,27 +139,27 @@ class Lora(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        layers = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
         check("lora.rank", self.rank, self.rank >= 1, "1 or more")
         check("lora.alpha", self.alpha, self.alpha > 0, "above 0")
         check("lora.dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1")
-        known = bool(self.targets) and set(self.targets) <= set(layers)
-        check("lora.targets", self.targets, known, f"some of {', '.join(layers)}")
+        known = bool(self.targets) and set(self.targets) <= set(LAYERS)
+        check("lora.targets", self.targets, known, f"some of {', '.join(LAYERS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curriculum(Checked):
-    """Masks positions beyond the original window more often, early in training.
+    """Masks positions beyond the original context more often, early in training.
 
-    Inside the window a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s), which is p
-    at s = 0. The loss of a masked token is weighed by (dq/dp) / q in place of 1 / p. Any schedule
-    per position that rises from 0 to 1 gives a bound of the likelihood with that weight (Shi et
-    al., arXiv:2406.04329, on schedules that differ between tokens), so for every s the
-    loss bounds -log p(text): what differs is the order in which tokens are revealed, far ones
-    later. s falls linearly from `strength` to 0; from `until` on the loss is the plain one.
+    Inside the original context a token is masked with probability p, beyond it with
+    q = 1 - (1 - p)^(1 + s), which is p at s = 0. There the loss of a masked token is weighted by
+    (dq/dp) / q in place of 1 / p. With that weight any masking schedule that rises from 0 to 1 at
+    each position bounds the likelihood (Shi et al., arXiv:2406.04329, on schedules that differ
+    between tokens), so the loss bounds -log p(text) for every s. Only the order in which tokens
+    are revealed differs: far positions come later. s falls linearly from `strength` to 0 at
+    `until`; from there on the loss is the plain one.
     """
 
-    window: int
+    original_context: int
     """Positions of the original context; later ones are masked more often."""
     strength: float = 2.0
     """s at the start: q = 1 - (1 - p)^3 at 2, which is 0.875 at p = 0.5."""
@@ -153,7 +168,8 @@ class Curriculum(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check("curriculum.window", self.window, self.window >= 1, "1 or more")
+        original = self.original_context
+        check("curriculum.original_context", original, original >= 1, "1 or more")
         check(
             "curriculum.strength", self.strength, 0 <= self.strength <= 100, "0 or more, up to 100"
         )
@@ -167,7 +183,7 @@ class Curriculum(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions(Checked):
-    """Departures from the plain training loss; the defaults are the plain loss, bit for bit."""
+    """Variations of the training loss; the defaults give the plain loss, bit for bit."""
 
     band: tuple[float, float] = (0.0, 1.0)
     """t is clipped into this range (LLaDA2.0, arXiv:2512.15745). What is optimized is then no bound

@@ -1,12 +1,9 @@
 """Preference optimization and reinforcement learning for masked diffusion models.
 
 DPO with variance-reduced ELBO margins (VRPO, LLaDA 1.5, arXiv:2505.19223) and GRPO's advantages
-and objective. Functions of tensors; log-probabilities are estimated in `model.estimators`, the
-data, the rollouts and the loops are the stages'.
+and objective. All are functions of tensors; `model.estimators` estimates the log-probabilities.
 Shapes: B sequences, L length, N prompts, G answers per prompt.
 """
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +12,24 @@ from torch.utils.checkpoint import checkpoint
 from model import estimators
 from model.estimators import View
 from model.llada import LLaDA
-
-Kind = Literal["sigmoid", "ipo"]
+from model.options import MarginLoss, RatioLevel, check
 
 
 def dpo_loss(
-    margin_B: torch.Tensor, *, beta: float, kind: Kind = "sigmoid", label_smoothing: float = 0.0
+    margin_B: torch.Tensor,
+    *,
+    beta: float,
+    kind: MarginLoss = "sigmoid",
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """The preference loss of each margin [B]: (policy - reference) of the chosen answer minus that
-    of the rejected one, each an ELBO averaged over its draws before this loss (VRPO).
+    """The preference loss [B] of each margin.
 
-    `sigmoid`: -log sigmoid(beta m) (DPO, arXiv:2305.18290, equation 7), with the share
-    `label_smoothing` of the pairs taken as labelled the wrong way round (conservative DPO).
-    `ipo`: (m - 1 / (2 beta))^2 (arXiv:2310.12036, equation 17), which has no smoothing.
+    A margin m is (policy - reference) of the chosen answer minus (policy - reference) of the
+    rejected one, four ELBOs each averaged over its draws before this loss (VRPO, section 3).
+
+    `sigmoid`: -log sigmoid(beta m) (DPO, arXiv:2305.18290, equation 7). A share `label_smoothing`
+    of the pairs is assumed to have its labels swapped (conservative DPO).
+    `ipo`: (m - 1 / (2 beta))^2 (arXiv:2310.12036, equation 17), without label smoothing.
     """
     if kind == "ipo":
         return (margin_B - 1 / (2 * beta)).square()
@@ -41,10 +43,10 @@ def elbo(
     attention_BL: torch.Tensor,
     views: list[View],
 ) -> torch.Tensor:
-    """Each answer's ELBO [B], averaged over its draws, at the memory of one draw.
+    """Each answer's ELBO [B], averaged over its draws, with the memory of a single draw.
 
-    Where gradients are wanted, a draw keeps nothing but its noise and is computed again when its
-    gradient is due, so that memory does not grow with the draws.
+    The backward pass computes each draw again from its view, so that memory does not grow with the
+    number of draws.
     """
 
     def draw(view: View) -> torch.Tensor:
@@ -63,19 +65,19 @@ def advantages(
     leave_one_out: bool = False,
     scale: float = 0.0,
 ) -> torch.Tensor:
-    """How much better each answer is than its prompt's group: [N, G], exactly 0 without spread.
+    """How much better each answer is than its prompt's group: [N, G], exactly 0 without a spread.
 
-    r - mean, divided by the group's deviation (GRPO, arXiv:2402.03300) unless `normalize` is off
-    (Dr. GRPO, arXiv:2503.20783: the division favours questions that are too easy or too hard).
-    `leave_one_out` compares with the mean of the others (RLOO, arXiv:2402.14740): r - mean times
-    G / (G - 1). Raises ValueError on a reward that is not finite.
+    r - mean, divided by the group's standard deviation (GRPO, arXiv:2402.03300) unless `normalize`
+    is off (Dr. GRPO, arXiv:2503.20783: dividing favors questions that are too easy or too hard).
+    `leave_one_out` compares with the mean of the group's other answers (RLOO, arXiv:2402.14740),
+    which is (r - mean) G / (G - 1). Raises ValueError on a reward that is not finite.
 
-    Computed in fp64. Differences of less than `scale`, the largest reward that there can be (that
-    of the group if it is larger), times 1e-9, or times 16 units of rounding where the rewards are
-    of less precision, are rounding: AdamW would make a whole step of them.
+    `scale` is the largest possible reward; a group with a larger one uses its own. Differences
+    below 1e-9 of it (or 16 units of rounding, for rewards of less precision) are rounding errors
+    and count as 0: divided by an equally small deviation they would become full advantages, and
+    AdamW makes a whole step of any gradient.
     """
-    if not reward_NG.isfinite().all():
-        raise ValueError(f"rewards={reward_NG.tolist()}, allowed: finite numbers")
+    check("rewards", reward_NG.tolist(), bool(reward_NG.isfinite().all()), "finite numbers")
     precision = max(1e-9, 16 * torch.finfo(reward_NG.dtype).eps)
     wide_NG, group = reward_NG.double(), reward_NG.shape[1]
     noise_N1 = precision * wide_NG.abs().amax(1, keepdim=True).clamp(min=scale)
@@ -100,17 +102,20 @@ def grpo_loss(
     clip_low: float,
     clip_high: float,
     kl: float,
-    level: Literal["token", "sequence"] = "token",
+    level: RatioLevel = "token",
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """The clipped objective with the k3 divergence: the loss, and what a log should know of it.
+    """The clipped objective with the k3 divergence: the loss, and its figures for the log.
 
     -min(r A, clip(r, 1 - low, 1 + high) A) + kl * (exp(d) - d - 1), with r = exp(new - old) and
-    d = reference - new (GRPO, equations 3 and 4), summed over the tokens times `weight_BL` (0 where
-    a token is not scored) and divided by `count`. That is the number of scored tokens of the whole
-    optimizer step, of which these may be a micro-batch; None takes these alone. At the level of
-    sequences both are first averaged over each answer's tokens, so that a ratio belongs to the
-    whole answer and not to its length (GSPO, arXiv:2507.18071; ESPO, arXiv:2512.03759); answers
-    then count alike, and `count` is their number.
+    d = reference - new (GRPO, equations 3 and 4), weighted by `weight_BL` (0 for a token that is
+    not scored), summed over the tokens and divided by `count`: the number of scored tokens in the
+    whole optimizer step, of which this call may see a micro-batch. None counts those of this call.
+
+    At level `sequence` log-probabilities are first averaged over each answer's tokens, so that a
+    ratio describes the answer regardless of its length (GSPO, arXiv:2507.18071; ESPO,
+    arXiv:2512.03759). All answers then count alike, and `count` is their number.
+
+    The figures are `kl`, the mean divergence, and `clipped`, the share of clipped ratios.
     """
     weight_BL = weight_BL.float()
     if level == "sequence":
@@ -128,9 +133,9 @@ def grpo_loss(
     gain = torch.minimum(ratio * advantage, clipped * advantage)
     gap = reference_BL - new_BL
     divergence = gap.exp() - gap - 1
-    gain, divergence, cut = (
+    gain, divergence, share = (
         (states * weight_BL).sum() / count
         for states in (gain, divergence, (gain < ratio * advantage).float())
     )
-    figures = {"kl": float(divergence.detach()), "clipped": float(cut.detach())}
+    figures = {"kl": float(divergence.detach()), "clipped": float(share.detach())}
     return kl * divergence - gain, figures

@@ -1,7 +1,7 @@
 """A frozen base in 4 bits (QLoRA, arXiv:2305.14314) through bitsandbytes, where that works.
 
 The blocks' linear layers become NormalFloat4 with doubly quantized scales; embedding, head and
-norms stay. bitsandbytes is no dependency: whoever asks for it installs it.
+norms keep their dtype. bitsandbytes is not a dependency: users of `lora.quantized` install it.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from model.llada import LLaDA
 
 
 def quantize(model: LLaDA, device: torch.device) -> None:
-    """Quantises the blocks in place. Raises ValueError where bitsandbytes does not work."""
+    """Quantizes the blocks in place. Raises ValueError where bitsandbytes does not work."""
     library = _library(device)
     for block in model.model["transformer"]["blocks"]:
         for name, layer in block.named_children():
@@ -23,7 +23,7 @@ def quantize(model: LLaDA, device: torch.device) -> None:
 
 
 def _four_bits(library: ModuleType, layer: nn.Linear, device: torch.device) -> nn.Module:
-    made = library.nn.Linear4bit(
+    quantized = library.nn.Linear4bit(
         layer.in_features,
         layer.out_features,
         bias=False,
@@ -31,14 +31,14 @@ def _four_bits(library: ModuleType, layer: nn.Linear, device: torch.device) -> n
         compress_statistics=True,
         quant_type="nf4",
     )
-    made.weight = library.nn.Params4bit(
+    quantized.weight = library.nn.Params4bit(
         layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
     )
-    return made.to(device)
+    return quantized.to(device)
 
 
 def _library(device: torch.device) -> ModuleType:
-    """bitsandbytes, once it has multiplied on the device."""
+    """bitsandbytes, after a trial product on the device: an import alone proves nothing."""
     try:
         library = importlib.import_module("bitsandbytes")
         layer = nn.Linear(64, 64, bias=False)

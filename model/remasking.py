@@ -1,20 +1,26 @@
-"""What a denoising pass commits: a token for each masked position, its confidence, and the choice.
+"""One denoising pass: a token and a confidence for each masked position, and which to commit.
 
 The fixed schedule and random remasking are LLaDA's (arXiv:2502.09992, algorithms 4 and 5), the
-threshold and the factor Fast-dLLM's (arXiv:2505.22618). The passes themselves are the sampler's.
-Shapes: B batch, M masked positions, V vocabulary.
+threshold and the factor Fast-dLLM's (arXiv:2505.22618). `model.sampler` runs the passes.
+Shapes: B batch, L window, M masked positions, V vocabulary.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 
-Remasking = Literal["low_confidence", "random"]
+from model.options import Remasking
+
+Noise = torch.Generator | Sequence[torch.Generator] | None
+"""Where noise comes from: a generator for all rows, or one for each."""
 
 
-def penalise(logits_BMV: torch.Tensor, seen_BV: torch.Tensor, penalty: float) -> torch.Tensor:
-    """CTRL's repetition penalty (arXiv:1909.05858): a seen token always becomes less likely."""
+def penalize(logits_BMV: torch.Tensor, seen_BV: torch.Tensor, penalty: float) -> torch.Tensor:
+    """CTRL's repetition penalty (arXiv:1909.05858, section 4.1), for tokens that a row holds.
+
+    Positive logits are divided by it and negative ones multiplied, so that the token becomes less
+    likely whatever the sign.
+    """
     lowered = torch.where(logits_BMV > 0, logits_BMV / penalty, logits_BMV * penalty)
     return torch.where(seen_BV[:, None], lowered, logits_BMV)
 
@@ -26,84 +32,123 @@ def propose(
     temperature: float,
     remasking: Remasking,
     deferred: Sequence[int] = (),
-    generator: torch.Generator | None = None,
+    generator: Noise = None,
+    masked_BM: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A token for each position, drawn with Gumbel noise in float64, and its confidence [B, M].
+    """A token for each position and its confidence [B, M].
 
-    The mask is never proposed; the confidence is the softmax over the whole vocabulary, at
-    temperature 1. Tokens in `deferred` leave that softmax once the tokens are drawn, which moves
-    the order of all others, and get a confidence of -1 (at random: in random order below 0). Raises
-    ValueError when the logits are not finite.
+    Tokens are drawn from softmax(logits / temperature) with Gumbel noise in float64, at temperature
+    0 by argmax; the mask is never drawn. The confidence of a token is its probability at
+    temperature 1, or uniform noise with `remasking` "random". Tokens in `deferred` get a confidence
+    below 0, so that all others are committed first, and the other confidences are a softmax over
+    the rest of the vocabulary. With a generator for each row, a row draws for its `masked_BM`
+    positions alone, which come first: the rows beside it change nothing. Raises ValueError when the
+    logits are not finite.
     """
     scores_BMV = logits_BMV.log_softmax(-1)
-    late = torch.as_tensor(deferred, dtype=torch.long, device=logits_BMV.device)
-    rest_BM = scores_BMV.index_fill(-1, late, -torch.inf).logsumexp(-1) if deferred else 0.0
+    late_D = torch.as_tensor(deferred, dtype=torch.long, device=logits_BMV.device)
+    rest_BM = scores_BMV.index_fill(-1, late_D, -torch.inf).logsumexp(-1) if deferred else 0.0
     scores_BMV[..., mask_id] = -torch.inf
-    noisy = _add_noise(scores_BMV, temperature, generator) if temperature > 0 else scores_BMV
-    token_BM = noisy.argmax(-1)
-    chosen_BM = scores_BMV.gather(-1, token_BM[..., None])[..., 0]
-    if not chosen_BM.isfinite().all():
+    noisy_BMV = scores_BMV
+    if temperature > 0:
+        noisy_BMV = _add_noise(scores_BMV, temperature, generator, masked_BM)
+    token_BM = noisy_BMV.argmax(-1)
+    score_BM = scores_BMV.gather(-1, token_BM[..., None])[..., 0]
+    if not score_BM.isfinite().all():
         raise ValueError("the logits are not finite: the model's weights hold NaN or infinity")
-    confidence_BM = (chosen_BM - rest_BM).exp()
+    confidence_BM = (score_BM - rest_BM).exp()
     if remasking == "random":
-        confidence_BM = torch.rand(token_BM.shape, device=token_BM.device, generator=generator)
+        confidence_BM = _draw(torch.rand, token_BM, generator, masked_BM)
     if deferred:
-        below = confidence_BM - 2 if remasking == "random" else torch.full_like(confidence_BM, -1.0)
-        confidence_BM = torch.where(torch.isin(token_BM, late), below, confidence_BM)
+        # Deferred tokens keep a random order among themselves where all others have one.
+        is_random = remasking == "random"
+        below_BM = confidence_BM - 2 if is_random else torch.full_like(confidence_BM, -1.0)
+        confidence_BM = torch.where(torch.isin(token_BM, late_D), below_BM, confidence_BM)
     return token_BM, confidence_BM
 
 
 def choose(
     confidence_BM: torch.Tensor,
     masked_BM: torch.Tensor,
-    turns_left: int,
+    turns_left: int | torch.Tensor,
     threshold: float | None,
     factor: float | None,
-    window: tuple[torch.Tensor, int] | None = None,
+    places: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Which masked positions to commit in this pass: at least one a row that has any.
+    """The masked positions to commit in this pass [B, M]: at least one in each row that has any.
 
-    The last pass of a block commits all of them. Without `threshold` and `factor` the masks are
-    shared out evenly over the passes left, the remainder first. `factor` f takes the largest n with
-    (n + 1)(1 - c_n) < f, confidences c sorted down. Of equal confidences the first in the row go
-    first. With `window`, the positions' places [B, M] in windows of so many tokens, `torch.topk` of
-    each window settles them, as upstream does.
+    The last pass of a block commits all of them; `turns_left` is one number, or one a row [B].
+    Without `threshold` and `factor` the passes left
+    share the masks evenly, the first ones taking the remainder. `threshold` commits every position
+    of at least that confidence; `factor` f commits the n most confident, for the largest n with
+    (n + 1)(1 - c_n) < f over the confidences c_1 >= c_2 >= ...
+
+    Of equal confidences the leftmost is committed first. Deferred tokens all tie, and upstream
+    breaks such ties by `torch.topk` over the whole sequence; `places`, the positions' places [B, M]
+    in each row and the length [B] of the row, makes the same choice.
     """
-    ranked, order = torch.sort(
+    ranked_BM, order_BM = torch.sort(
         confidence_BM.masked_fill(~masked_BM, -torch.inf), dim=-1, descending=True, stable=True
     )
     count_B1 = masked_BM.sum(-1, keepdim=True)
-    rank = torch.arange(ranked.shape[-1], device=ranked.device)
-    if turns_left == 1:
-        take_B1 = count_B1
-    elif threshold is not None:
-        take_B1 = (ranked >= threshold).sum(-1, keepdim=True).clamp(min=1)
+    rank_M = torch.arange(ranked_BM.shape[-1], device=ranked_BM.device)
+    turns_B1 = torch.as_tensor(turns_left, device=ranked_BM.device).reshape(-1, 1)
+    if threshold is not None:
+        take_B1 = (ranked_BM >= threshold).sum(-1, keepdim=True).clamp(min=1)
     elif factor is not None:
-        fits = ((rank + 2) * (1 - ranked) < factor) & (ranked >= 0)
-        take_B1 = ((rank + 1) * fits).amax(-1, keepdim=True).clamp(min=1)
+        # Ranks count from 0, the rule from n = 1. Filled-up positions have confidence -infinity.
+        fits_BM = ((rank_M + 2) * (1 - ranked_BM) < factor) & (ranked_BM >= 0)
+        take_B1 = ((rank_M + 1) * fits_BM).amax(-1, keepdim=True).clamp(min=1)
     else:
-        take_B1 = -(-count_B1 // turns_left)
-    commit = torch.zeros_like(masked_BM)
-    if window is not None:
-        places_BM, length = window
-        whole_BL = ranked.new_full((len(ranked), length), -torch.inf)
-        whole_BL.scatter_(1, places_BM, confidence_BM.masked_fill(~masked_BM, -torch.inf))
-        return _top(whole_BL, take_B1.minimum(count_B1)).gather(1, places_BM) & masked_BM
-    return commit.scatter(-1, order, rank < take_B1) & masked_BM
+        take_B1 = -(-count_B1 // turns_B1)
+    take_B1 = torch.where(turns_B1 == 1, count_B1, take_B1)
+    if places is not None:
+        return _top(confidence_BM, masked_BM, take_B1.minimum(count_B1), *places)
+    return torch.zeros_like(masked_BM).scatter(-1, order_BM, rank_M < take_B1) & masked_BM
 
 
-def _top(confidence_BL: torch.Tensor, take_B1: torch.Tensor) -> torch.Tensor:
-    """The `take_B1` places of each row that `torch.topk` takes."""
-    taken_BL = torch.zeros_like(confidence_BL, dtype=torch.bool)
-    for take in take_B1.unique().tolist():
-        rows_R1 = (take_B1 == take).nonzero()[:, :1]
-        taken_BL[rows_R1, confidence_BL[rows_R1[:, 0]].topk(take).indices] = True
-    return taken_BL
+def _top(confidence_BM, masked_BM, take_B1, places_BM, lengths_B) -> torch.Tensor:
+    """The positions of each row's `take_B1` largest confidences, ties broken by `torch.topk`."""
+    taken_BM = torch.zeros_like(masked_BM)
+    for row, (take, length) in enumerate(
+        zip(take_B1[:, 0].tolist(), lengths_B.tolist(), strict=True)
+    ):
+        masked_M = masked_BM[row]
+        whole_L = confidence_BM.new_full((length,), -torch.inf)
+        whole_L[places_BM[row, masked_M]] = confidence_BM[row, masked_M]
+        taken_L = torch.zeros(length, dtype=torch.bool, device=whole_L.device)
+        taken_L[whole_L.topk(take).indices] = True
+        taken_BM[row, masked_M] = taken_L[places_BM[row, masked_M]]
+    return taken_BM
 
 
 def _add_noise(
-    scores: torch.Tensor, temperature: float, generator: torch.Generator | None
+    scores_BMV: torch.Tensor, temperature: float, noise: Noise, masked_BM: torch.Tensor | None
 ) -> torch.Tensor:
-    """scores / T + Gumbel noise, times T; minus the log of an exponential draw is Gumbel."""
-    draw = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)
-    return draw.exponential_(generator=generator).log_().mul_(-temperature).add_(scores)
+    """T (scores / T + Gumbel noise): minus the log of an exponential draw is Gumbel noise."""
+
+    def exponential(shape, *, generator, device) -> torch.Tensor:
+        draw = torch.empty(shape, dtype=torch.float64, device=device)
+        return draw.exponential_(generator=generator)
+
+    draw_BMV = _draw(exponential, scores_BMV, noise, masked_BM)
+    return draw_BMV.log_().mul_(-temperature).add_(scores_BMV)
+
+
+def _draw(
+    sample: Callable[..., torch.Tensor],
+    like: torch.Tensor,
+    noise: Noise,
+    masked_BM: torch.Tensor | None,
+) -> torch.Tensor:
+    """Noise in the shape of a tensor [B, M, ...]; each row's own generator draws for its masks."""
+    if not isinstance(noise, Sequence):
+        return sample(like.shape, generator=noise, device=like.device)
+    assert masked_BM is not None, "a row with a generator of its own draws for its masks"
+    rows = []
+    for generator, masked_M, row in zip(noise, masked_BM, like, strict=True):
+        drawn = sample(
+            (int(masked_M.sum()), *row.shape[1:]), generator=generator, device=like.device
+        )
+        rows.append(torch.cat((drawn, drawn.new_ones(len(row) - len(drawn), *row.shape[1:]))))
+    return torch.stack(rows)

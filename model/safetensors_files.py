@@ -1,8 +1,8 @@
-"""The safetensors files of a model directory: which tensor lies where, and its bytes.
+"""The safetensors files of a model directory: where each tensor lies, and its bytes.
 
-Reads headers and checks them against each other and against the index; reads rows of one tensor
-without mapping the file, so that a process holds what it works on and no more. What the tensors
-mean is `model.checkpoint`'s.
+Reads headers, and checks them against each other and against the index. Reads rows of a tensor
+without mapping the file, so that a process holds in memory only the rows it works on.
+`model.checkpoint` knows which tensors a model has.
 """
 
 import json
@@ -22,7 +22,7 @@ DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 @dataclass(frozen=True)
 class Span:
-    """Where a tensor lies: bytes start..stop of a file."""
+    """Where a tensor lies: bytes start..stop-1 of a file."""
 
     file: Path
     dtype: torch.dtype
@@ -32,11 +32,11 @@ class Span:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one index of the first dimension."""
+        """Bytes of one row (one index of the first dimension)."""
         return (self.stop - self.start) // self.shape[0]
 
     def read(self, first: int, last: int) -> torch.Tensor:
-        """Rows first..last-1, read into memory of their own."""
+        """Rows first..last-1, read into new memory."""
         buffer = bytearray((last - first) * self.row_bytes)
         with self.file.open("rb", buffering=0) as stream:
             stream.seek(self.start + first * self.row_bytes)
@@ -63,7 +63,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raises ValueError for an empty file, or one that only says where Git LFS keeps the real."""
+    """Raises ValueError for an empty file, or a Git LFS pointer in place of the file itself."""
     with file.open("rb") as stream:
         first = stream.read(len(POINTER))
     if not first:
@@ -76,7 +76,10 @@ def refuse_pointer(file: Path) -> None:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a model directory, in the index's order; FileNotFoundError."""
+    """The safetensors files of a model directory, in the order of the index.
+
+    Raises FileNotFoundError naming the file that is missing.
+    """
     if not (path / INDEX).exists():
         if not (path / SINGLE).exists():
             raise FileNotFoundError(f"{path}: neither {SINGLE} nor {INDEX} is there")
@@ -91,8 +94,8 @@ def weight_files(path: Path) -> list[Path]:
 def find(path: Path) -> dict[str, Span]:
     """Every tensor of a model directory by name, without reading its data.
 
-    Raises ValueError naming the file that is truncated or no safetensors file, the tensor that is
-    there twice or of another kind of number, or the tensor on which index and files disagree.
+    Raises ValueError naming the file that is truncated or not a safetensors file, the tensor that
+    occurs twice or has an unsupported dtype, or the tensor on which index and files disagree.
     """
     spans: dict[str, Span] = {}
     for file in weight_files(path):
@@ -106,10 +109,13 @@ def find(path: Path) -> dict[str, Span]:
 
 
 def header(file: Path) -> Iterator[tuple[str, Span]]:
-    """Names and places of a file's tensors, in the file's order."""
+    """Names and places of a file's tensors, in the order of the file.
+
+    The library checks the header (sizes, offsets) but does not tell offsets, so it is parsed again.
+    """
     refuse_pointer(file)
     try:
-        with safe_open(file, framework="pt"):  # compares sizes and offsets with the file
+        with safe_open(file, framework="pt"):  # checks sizes and offsets
             pass
     except SafetensorError as error:
         raise ValueError(f"{file}: truncated, or not a safetensors file: {error}") from None
@@ -127,7 +133,10 @@ def header(file: Path) -> Iterator[tuple[str, Span]]:
 
 
 def copy(source: int, target: int, start: int, stop: int) -> Iterator[int]:
-    """Appends bytes start..stop of one open file to another within the kernel; yields counts."""
+    """Appends bytes start..stop-1 of an open file to another within the kernel.
+
+    `source` and `target` are file descriptors. Yields the bytes copied by each call.
+    """
     while start < stop:
         count = os.sendfile(target, source, start, min(stop - start, 1 << 26))
         if not count:
@@ -137,7 +146,7 @@ def copy(source: int, target: int, start: int, stop: int) -> Iterator[int]:
 
 
 def append(target: int, tensor: torch.Tensor) -> int:
-    """Appends a tensor's bytes to an open file; returns how many."""
+    """Appends a tensor's bytes to an open file descriptor; returns how many."""
     view = tensor.contiguous().flatten().view(torch.uint8).numpy().data
     total = len(view)
     while view:

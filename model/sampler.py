@@ -1,43 +1,46 @@
 """Generation by denoising, block by block (LLaDA, arXiv:2502.09992, algorithms 4 and 5).
 
-Every pass predicts all masked tokens of the active block and commits some (`model.remasking`). The
-prefix and dual caches (Fast-dLLM, arXiv:2505.22618) keep keys and values of what lies outside the
-pass; the first pass of a block refreshes them (`model.window`).
-Shapes: B batch, P prompt, G generated, L = P+G, S block, V vocabulary.
+Every pass predicts all masked tokens of the active block and commits some of them
+(`model.remasking`). The prefix and dual caches (Fast-dLLM, arXiv:2505.22618) reuse the keys and
+values of positions outside the block; the first pass of each block computes them anew
+(`model.window`).
+Shapes: B batch, P prompt, G generated, L = P+G, M masked positions of the block, V vocabulary.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import torch
 
+from model.config import LLaDAConfig
 from model.llada import LLaDA
-from model.remasking import Remasking, choose, penalise, propose
+from model.options import Cache, Remasking, check
+from model.remasking import Noise, choose, penalize, propose
 from model.window import Window
 
-Cache = Literal["none", "prefix", "dual"]
+TOKENS = ("stop_tokens", "forbidden_tokens", "deferred_tokens")
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Tokens [B, P+G], the prompt as it was given included, and the forward passes it took."""
+    """The tokens [B, P+G], the caller's prompt first, and how many forward passes made them."""
 
     tokens_BL: torch.Tensor
     forward_passes: int
 
 
 def generate(model: LLaDA, prompt_BP: torch.Tensor, **options) -> Generation:
-    """Runs `stream` to its end; the options are those of `stream`."""
+    """The last generation of `stream`, which documents the options."""
     for generation in stream(model, prompt_BP, **options):
         last = generation
     return last
 
 
-def said(tokens: Sequence[int], stop_tokens: Sequence[int]) -> list[int]:
-    """What an answer says: its tokens before the first stop token."""
+def before_stop(tokens: Sequence[int], stop_tokens: Sequence[int]) -> list[int]:
+    """An answer's tokens before its first stop token."""
     return list(itertools.takewhile(lambda token: token not in stop_tokens, tokens))
 
 
@@ -62,23 +65,26 @@ def stream(
     deferred_tokens: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Iterator[Generation]:
-    """Yields the window after every forward pass.
+    """Yields prompt and answer after every forward pass.
 
-    `steps` is the largest number of passes over all blocks (default: one a token), shared out
-    evenly, the remainder to the first blocks. With `threshold` or `factor` a block may need fewer.
-    The last block is shorter where `block_length` does not divide `gen_length`.
+    `steps` is the largest number of passes over all blocks (default: one per token). The blocks
+    share it evenly, the first ones taking the remainder; with `threshold` or `factor`
+    (`remasking.choose`) a block may need fewer. The last block is shorter where `block_length` does
+    not divide `gen_length`.
 
-    `attention_mask_BP` is 0 at padding, on either side: each row gets what it gets alone. (At
-    temperature > 0 a row's draws depend on the rows beside it.) A row ends at the first of
-    `stop_tokens` that has no mask before it; what follows becomes padding, and the row is computed
-    no further. `forbidden_tokens` have logits of minus infinity, `deferred_tokens` a confidence
-    below all others and, once tokens are drawn, no part in the softmax of the others' confidences.
-    LLaDA's published evaluations call them `logits_eos_inf` (forbidden: EOS) and
-    `confidence_eos_eot_inf` (deferred: EOS and EOT; upstream's own drops EOS from that softmax at
-    temperature 0 alone).
+    `attention_mask_BP` is 0 at padding, which may be on either side. Each row's answer is the one
+    that the row would get alone, except at temperature > 0, where all rows draw from one generator.
+    A row ends at the first of `stop_tokens` that has no mask before it: the tokens behind it become
+    padding, and later passes leave the row out.
 
-    Raises ValueError on an option out of range, an empty prompt, a mask token in the prompt, a
-    window longer than the model's context, and logits that are not finite.
+    `forbidden_tokens` are never generated: their logits are set to minus infinity. LLaDA's
+    published evaluations do this to EOS (`logits_eos_inf`). `deferred_tokens` are committed after
+    all others (`remasking.propose`), as those evaluations do with EOS and EOT
+    (`confidence_eos_eot_inf`). There is one difference: upstream leaves EOS out of the softmax of
+    the confidences at temperature 0 only, here deferred tokens are left out at any temperature.
+
+    Raises ValueError on an option out of range, an empty prompt, a mask token in the prompt, prompt
+    and answer longer than the model's context, and logits that are not finite.
     """
     steps = gen_length if steps is None else steps
     _check_options(
@@ -104,28 +110,102 @@ def stream(
         for turn in range(budget):
             if not window.has_masks:
                 break
-            logits_BMV = window.logits()
-            passes += 1
-            if repetition_penalty != 1.0:
-                logits_BMV = penalise(logits_BMV, window.seen(), repetition_penalty)
-            if forbidden_tokens:
-                logits_BMV[..., list(forbidden_tokens)] = -torch.inf
-            token_BM, confidence_BM = propose(
-                logits_BMV,
-                window.mask_id,
+            denoise(
+                window,
+                budget - turn,
                 temperature=temperature,
                 remasking=remasking,
-                deferred=deferred_tokens,
+                threshold=threshold,
+                factor=factor,
+                repetition_penalty=repetition_penalty,
+                stop_tokens=stop_tokens,
+                forbidden_tokens=forbidden_tokens,
+                deferred_tokens=deferred_tokens,
                 generator=generator,
             )
-            places = window.places() if deferred_tokens else None  # deferred tokens tie
-            commit_BM = choose(
-                confidence_BM, window.masked_BM, budget - turn, threshold, factor, places
-            )
-            window.commit(token_BM, commit_BM, stop_tokens)
-            with torch.inference_mode(False):  # the tokens may go on to training
+            passes += 1
+            with torch.inference_mode(False):  # a caller may train on the tokens
                 tokens_BL = window.result_BL.clone()
             yield Generation(tokens_BL, passes)
+
+
+def denoise(
+    window: Window,
+    turns_left: int | torch.Tensor,
+    *,
+    temperature: float,
+    remasking: Remasking,
+    threshold: float | None,
+    factor: float | None,
+    repetition_penalty: float,
+    stop_tokens: Sequence[int],
+    forbidden_tokens: Sequence[int],
+    deferred_tokens: Sequence[int],
+    generator: Noise,
+) -> None:
+    """One pass over the window's active block, and what it commits.
+
+    `turns_left` is how many passes the block may still take, this one included; one number, or one
+    for each running row [B].
+    """
+    logits_BMV = window.logits()
+    if repetition_penalty != 1.0:
+        logits_BMV = penalize(logits_BMV, window.seen(), repetition_penalty)
+    if forbidden_tokens:
+        logits_BMV[..., list(forbidden_tokens)] = -torch.inf
+    token_BM, confidence_BM = propose(
+        logits_BMV,
+        window.mask_id,
+        temperature=temperature,
+        remasking=remasking,
+        deferred=deferred_tokens,
+        generator=generator,
+        masked_BM=window.masked_BM,
+    )
+    places = window.places() if deferred_tokens else None  # their confidences tie
+    commit_BM = choose(confidence_BM, window.masked_BM, turns_left, threshold, factor, places)
+    window.commit(token_BM, commit_BM, stop_tokens)
+
+
+DEFAULTS: dict[str, Any] = {
+    "temperature": 0.0,
+    "remasking": "low_confidence",
+    "threshold": None,
+    "factor": None,
+    "repetition_penalty": 1.0,
+    "stop_tokens": (),
+    "forbidden_tokens": (),
+    "deferred_tokens": (),
+}
+"""The options of `denoise`, as `stream` has them."""
+
+
+def check_request(
+    config: LLaDAConfig,
+    prompt_BP: torch.Tensor,
+    *,
+    gen_length: int,
+    block_length: int,
+    steps: int | None = None,
+    cfg_scale: float = 0.0,
+    cache: Cache = "none",
+    **options: Any,
+) -> None:
+    """Raises what `stream` raises of a prompt or an option, without a pass."""
+    chosen = {**DEFAULTS, **options}
+    tokens = [token for name in TOKENS for token in chosen.pop(name)]
+    steps = gen_length if steps is None else steps
+    _check_options(
+        config.embedding_size,
+        tokens=tokens,
+        gen_length=gen_length,
+        block_length=block_length,
+        steps=steps,
+        cfg_scale=cfg_scale,
+        cache=cache,
+        **chosen,
+    )
+    _check_prompt(config, prompt_BP, None, gen_length)
 
 
 def _check_options(vocabulary: int, *, tokens: Sequence[int], **options) -> None:
@@ -143,8 +223,7 @@ def _check_options(vocabulary: int, *, tokens: Sequence[int], **options) -> None
         ("cache", o["cache"] in get_args(Cache), ", ".join(get_args(Cache))),
         ("remasking", o["remasking"] in get_args(Remasking), ", ".join(get_args(Remasking))),
     ):
-        if not is_good:
-            raise ValueError(f"{name}={o[name]}, allowed: {allowed}")
+        check(name, o[name], is_good, allowed)
     if o["threshold"] is not None and o["factor"] is not None:
         raise ValueError(
             f"threshold={o['threshold']} and factor={o['factor']}, allowed: one of them"
@@ -154,7 +233,13 @@ def _check_options(vocabulary: int, *, tokens: Sequence[int], **options) -> None
             raise ValueError(f"token {token}, allowed: 0 to {vocabulary - 1} (the vocabulary)")
 
 
-def _check_prompt(config, prompt_BP, attention_mask_BP, gen_length) -> None:
+def _check_prompt(
+    config: LLaDAConfig,
+    prompt_BP: torch.Tensor,
+    attention_mask_BP: torch.Tensor | None,
+    gen_length: int,
+) -> None:
+    """Checks all but the padding, whose tokens may be anything."""
     shape, longest = tuple(prompt_BP.shape), config.max_sequence_length
     if prompt_BP.ndim != 2 or not prompt_BP.numel():
         raise ValueError(f"empty prompt of shape {shape}, allowed: 1 or more [rows, tokens]")
@@ -163,7 +248,7 @@ def _check_prompt(config, prompt_BP, attention_mask_BP, gen_length) -> None:
             f"prompt of {shape[1]} tokens + gen_length={gen_length}, "
             f"allowed: at most {longest} (the context)"
         )
-    shown = prompt_BP
+    visible_N = prompt_BP.flatten()
     if attention_mask_BP is not None:
         if attention_mask_BP.shape != prompt_BP.shape:
             raise ValueError(
@@ -172,11 +257,11 @@ def _check_prompt(config, prompt_BP, attention_mask_BP, gen_length) -> None:
             )
         if not attention_mask_BP.bool().any(1).all():
             raise ValueError("attention_mask_BP: a row hides its whole prompt, allowed: a token")
-        shown = prompt_BP[attention_mask_BP.bool()]
-    if (shown == config.mask_token_id).any():
+        visible_N = prompt_BP[attention_mask_BP.bool()]
+    if (visible_N == config.mask_token_id).any():
         raise ValueError(f"the prompt holds the mask token {config.mask_token_id}")
-    if shown.min() < 0 or shown.max() >= config.embedding_size:
+    if visible_N.min() < 0 or visible_N.max() >= config.embedding_size:
         raise ValueError(
-            f"prompt tokens {shown.min()} to {shown.max()}, "
+            f"prompt tokens {visible_N.min()} to {visible_N.max()}, "
             f"allowed: 0 to {config.embedding_size - 1} (the vocabulary)"
         )

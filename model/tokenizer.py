@@ -1,13 +1,14 @@
 """Tokenizers with LLaDA's special tokens and chat template, as ordinary Hugging Face directories.
 
-`train_tokenizer` makes one from texts; `load_tokenizer` opens one and adds the tokens that a base
-checkpoint's tokenizer lacks, which take spare embedding rows: nothing is ever resized. No model
-weights here.
+`train_tokenizer` trains a tokenizer on texts. `load_tokenizer` opens one and adds the special
+tokens that a base checkpoint's tokenizer lacks; they take spare rows of the embedding, which is
+never resized.
 
-Control tokens come from here alone. A text that spells one (`<|eot_id|>`, `[gMASK]`) is encoded as
-the text that it is; only in an answer are the delimiters of thought and solution the tokens that
-they name. Decoding does not tell the two apart: an answer in which a model spells a delimiter
-letter by letter reads like one with the token.
+Only this module inserts control tokens. A text that spells one (`<|eot_id|>`, `[gMASK]`) is encoded
+as ordinary text; in answers alone, the delimiters of thought and solution become their tokens.
+Decoding cannot tell the two apart: an answer in which a model spells a delimiter letter by letter
+reads like an answer with the token.
+Shapes: B prompts, P tokens of the longest prompt.
 """
 
 import functools
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -26,13 +28,14 @@ BEGIN_THOUGHT, END_THOUGHT = "<|begin_of_thought|>", "<|end_of_thought|>"
 BEGIN_SOLUTION, END_SOLUTION = "<|begin_of_solution|>", "<|end_of_solution|>"
 CHAT = (START_HEADER, END_HEADER, EOT)
 REASONING = (BEGIN_THOUGHT, END_THOUGHT, BEGIN_SOLUTION, END_SOLUTION)
-NEW = "new_tokens"  # the entry of tokenizer_config.json that names them
+NEW = "new_tokens"  # the entry of tokenizer_config.json that lists the tokens added here
 DELIMITER = re.compile(f"({'|'.join(map(re.escape, REASONING))})")
-# Stand in a text for a control token and for nothing while it is encoded. Drawn anew by every
-# process, so that no text can hold them; no id depends on them.
+# PLACE stands for a control token while a text is encoded; CUT separates two pieces of a word and
+# leaves no token. Every process draws its own, so that no text can contain them on purpose. The
+# resulting ids do not depend on the draw.
 PLACE, CUT = (f"<|{secrets.token_hex(16)}|>" for _ in range(2))
 
-# Upstream's template always ends with an assistant header; this one does so only when asked.
+# Upstream's template always ends with an assistant header; ours only with add_generation_prompt.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     f"{START_HEADER}{{{{ message['role'] }}}}{END_HEADER}\n\n"
@@ -42,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `vocabulary` tokens in which every digit stands alone."""
+    """A byte-level BPE tokenizer of `vocabulary` tokens in which every digit is its own token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -74,13 +77,15 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> PreTrainedToken
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer at `path` with the mask, chat and reasoning tokens and the chat template.
 
-    It remembers which of them it lacked, also when it is saved and loaded again.
+    It records which of them it lacked (`new_token_ids`), also across saving and loading.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
     known = tokenizer.get_vocab()
     ours = [MASK, *CHAT, *REASONING]
     missing = [token for token in ours if token not in known]
-    tokenizer.add_tokens(ours, special_tokens=True)  # a known one may have been an ordinary word
+    tokenizer.add_tokens(
+        ours, special_tokens=True
+    )  # a token that exists may have been an ordinary word
     tokenizer.init_kwargs[NEW] = [*tokenizer.init_kwargs.get(NEW, ()), *missing]
     tokenizer.mask_token, tokenizer.pad_token = MASK, tokenizer.eos_token
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -93,30 +98,46 @@ def new_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return _ids_of(tokenizer, tokenizer.init_kwargs[NEW])
 
 
+def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of the tokens that end an answer: the end of the text and the end of the turn."""
+    return [tokenizer.eos_token_id, *_ids_of(tokenizer, (EOT,))]
+
+
+def pad_left(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as one batch: (tokens_BP int64, attention_BP bool, False at the padding).
+
+    The padding is on the left, so that every answer starts right behind its prompt.
+    """
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    return batch["input_ids"], batch["attention_mask"].bool()
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, in which nothing is a control token, whatever they spell."""
+    """Token ids of texts, none of them a control token, whatever the texts spell."""
     return _plain(tokenizer).ids(texts)
 
 
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]
 ) -> list[int]:
-    """Token ids of a dialogue up to and including the header of the answer to come.
+    """Token ids of a dialogue, up to and including the header of the answer to come.
 
-    They are those of the chat template, but what a message spells is text.
+    Equal to the tokenized chat template, except that control tokens spelt in a message stay text.
     """
     start, end, eot = _ids_of(tokenizer, CHAT)
     parts: list[str | int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     for message in messages:
         content = message["content"].strip()
         is_answer = message["role"] == "assistant"
-        said = _delimited(tokenizer, content) if is_answer else [content]
-        parts += [start, message["role"], end, "\n\n", *said, eot]
+        body = _delimited(tokenizer, content) if is_answer else [content]
+        parts += [start, message["role"], end, "\n\n", *body, eot]
     return _placed(tokenizer, [*parts, start, "assistant", end, "\n\n"])
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of an assistant's answer with its delimiters, closed by the end-of-turn token."""
+    """Token ids of an assistant's answer: delimiters as tokens, and the end of the turn."""
     (eot,) = _ids_of(tokenizer, (EOT,))
     return _placed(tokenizer, [*_delimited(tokenizer, text.strip()), eot])
 
@@ -128,31 +149,33 @@ def reasoned(thought: str, solution: str) -> str:
 
 @dataclass(frozen=True)
 class _Plain:
-    """A tokenizer's backend that knows no control token, only the two that stand for one."""
+    """A copy of a tokenizer's backend that recognizes no control token, only PLACE and CUT."""
 
     backend: Tokenizer
     place: int
+    """The id of PLACE."""
     cut: int
+    """The id of CUT."""
     whole: re.Pattern[str] | None
-    """What the vocabulary itself would give as a control token: it is encoded in two pieces."""
+    """Control tokens that the vocabulary itself also holds as words: encoded in two pieces."""
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, with `place` wherever it holds PLACE."""
         if self.whole is None:
             return self._encode(texts)
-        pieces = [self.whole.sub(lambda found: CUT.join(_halves(found[0])), text) for text in texts]
+        pieces = [self.whole.sub(lambda match: CUT.join(_halves(match[0])), text) for text in texts]
         return [[token for token in ids if token != self.cut] for ids in self._encode(pieces)]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        if len(texts) == 1:  # in this thread
+        if len(texts) == 1:  # without the thread pool of a batch
             return [self.backend.encode(texts[0], add_special_tokens=False).ids]
-        found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
 
 @functools.lru_cache(maxsize=4)
 def _plain(tokenizer: PreTrainedTokenizerBase) -> _Plain:
-    """A copy of the backend, which nothing changes: any thread may encode with it."""
+    """A copy of the backend. Nothing modifies it, so any thread may encode with it."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_truncation()
     backend.no_padding()
@@ -174,7 +197,7 @@ def _plain(tokenizer: PreTrainedTokenizerBase) -> _Plain:
 
 
 def _is_control(token: AddedToken) -> bool:
-    """Whether an added token is special or named like one, as <role>; words and blanks are text."""
+    """Whether an added token is special or named like one, as <role>; words and spaces are text."""
     name = token.content
     return token.special or name[:1] + name[-1:] in ("<>", "[]")
 
@@ -184,7 +207,11 @@ def _halves(name: str) -> tuple[str, str]:
 
 
 def _placed(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str | int]) -> list[int]:
-    """Token ids of text and control tokens in turn, encoded as one."""
+    """Token ids of texts and control tokens in sequence.
+
+    All are encoded in one call: texts encoded one by one differ where a tokenizer treats the first
+    segment in its own way, or merges tokens across the template's line breaks.
+    """
     plain = _plain(tokenizer)
     text = "".join(PLACE if isinstance(part, int) else part for part in parts)
     control = iter([part for part in parts if isinstance(part, int)])
@@ -193,12 +220,12 @@ def _placed(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str | int]) -> l
 
 
 def _delimited(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[str | int]:
-    """An answer's text and, in between, the ids of the delimiters that it spells."""
+    """An answer as its texts and the ids of the delimiters between them."""
     ids = dict(zip(REASONING, _ids_of(tokenizer, REASONING), strict=True))
     return [ids.get(part, part) for part in DELIMITER.split(answer)]
 
 
 def _ids_of(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> list[int]:
-    found = tokenizer.convert_tokens_to_ids(list(names))
-    assert isinstance(found, list)
-    return found
+    ids = tokenizer.convert_tokens_to_ids(list(names))
+    assert isinstance(ids, list)
+    return ids

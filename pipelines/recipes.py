@@ -13,9 +13,7 @@ from components.pretrain.config import PretrainConfig
 from components.release.config import ReleaseConfig
 from components.report.config import ReportConfig
 from components.sft.config import SftConfig
-from model.options import Checked, Lora, LossOptions
-
-LAYERS = ("q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out")
+from model.options import LAYERS, Checked, Lora, LossOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
 """What a preference optimization run is."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from model.options import Lora, check, check_text
+from model.options import Lora, MarginLoss, check, check_text
 from model.training.config import SCHEME, Training
 
 
@@ -22,7 +21,7 @@ class DpoConfig(Training):
     """How hard the margin is pushed: the inverse temperature of the implicit reward."""
     draws: int = 8
     """Timesteps per ELBO, each with one mask."""
-    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    loss: MarginLoss = "sigmoid"
     """Loss of a margin: that of DPO, or IPO's square, which does not push margins to infinity."""
     label_smoothing: float = 0.0
     """Share of the pairs taken as labelled the wrong way round, for the sigmoid loss."""

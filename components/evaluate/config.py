@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from model.options import Checked, check
+from model.options import Cache, Checked, check
 
 Form = Literal["chat", "text"]
 
@@ -21,7 +21,7 @@ class EvaluateConfig(Checked):
     """Tokens denoised together, a block after a block; at most gen_length."""
     threshold: float | None = None
     """Confidence from which a token is committed at once; null commits one token a pass."""
-    cache: Literal["none", "prefix", "dual"] = "prefix"
+    cache: Cache = "prefix"
     """Which keys and values are kept between the passes of a block."""
     batch_size: int = 8
     """Prompts generated together."""

@@ -17,7 +17,7 @@ from components.evaluate import forms
 from components.evaluate.config import EvaluateConfig
 from model import diffusion, sampler
 from model.llada import LLaDA
-from model.tokenizer import EOT
+from model.tokenizer import pad_left, stop_tokens
 
 
 class DiffusionLM(LM):
@@ -32,7 +32,7 @@ class DiffusionLM(LM):
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.config = model, tokenizer, config
-        self.stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)]
+        self.stops = stop_tokens(tokenizer)
         self.passes, self.tokens, self.answers, self.seconds = 0, 0, 0, 0.0
 
     def encode(self, problem: Mapping[str, Any]) -> list[int]:
@@ -99,16 +99,14 @@ class DiffusionLM(LM):
 
     def _generate(self, prompts: list[list[int]]) -> list[str]:
         started = time.perf_counter()
-        batch = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-        prompt_BP = batch["input_ids"].to(self.model.device)
+        prompt_BP, seen_BP = (
+            rows.to(self.model.device) for rows in pad_left(self.tokenizer, prompts)
+        )
         result = sampler.generate(
-            self.model,
-            prompt_BP,
-            attention_mask_BP=batch["attention_mask"].to(self.model.device),
-            **self.options(),
+            self.model, prompt_BP, attention_mask_BP=seen_BP, **self.options()
         )
         answers = [
-            sampler.said(row, self.stops)
+            sampler.before_stop(row, self.stops)
             for row in result.tokens_BL[:, prompt_BP.shape[1] :].tolist()
         ]
         self.passes += result.forward_passes * len(prompts)

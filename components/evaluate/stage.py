@@ -92,7 +92,7 @@ def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
     for generation in sampler.stream(lm.model, prompt_BP, **lm.options()):
         answer = generation.tokens_BL[0, len(prompt) :].tolist()
         passes.append([_text(lm.tokenizer, token) for token in answer])
-    (response,) = lm.tokenizer.batch_decode([sampler.said(answer, lm.stops)])
+    (response,) = lm.tokenizer.batch_decode([sampler.before_stop(answer, lm.stops)])
     correct = forms.is_right(response, problem, lm.config.form)
     return sample(problem, response, correct, lm.config.form) | {"passes": passes}
 

@@ -1,10 +1,9 @@
 """What a reinforcement learning run is."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from components.rewards.config import JudgeConfig, check_rewards
-from model.options import Lora, check
+from model.options import Estimator, Lora, check
 from model.training.config import Checkpointed
 
 
@@ -38,7 +37,7 @@ class GrpoConfig(Checkpointed):
     """How far above 1 the probability ratio may rise before its gradient is cut."""
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
-    estimator: Literal["one_pass", "complementary", "elbo", "trajectory"] = "trajectory"
+    estimator: Estimator = "trajectory"
     """How log-probabilities are estimated: the whole answer hidden in one pass (diffu-GRPO), the
     mean of that and of two passes that share the answer out between them (coupled-GRPO), the ELBO
     by quadrature, at the level of sequences (GDPO), or in the order in which the tokens were

@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -24,6 +24,7 @@ from model import estimators, preference
 from model.attention import training_kernels
 from model.estimators import View
 from model.llada import LLaDA
+from model.options import RatioLevel
 from model.training import draws, optimizer
 from model.training.draws import Order
 from model.training.loop import TOLERATED
@@ -32,7 +33,6 @@ from model.training.protocols import Checkpoints, Log, Snapshot
 
 # Minibatches, each an optimizer step, as micro-batches of row numbers.
 Plan = list[Sequence[torch.Tensor]]
-Level = Literal["token", "sequence"]
 FEW = 4  # problems that a complaint names of each step
 
 
@@ -66,7 +66,7 @@ class Learner:
         self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch)
         total = config.steps * self.updates
         self.optimizer, self.schedule = optimizer.optimizer_for(model, config, steps=total)
-        self.level: Level = "sequence" if config.estimator == "elbo" else "token"
+        self.level: RatioLevel = "sequence" if config.estimator == "elbo" else "token"
         self.skipped, self.unrewarded = 0, 0
         self.bad: list[list[str]] = []  # problems of the optimizer steps in a row not finite
         self.judge = Judge(config.judge, seed=config.seed) if config.judge else None

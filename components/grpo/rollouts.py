@@ -21,7 +21,7 @@ from components.rewards.named import Scored
 from components.rewards.sandbox import SandboxError
 from model import preference, sampler
 from model.llada import LLaDA
-from model.tokenizer import EOT, encode_chat
+from model.tokenizer import encode_chat, pad_left, stop_tokens
 
 # Faults of the machine and of no answer; a RuntimeError is that math-verify does not start.
 MACHINE = (SandboxError, OSError, MemoryError, RuntimeError)
@@ -60,15 +60,12 @@ def roll_out(
 ) -> tuple[Rollouts, dict[str, float]]:
     """`config.group` answers to each problem, and the figures of the batch."""
     prompts = [encode_chat(tokenizer, data.asked(row)) for row in _each(problems, config.group)]
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-    prompt_BP = batch["input_ids"].to(model.device)
-    seen_BP = batch["attention_mask"].to(model.device).bool()
+    prompt_BP, seen_BP = (rows.to(model.device) for rows in pad_left(tokenizer, prompts))
     tokens_BL, order_BL = _generate(model, tokenizer, prompt_BP, seen_BP, config, generator)
     window_BL = torch.ones_like(tokens_BL, dtype=torch.bool)
     window_BL[:, : prompt_BP.shape[1]] = False
-    is_stop_BL = (
-        torch.isin(tokens_BL, torch.tensor(_stops(tokenizer), device=model.device)) & window_BL
-    )
+    stops = torch.tensor(stop_tokens(tokenizer), device=model.device)
+    is_stop_BL = torch.isin(tokens_BL, stops) & window_BL
     answer_BL = window_BL & (is_stop_BL.cumsum(1) - is_stop_BL.int() == 0)
     answers = [row[answer].tolist() for row, answer in zip(tokens_BL, answer_BL, strict=True)]
     advantage_NG, figures = _compare(answers, problems, tokenizer, config, judge)
@@ -86,11 +83,6 @@ def roll_out(
     return rollouts, figures
 
 
-def _stops(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer."""
-    return [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(EOT)]
-
-
 def _compare(
     answers: list[list[int]],
     problems: list[dict[str, Any]],
@@ -103,7 +95,7 @@ def _compare(
     They are zero in a group that cannot be compared: one that the judge failed to judge, or with an
     answer whose reward failed.
     """
-    stops = _stops(tokenizer)
+    stops = stop_tokens(tokenizer)
     spoken = [answer[:-1] if answer[-1] in stops else answer for answer in answers]
     texts = tokenizer.batch_decode(spoken, skip_special_tokens=False)
     asked = [
@@ -146,7 +138,7 @@ def _generate(model, tokenizer, prompt_BP, seen_BP, config: GrpoConfig, generato
         temperature=config.temperature,
         cache="dual",
         attention_mask_BP=seen_BP,
-        stop_tokens=_stops(tokenizer),
+        stop_tokens=stop_tokens(tokenizer),
         generator=generator,
     ):
         known_BL = generation.tokens_BL != model.config.mask_token_id

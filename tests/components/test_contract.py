@@ -1,7 +1,6 @@
 """The architecture, executable: files, signatures and which way imports may point."""
 
 import ast
-import dataclasses
 import importlib
 import inspect
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components import artifact, cli
+from components import artifact
+from tests.components import readmes
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted(path.parent.name for path in (ROOT / "components").glob("*/stage.py"))
@@ -110,6 +110,7 @@ def test_layers(stage):
 
 MODEL = [
     "attention",
+    "batching",
     "cache",
     "canvas",
     "checkpoint",
@@ -153,6 +154,13 @@ def test_rooms():
     assert folders == {*STAGES, *ROOMS}
 
 
+def test_page_of_the_components_names_every_room():
+    page = (ROOT / "components" / "README.md").read_text()
+    names = [f"[{stage}]({stage}/README.md)" for stage in STAGES]
+    names += [f"`{name}.py`" for name in LOOSE] + [f"`{room}/`" for room in sorted(ROOMS)]
+    assert [name for name in names if name not in page] == []
+
+
 def test_model_leaves_the_machine_alone():
     """Processes, signals, sockets and the environment are the components' business."""
     for path in (ROOT / "model").rglob("*.py"):
@@ -189,27 +197,8 @@ def test_components_do_not_know_the_pipeline():
 @pytest.mark.parametrize("stage", STAGES)
 def test_readme_lists_every_field(stage):
     """Type, default and meaning of every field, as the code has them."""
-    run = importlib.import_module(f"components.{stage}.stage").run
     text = (ROOT / "components" / stage / "README.md").read_text()
-    configs = [
-        hint for hint in typing.get_type_hints(run).values() if dataclasses.is_dataclass(hint)
-    ]
-    expected = [] if stage == "preflight" else [row for kind in configs for row in table(kind)]
-    assert [line for line in text.splitlines() if line.startswith("| `")] == expected, (
-        "the table should be\n" + "\n".join(expected)
-    )
+    expected = "" if stage == "preflight" else readmes.tables(stage)
+    assert expected in text, f"python -m tests.components.readmes writes\n{expected}"
+    assert text.count("\n| `") == expected.count("\n| `")
     assert f"python -m components.{stage}" in text and "docker run" in text
-
-
-def table(kind, prefix=""):
-    """A configuration's fields as the rows of its README."""
-    rows, nested = [], []
-    for name, hint, default, meaning in cli.fields(kind):
-        shown = hint.replace("|", "\\|")
-        rows.append(f"| `{prefix}{name}` | `{shown}` | `{default}` | {meaning} |")
-        for inner in typing.get_args(typing.get_type_hints(kind)[name]) or [
-            typing.get_type_hints(kind)[name]
-        ]:
-            if dataclasses.is_dataclass(inner):
-                nested += table(inner, f"{prefix}{name}.")
-    return rows + nested

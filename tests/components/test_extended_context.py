@@ -55,7 +55,7 @@ def test_a_shorter_context_is_refused(downloaded, tmp_path):
 def test_every_option_of_the_objective_trains(downloaded, tmp_path):
     """Through the command line, with the loss by mask ratio beside its mean."""
     options = {
-        "curriculum": {"curriculum": {"window": 16, "strength": 2.0}},
+        "curriculum": {"curriculum": {"original_context": 16, "strength": 2.0}},
         "pairs": {"complementary": True, "z_loss": 1e-4},
         "band": {"band": [0.3, 0.8]},
     }
@@ -73,7 +73,7 @@ def test_every_option_of_the_objective_trains(downloaded, tmp_path):
 def test_a_curriculum_in_sft_is_refused(downloaded, tmp_path):
     done = stage(
         "sft",
-        {"objective": {"curriculum": {"window": 16}}},
+        {"objective": {"curriculum": {"original_context": 16}}},
         check=False,
         base=downloaded / "model",
         dataset=downloaded / "dataset",

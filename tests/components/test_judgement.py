@@ -142,6 +142,6 @@ def test_a_system_message_is_asked_too(tokenizer):
 
 
 def test_what_stands_behind_a_stop_token_is_not_said():
-    assert sampler.said([5, 6, 2, 7, 3], [3, 2]) == [5, 6]
-    assert sampler.said([5, 6], [2]) == [5, 6]
-    assert sampler.said([2], [2]) == []
+    assert sampler.before_stop([5, 6, 2, 7, 3], [3, 2]) == [5, 6]
+    assert sampler.before_stop([5, 6], [2]) == [5, 6]
+    assert sampler.before_stop([2], [2]) == []

@@ -156,7 +156,7 @@ def test_built_without_json(kind):
     ("stage", "change", "message"),
     [
         ("grpo", {"judge": {}}, "grpo.judge.url is missing"),
-        ("pretrain", {"objective": {"curriculum": {}}}, "curriculum.window is missing"),
+        ("pretrain", {"objective": {"curriculum": {}}}, "curriculum.original_context is missing"),
         ("download", {"sft": [{"format": "jsonl"}]}, "download.sft[0].location is missing"),
         ("download", {"sft": [{"location": "a", "weight": 0}]}, "download.sft[0].weight=0.0"),
         ("sft", {"lora": {"rank": 0}}, "sft.lora.rank=0, allowed: 1 or more"),

@@ -80,16 +80,16 @@ def test_packing_is_attention_under_the_block_diagonal_mask(rows):
     keys, values = (
         torch.randn(*documents.shape, 2, 8, generator=generator).transpose(1, 2) for _ in range(2)
     )
-    found = Packing(documents).attend(queries, keys, values)
+    attended = Packing(documents).attend(queries, keys, values)
     scores = queries @ keys.repeat_interleave(2, 1).transpose(2, 3) / 8**0.5
-    chances = scores.masked_fill(~same[:, None], -torch.inf).softmax(-1).nan_to_num()
-    expected = chances @ values.repeat_interleave(2, 1)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    probabilities = scores.masked_fill(~same[:, None], -torch.inf).softmax(-1).nan_to_num()
+    expected = probabilities @ values.repeat_interleave(2, 1)
+    torch.testing.assert_close(attended, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(lengths=st.lists(st.integers(1, 500), max_size=60))
 def test_groups_cost_the_sum_of_squares(lengths):
-    """All documents once, and no more padding than the bound allows."""
+    """Every document is in one group, and padding stays within the bound."""
     groups = _groups(lengths)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     cost = sum(len(group) * max(lengths[index] for index in group) ** 2 for group in groups)
@@ -127,9 +127,9 @@ def test_one_document_a_row_is_the_padded_batch():
             model,
             tokens,
             documents > 0,
-            documents_BL=given,
+            documents_BL=packing,
             generator=torch.Generator().manual_seed(5),
         )
-        for given in (None, documents)
+        for packing in (None, documents)
     )
     torch.testing.assert_close(plain, alone, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Log-probability estimators: what each hides and scores, and that it is what its paper says."""
+"""Log-probability estimators: each hides and scores the tokens that its paper says."""
 
 import itertools
 
@@ -9,9 +9,9 @@ from model import checkpoint, estimators, lora
 from tests.model.test_golden import GOLDEN
 
 ROWS, PROMPT, LENGTH = 3, 6, 14
-WINDOW = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
-WINDOW[:, PROMPT:] = True
-ANSWER = WINDOW.clone()
+GENERATED = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+GENERATED[:, PROMPT:] = True
+ANSWER = GENERATED.clone()
 ANSWER[1, 11:] = False  # a stop token at 10, and padding behind it
 SEEN = torch.ones_like(ANSWER)
 TOKENS = torch.randint(2, 300, (ROWS, LENGTH), generator=torch.Generator().manual_seed(3))
@@ -24,9 +24,9 @@ def random(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def slices(size, passes=64, seed=0, order=ORDER, answer=ANSWER, window=WINDOW):
+def slices(size, passes=64, seed=0, order=ORDER, answer=ANSWER, generated=GENERATED):
     return estimators.trajectory(
-        window, answer, order, slice_tokens=size, passes=passes, generator=random(seed)
+        generated, answer, order, slice_tokens=size, passes=passes, generator=random(seed)
     )
 
 
@@ -34,10 +34,12 @@ def draw(name, seed=0):
     """The views of every estimator on the same answers."""
     return {
         "one_pass": lambda: estimators.one_pass(
-            WINDOW, ANSWER, ~WINDOW, prompt_mask=0.3, generator=random(seed)
+            GENERATED, ANSWER, ~GENERATED, prompt_mask=0.3, generator=random(seed)
         ),
-        "complementary": lambda: estimators.complementary(WINDOW, ANSWER, generator=random(seed)),
-        "elbo": lambda: estimators.quadrature(WINDOW, ANSWER, points=3, generator=random(seed)),
+        "complementary": lambda: estimators.complementary(
+            GENERATED, ANSWER, generator=random(seed)
+        ),
+        "elbo": lambda: estimators.quadrature(GENERATED, ANSWER, points=3, generator=random(seed)),
         "trajectory": lambda: slices(3, seed=seed),
     }[name]()
 
@@ -63,20 +65,20 @@ def test_every_token_is_scored_once(name):
 def test_the_tail_behind_the_answer_is_hidden_in_every_view(name):
     """Padding in sight would tell where the answer ends."""
     for view in draw(name):
-        assert view.hidden_BL[WINDOW & ~ANSWER].all()
+        assert view.hidden_BL[GENERATED & ~ANSWER].all()
 
 
 def test_one_pass_hides_some_of_the_prompt():
     (view,) = draw("one_pass")
-    assert view.hidden_BL[WINDOW].all()
-    assert 0 < view.hidden_BL[~WINDOW].sum() < (~WINDOW).sum()
+    assert view.hidden_BL[GENERATED].all()
+    assert 0 < view.hidden_BL[~GENERATED].sum() < (~GENERATED).sum()
 
 
 def test_complementary_is_coupled_grpos():
     """(log p0 + log p1 / t) / 2 where the first of the pair hides a token, or with 1 / (1 - t)."""
     first, second, whole = draw("complementary")
     assert torch.equal(first.scored_BL ^ second.scored_BL, ANSWER)
-    assert torch.equal(whole.hidden_BL, WINDOW) and torch.equal(whole.scored_BL, ANSWER)
+    assert torch.equal(whole.hidden_BL, GENERATED) and torch.equal(whole.scored_BL, ANSWER)
     assert (whole.weight_B == 0.5).all()
     t_B = 0.5 / first.weight_B
     assert (t_B > 0.2).all() and (t_B < 0.8).all()
@@ -94,7 +96,7 @@ def test_complementary_is_coupled_grpos():
             scored(first.hidden_BL) / t_B[:, None],
             scored(second.hidden_BL) / (1 - t_B)[:, None],
         )
-        expected = (scored(WINDOW) + each) / 2 * ANSWER
+        expected = (scored(GENERATED) + each) / 2 * ANSWER
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -120,35 +122,35 @@ def test_trajectory_hides_what_was_committed_later():
 
 
 def test_a_slice_a_token_gives_the_samplers_own_probability():
-    """With one pass a slice every token is scored under the very window that it was chosen from."""
+    """With one pass per slice a token sees exactly the tokens that the sampler saw."""
     for view in slices(1):
         for row in range(ROWS):
             for place in view.scored_BL[row].nonzero()[:, 0]:
                 earlier = (ORDER[row] < ORDER[row][place]) & ANSWER[row]
-                assert torch.equal(view.hidden_BL[row], WINDOW[row] & ~earlier)
+                assert torch.equal(view.hidden_BL[row], GENERATED[row] & ~earlier)
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_a_slice_has_so_many_tokens_and_a_pass_is_never_cut(size):
     """Long answers get more slices, not longer ones."""
     length = 100
-    window = torch.ones(4, length, dtype=torch.bool)
+    generated = torch.ones(4, length, dtype=torch.bool)
     order = torch.stack([torch.randperm(length) for _ in range(4)]) + 1
-    views = slices(size, 1000, order=order, answer=window, window=window)
+    views = slices(size, 1000, order=order, answer=generated, generated=generated)
     assert all(view.scored_BL.sum(1).max() <= size for view in views)
     assert len(views) <= -(-length // size) + 1
     passes = (order + 4) // 5  # five tokens a pass
-    for view in slices(size, 1000, order=passes, answer=window, window=window):
+    for view in slices(size, 1000, order=passes, answer=generated, generated=generated):
         for row, scored in zip(passes, view.scored_BL, strict=True):
             assert not set(row[scored].tolist()) & set(row[~scored].tolist())
 
 
 def test_slices_that_are_drawn_stand_for_all():
-    """Weighted, the sum over the tokens of any function has the expectation of that over all."""
+    """The weighted sum of any function of the tokens has the expectation of the full sum."""
     length, passes = 40, 3
-    window = torch.ones(2000, length, dtype=torch.bool)
+    generated = torch.ones(2000, length, dtype=torch.bool)
     order = (torch.randperm(length) + 1).repeat(2000, 1)
-    views = slices(5, passes, order=order, answer=window, window=window)
+    views = slices(5, passes, order=order, answer=generated, generated=generated)
     assert len(views) == passes
     weight = estimators.token_weights(views)
     assert torch.equal(weight > 0, torch.stack([view.scored_BL for view in views]).any(0))
@@ -174,19 +176,21 @@ def test_rows_without_a_token_in_a_view_change_nothing():
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_scores_are_those_of_the_temperature(temperature):
-    """What the sampler draws from: softmax(logits / T)."""
+    """The distribution that the sampler draws from: softmax(logits / T)."""
     model = checkpoint.load(GOLDEN, dtype=torch.float32).eval()
-    (view,) = estimators.one_pass(WINDOW, ANSWER, ~WINDOW, prompt_mask=0.0, generator=random())
+    (view,) = estimators.one_pass(
+        GENERATED, ANSWER, ~GENERATED, prompt_mask=0.0, generator=random()
+    )
     with torch.no_grad():
         found = estimators.log_probabilities(model, TOKENS, SEEN, [view], temperature=temperature)
-        logits = model(TOKENS.masked_fill(WINDOW, model.config.mask_token_id)) / temperature
+        logits = model(TOKENS.masked_fill(GENERATED, model.config.mask_token_id)) / temperature
     expected = logits.log_softmax(-1).gather(-1, TOKENS[..., None])[..., 0] * ANSWER
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_monte_carlo_is_exact_on_equal_tokens_and_stratified():
     """With log p = -1 for every token each draw gives the length, whatever the counts."""
-    many = WINDOW[:1].repeat(4000, 1)
+    many = GENERATED[:1].repeat(4000, 1)
     for draws in (1, 4):
         views = estimators.monte_carlo(many, draws=draws, generator=random())
         for view in views:
@@ -213,7 +217,7 @@ def test_monte_carlo_hides_exactly_as_many_as_it_says_each_alike():
 
 
 def test_monte_carlo_is_unbiased_and_varies_less_than_coins():
-    """Costs that depend on what is hidden, every mask enumerated; against coins at ratio t."""
+    """Costs depend on the mask; the mean over all masks is exact, coins at ratio t vary more."""
     length = 6
     answer = torch.ones(60000, length, dtype=torch.bool)
     own_L = torch.linspace(0.5, 3.0, length)

@@ -1,4 +1,4 @@
-"""Likelihoods, one at a time and many together, against what they are by hand."""
+"""Likelihoods, one at a time and many together, against the formula computed by hand."""
 
 import itertools
 
@@ -131,7 +131,7 @@ def test_equal_rows_are_computed_once():
 
 
 def test_training_follows_a_likelihood():
-    """What inference mode made on the way must not reach autograd."""
+    """Tensors made in inference mode, such as rotary tables, must not reach autograd."""
     model, text = small(), torch.randint(2, 300, (2, 8), generator=seeded())
     diffusion.log_likelihood(model, text[0], text[1], samples=4, batch_size=4)
     diffusion.pretraining_loss(model.train(), text, torch.ones_like(text) > 0).backward()

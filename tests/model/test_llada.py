@@ -49,7 +49,7 @@ def test_padding_changes_nothing(left):
 
 
 @pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 2}])
-def test_wanted_positions_get_what_they_get_among_all(changes):
+def test_some_positions_get_what_they_get_among_all(changes):
     model = small(**changes)
     tokens = torch.randint(0, 300, (2, 12))
     mask = torch.ones(2, 12, dtype=torch.bool)
@@ -57,9 +57,9 @@ def test_wanted_positions_get_what_they_get_among_all(changes):
     positions = torch.tensor([[3, 0, 8], [11, 5, 5]])
     with torch.no_grad():
         every = model.hidden(tokens, mask)
-        wanted = model.hidden(tokens, mask, positions_BQ=positions)
+        some = model.hidden(tokens, mask, positions_BQ=positions)
     expected = torch.stack([every[row, positions[row]] for row in range(2)])
-    assert (wanted - expected).abs().max() < 1e-5
+    assert (some - expected).abs().max() < 1e-5
 
 
 def test_attention_is_bidirectional():

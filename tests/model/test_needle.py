@@ -1,8 +1,10 @@
-"""YaRN and a short run make a model read beyond the window that it was trained in.
+"""YaRN and a short training run make a model read beyond the context that it was trained in.
 
-A needle is a key and the value behind it, at a random place in a haystack that is full of other
-values; the last token is masked and has to be the needle's value. With so small a base of the
-rotary angles every frequency has turned within the window. Numbers are in DECISIONS.md.
+A needle is a key and the value behind it, at a random place in a haystack of other values. The last
+token is masked, and the model has to predict the needle's value there. With a rotary base as small
+as 50 every frequency turns fully within the context; with 10000 the slow ones hardly turn, and the
+model reads beyond its context without YaRN (97.5% right). Measured once: 16.6% right in twice the
+context without YaRN, 95.1% with it, 100% after 60 steps of training there.
 Shapes: B batch, L length.
 """
 
@@ -14,13 +16,13 @@ from model import diffusion
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 
-WINDOW, VALUES = 32, 8
+CONTEXT, VALUES = 32, 8
 KEY, QUERY, MASK = VALUES, VALUES + 1, VALUES + 2
 BATCH, TRIALS = 64, 512
 
 
 def haystack(count, length, generator, nearest=0):
-    """`count` rows whose needle is at least `nearest` tokens before the question."""
+    """`count` rows, the needle at least `nearest` tokens before the question."""
     tokens_BL = torch.randint(VALUES, (count, length), generator=generator)
     place_B = torch.randint(length - 3 - nearest, (count,), generator=generator)
     tokens_BL[torch.arange(count), place_B] = KEY
@@ -53,23 +55,23 @@ def accuracy(model, length, generator, nearest=0):
     return float((guess_B == tokens_BL[:, -1]).float().mean())
 
 
-def test_reading_beyond_the_window():
+def test_reading_beyond_the_context():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     shape = {"d_model": 64, "n_layers": 2, "n_heads": 4, "mlp_hidden_size": 128}
-    sizes = {"vocab_size": VALUES + 3, "max_sequence_length": WINDOW, "rope_theta": 50.0}
+    sizes = {"vocab_size": VALUES + 3, "max_sequence_length": CONTEXT, "rope_theta": 50.0}
     tokens = {"mask_token_id": MASK, "eos_token_id": 0, "pad_token_id": 0}
     model = LLaDA(LLaDAConfig(**shape, **sizes, **tokens))
-    train(model, WINDOW, 600, 3e-3, generator)
-    within = accuracy(model, WINDOW, generator)
+    train(model, CONTEXT, 600, 3e-3, generator)
+    within = accuracy(model, CONTEXT, generator)
     plain = copy.deepcopy(model)
-    plain.config.max_sequence_length = 2 * WINDOW
-    beyond = accuracy(plain, 2 * WINDOW, generator, nearest=WINDOW)
+    plain.config.max_sequence_length = 2 * CONTEXT
+    beyond = accuracy(plain, 2 * CONTEXT, generator, nearest=CONTEXT)
     extended = copy.deepcopy(model)
-    extended.config.extend(2 * WINDOW)
-    stretched = accuracy(extended, 2 * WINDOW, generator, nearest=WINDOW)
-    train(extended, 2 * WINDOW, 60, 1e-3, generator)
-    after = accuracy(extended, 2 * WINDOW, generator, nearest=WINDOW)
+    extended.config.extend(2 * CONTEXT)
+    stretched = accuracy(extended, 2 * CONTEXT, generator, nearest=CONTEXT)
+    train(extended, 2 * CONTEXT, 60, 1e-3, generator)
+    after = accuracy(extended, 2 * CONTEXT, generator, nearest=CONTEXT)
     print(f"within {within:.3f}, beyond {beyond:.3f}, YaRN {stretched:.3f}, trained {after:.3f}")
     assert within > 0.95
     assert after > beyond + 0.2

@@ -11,7 +11,7 @@ from model.options import Curriculum, LossOptions
 from tests.model.test_llada import small
 
 MASK = 319
-CURRICULUM = Curriculum(window=8, strength=2.0, until=0.5)
+CURRICULUM = Curriculum(original_context=8, strength=2.0, until=0.5)
 
 
 def seeded(seed=0):
@@ -126,7 +126,7 @@ def test_curriculum_is_a_bound_that_the_true_model_attains(strength):
     text = (1, 2, 0, 1)
     steps = 4000
     ratio = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps)[:, None]
-    curriculum = Curriculum(window=2, strength=strength)
+    curriculum = Curriculum(original_context=2, strength=strength)
     places = torch.zeros(steps, 4)
     p, divisor = noising._curriculum(ratio, places, None, curriculum, 0.0)
     total = torch.zeros(steps, dtype=torch.float64)
@@ -181,7 +181,7 @@ def test_curriculum_counts_positions_within_the_document():
         documents > 0,
         MASK,
         documents_BL=documents,
-        options=LossOptions(curriculum=Curriculum(window=4)),
+        options=LossOptions(curriculum=Curriculum(original_context=4)),
         progress=0.0,
         generator=seeded(),
     )
@@ -248,9 +248,9 @@ def test_loss_by_ratio_adds_up():
         (lambda: LossOptions(band=(0.5, 0.5)), r"band=\(0.5, 0.5\)"),
         (lambda: LossOptions(z_loss=-1), "z_loss=-1"),
         (lambda: LossOptions(complementary=True, curriculum=CURRICULUM), "beside a curriculum"),
-        (lambda: Curriculum(window=0), "curriculum.window=0"),
-        (lambda: Curriculum(window=1, strength=-1), "curriculum.strength=-1"),
-        (lambda: Curriculum(window=1, until=1.0), r"curriculum.until=1.0"),
+        (lambda: Curriculum(original_context=0), "curriculum.original_context=0"),
+        (lambda: Curriculum(original_context=1, strength=-1), "curriculum.strength=-1"),
+        (lambda: Curriculum(original_context=1, until=1.0), r"curriculum.until=1.0"),
         (lambda: CURRICULUM.strength_at(1.5), "progress=1.5"),
     ],
 )

@@ -51,7 +51,7 @@ def test_answers_are_upstreams(model, cases, name):
 
 
 def test_the_ending_tokens_switch_matters(model, cases):
-    """Without it the same prompts are answered otherwise, so that parity with it says something."""
+    """Without it the same prompts get other answers, so parity with it proves something."""
     name = "confidence_eos_eot_inf"
     plain = {**options(name), "deferred_tokens": []}
     made = sampler.generate(model, cases[f"{name}.prompt"], **plain).tokens_BL

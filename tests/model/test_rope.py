@@ -1,4 +1,4 @@
-"""RoPE and YaRN against transformers, position by position; the swapped betas of the wild."""
+"""RoPE and YaRN against transformers, position by position; swapped betas are corrected."""
 
 import pytest
 import torch
@@ -48,12 +48,12 @@ def test_frequencies_are_those_of_transformers(scale):
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
 def test_every_position_is_that_of_transformers(scale):
-    """Cosines and sines of the whole stretched window, to the last bits of fp32."""
-    window = int(4096 * scale)
-    expected = theirs(scale)(torch.zeros(1), torch.arange(window)[None])
-    cos, sin = rope.tables(config(scale), window, torch.device("cpu"))
+    """Cosines and sines of the whole extended context, to the last bits of fp32."""
+    context = int(4096 * scale)
+    expected = theirs(scale)(torch.zeros(1), torch.arange(context)[None])
+    cos, sin = rope.tables(config(scale), context, torch.device("cpu"))
     for ours, reference in zip((cos, sin), expected, strict=True):
-        assert ours.shape == (window, 64)
+        assert ours.shape == (context, 64)
         assert (ours.repeat(1, 2) - reference[0]).abs().max() < 3e-7
 
 
@@ -65,8 +65,8 @@ def test_rotated_queries_are_those_of_transformers(scale):
     expected = apply_rotary_pos_emb(query, key, cos, sin)
     tables = rope.tables(config(scale), int(4096 * scale), torch.device("cpu"))
     for states, reference in zip((query, key), expected, strict=True):
-        found = rope.rotate(states, *(table[places] for table in tables))
-        assert (found - reference).abs().max() < 5e-6
+        rotated = rope.rotate(states, *(table[places] for table in tables))
+        assert (rotated - reference).abs().max() < 5e-6
 
 
 def test_scale_one_is_plain_rope_bit_for_bit():
@@ -114,7 +114,7 @@ def test_rotation_depends_on_distance_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradient_of_the_rotation(dtype):
-    """That of transformers' formula in fp32, in the states' dtype."""
+    """The gradient of transformers' formula in fp32, rounded to the states' dtype."""
     cos, sin = rope.tables(config(2.0), 5, torch.device("cpu"))
     states, slope = torch.randn(2, 1, 3, 5, 128).to(dtype)
     ours, wide = states.clone().requires_grad_(), states.float().requires_grad_()

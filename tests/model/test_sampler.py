@@ -1,4 +1,4 @@
-"""Generation: what must hold of every pass, batches, stops, and refused input."""
+"""Generation: invariants of every pass, batches, stop tokens, and refused input."""
 
 import copy
 
@@ -190,8 +190,8 @@ def test_generated_tokens_can_be_trained_on():
         ({"temperature": -1.0}, "temperature=-1.0, allowed: 0 or more"),
         ({"cfg_scale": -1.0}, "cfg_scale=-1.0, allowed: 0 or more"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0, allowed: above 0"),
-        ({"cache": "triple"}, "cache=triple, allowed: none, prefix, dual"),
-        ({"remasking": "worst"}, "remasking=worst, allowed: low_confidence, random"),
+        ({"cache": "triple"}, "cache='triple', allowed: none, prefix, dual"),
+        ({"remasking": "worst"}, "remasking='worst', allowed: low_confidence, random"),
         ({"stop_tokens": [999]}, "token 999, allowed: 0 to 319"),
         ({"gen_length": 600}, r"prompt of 12 tokens \+ gen_length=600, allowed: at most 512"),
         ({"attention_mask_BP": torch.ones(2, 11)}, r"attention_mask_BP: shape \(2, 11\), allowed"),
