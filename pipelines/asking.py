@@ -235,7 +235,7 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, name: str, tokens: Sequence[s
 
 def _answer(model: OpenModel, tokens: list[int], options: AskOptions) -> Answer:
     """The text up to the first stop token and the first stop string."""
-    own = sampler.said(tokens, model.stops)
+    own = sampler.before_stop(tokens, model.stops)
     (text,) = model.tokenizer.batch_decode([own])
     for stop in options.stop:
         text = text.split(stop)[0]

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from components import cli, coerce
-from model.options import Checked, check, check_text
-from model.remasking import Remasking
-from model.sampler import Cache
+from model.options import Cache, Checked, Remasking, check, check_text
 
 AUTO = "auto"
 SWITCH = {"on": True, "off": False, "true": True, "false": False}

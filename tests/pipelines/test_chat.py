@@ -35,7 +35,7 @@ class Dialogue:
         generation = sampler.generate(
             self.model, torch.tensor([ids]), stop_tokens=self.stops, **options
         )
-        tokens = sampler.said(generation.tokens_BL[0, len(ids) :].tolist(), self.stops)
+        tokens = sampler.before_stop(generation.tokens_BL[0, len(ids) :].tolist(), self.stops)
         response = self.tokenizer.decode(tokens)
         self.messages.append({"role": "assistant", "content": response})
         return asking.Answer(response, len(tokens)).shown(think=True)

@@ -29,7 +29,7 @@ def expected(path, dialogue, **options):
     ids = encode_chat(tokenizer, dialogue)
     stops = tokenizer.convert_tokens_to_ids([tokenizer.eos_token, EOT])
     generation = sampler.generate(model, torch.tensor([ids]), stop_tokens=stops, **options)
-    return sampler.said(generation.tokens_BL[0, len(ids) :].tolist(), stops), tokenizer
+    return sampler.before_stop(generation.tokens_BL[0, len(ids) :].tolist(), stops), tokenizer
 
 
 def text(path, dialogue, **options):
