@@ -17,7 +17,7 @@ from components import artifact
 from components.download.vocabulary import check_fit
 from components.merge import adapted
 from components.rewards import named
-from model import canvas, lora, sampler
+from model import batching, canvas, lora, sampler
 from model.llada import LLaDA
 from model.options import check, check_type
 from model.tokenizer import EOT, encode_chat
@@ -142,73 +142,78 @@ def encode(model: OpenModel, dialogue: Messages, options: AskOptions) -> list[in
 
 def ask(
     model: OpenModel,
-    prompts: Sequence[list[int]],
+    prompt: list[int],
     options: AskOptions,
     *,
     number: int = 0,
     watch: Watch | None = None,
 ) -> Asked:
-    """The answers to encoded dialogues, sampled together where their canvases are equally long.
+    """The answer to an encoded dialogue; `watch` sees its canvas after every pass.
 
-    `number` of the first prompt seeds the draws beside the options' own seed. `watch` sees the
-    canvas of the first prompt after every pass. Raises what `model.sampler.stream` raises.
+    `number` tells the draws of a dialogue's turns apart. Raises what `model.sampler.stream` raises.
     """
     started = time.perf_counter()
-    lengths, passes = _lengths(model, prompts, options)
-    answers: dict[int, Answer] = {}
-    for length in sorted(set(lengths)):
-        rows = [row for row, own in enumerate(lengths) if own == length]
-        texts, more = _sample(model, [prompts[row] for row in rows], options, length, number, watch)
-        answers |= zip(rows, texts, strict=True)
-        passes += more
-    seconds = time.perf_counter() - started
-    return Asked([answers[row] for row in range(len(prompts))], passes, seconds)
-
-
-def _lengths(
-    model: OpenModel, prompts: Sequence[list[int]], options: AskOptions
-) -> tuple[list[int], int]:
-    """The length of every answer's canvas, and the passes that finding them took."""
-    if options.gen_length is not None:
-        return [options.gen_length] * len(prompts), 0
-    eos = model.tokenizer.eos_token_id
-    fits = [canvas.fit(model.network, prompt, eos) for prompt in prompts]
-    return [length for length, _ in fits], sum(passes for _, passes in fits)
-
-
-def _sample(
-    model: OpenModel,
-    prompts: list[list[int]],
-    options: AskOptions,
-    length: int,
-    number: int,
-    watch: Watch | None,
-) -> tuple[list[Answer], int]:
-    device = model.network.device
-    batch = model.tokenizer.pad(
-        {"input_ids": prompts}, padding_side="left", return_tensors="pt"
-    ).to(device)
-    prompt_BP = batch["input_ids"]
-    passes = 0
+    length, passes = _length(model, prompt, options)
+    generation = None
     for generation in sampler.stream(
         model.network,
-        prompt_BP,
-        attention_mask_BP=batch["attention_mask"],
+        torch.tensor([prompt], device=model.network.device),
         gen_length=length,
-        generator=torch.Generator(device).manual_seed(options.seed + number),
+        steps=options.steps,
+        generator=torch.Generator(model.network.device).manual_seed(options.seed + number),
         **_sampling(model, options),
     ):
-        passes = generation.forward_passes
-        answer_BG = generation.tokens_BL[:, prompt_BP.shape[1] :]
+        tokens = generation.tokens_BL[0, len(prompt) :].tolist()
         if watch is not None:
-            watch(answer_BG[0].tolist(), passes)
-    return [_answer(model, row, options) for row in answer_BG.tolist()], passes
+            watch(tokens, generation.forward_passes)
+    assert generation is not None, "a canvas of a token or more takes a pass"
+    answer = _answer(model, tokens, options)
+    return Asked([answer], passes + generation.forward_passes, time.perf_counter() - started)
+
+
+def ask_all(
+    model: OpenModel,
+    prompts: Sequence[list[int]],
+    options: AskOptions,
+    *,
+    number: int = 0,
+    batch_size: int,
+) -> Asked:
+    """The answers to encoded dialogues, of which `batch_size` are sampled at a time.
+
+    Each is the answer that its prompt gets alone, up to rounding: `number` is the first prompt's
+    place in its file, and each has draws of its own. Raises what `batching.generate_all` raises.
+    """
+    started = time.perf_counter()
+    lengths = [_length(model, prompt, options) for prompt in prompts]
+    requests = [
+        batching.Request(prompt, length, options.steps, options.seed + number + place)
+        for place, (prompt, (length, _)) in enumerate(zip(prompts, lengths, strict=True))
+    ]
+    passes = sum(passes for _, passes in lengths)
+    answers: dict[int, Answer] = {}
+    for each in batching.generate_all(
+        model.network, requests, batch_size=batch_size, **_sampling(model, options)
+    ):
+        answers[each.index] = _answer(model, each.tokens, options)
+        passes += each.passes
+    seconds = time.perf_counter() - started
+    return Asked([answers[place] for place in range(len(prompts))], passes, seconds)
+
+
+def _length(model: OpenModel, prompt: list[int], options: AskOptions) -> tuple[int, int]:
+    """The length of an answer's canvas, and the passes that finding it took."""
+    if options.gen_length is not None:
+        return options.gen_length, 0
+    eos = model.tokenizer.eos_token_id
+    assert isinstance(eos, int), "check_fit has seen it"
+    return canvas.fit(model.network, prompt, eos)
 
 
 def _sampling(model: OpenModel, options: AskOptions) -> dict:
-    """The sampler's options, its tokens as ids."""
+    """The sampler's options that all answers share, its tokens as ids."""
     plain = (
-        *("block_length", "steps", "temperature", "cfg_scale", "remasking"),
+        *("block_length", "temperature", "cfg_scale", "remasking"),
         *("cache", "threshold", "factor", "repetition_penalty"),
     )
     tokens = named_tokens(model, options)

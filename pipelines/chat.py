@@ -56,7 +56,7 @@ class Chat:
             self.model, asking.with_system(turns, self.settings.system), self.settings
         )
         with screen.drawing(self.model.tokenizer, show=self.is_drawn) as watch:
-            asked = asking.ask(self.model, [prompt], self.settings, number=self.turns, watch=watch)
+            asked = asking.ask(self.model, prompt, self.settings, number=self.turns, watch=watch)
         (answer,) = asked.answers
         self.dialogue = [*turns, {"role": "assistant", "content": answer.text}]
         self.turns += 1

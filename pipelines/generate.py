@@ -22,6 +22,8 @@ from pipelines.asking import OpenModel
 from pipelines.lookup import Located, locate
 from pipelines.options import AskOptions
 
+BATCHES = 4  # whose answers are written at once: rows that end early make room within them
+
 
 def main(words: list[str] | None = None) -> None:
     """The command line behind `make ask`: exit code 2 for bad input, before anything is written."""
@@ -59,7 +61,7 @@ def _ask_one(arguments: argparse.Namespace, located: Located, settings: AskOptio
     model = _open(arguments, located, settings)
     prompt = asking.encode(model, dialogue, settings)
     with screen.drawing(model.tokenizer, show=arguments.show) as watch:
-        asked = asking.ask(model, [prompt], settings, watch=watch)
+        asked = asking.ask(model, prompt, settings, watch=watch)
     print(asked.answers[0].shown(think=settings.think), flush=True)
     screen.note(f"\n{asked} ({settings})")
 
@@ -74,13 +76,14 @@ def _ask_file(arguments: argparse.Namespace, located: Located, settings: AskOpti
         _encode(model, number, asking.with_system(dialogue, settings.system), settings)
         for number, (_, dialogue) in enumerate(prompts, 1)
     ]
-    fingerprint = _fingerprint(model, settings, size)
+    fingerprint = _fingerprint(model, settings)
     done, end = answers.finished(output, rows, fingerprint)
     passes, tokens, seconds = 0, 0, 0.0
     with answers.appending(output, end) as stream, _bar(len(rows), done) as bar:
-        for start in range(done, len(rows), size):
-            asked = asking.ask(model, encoded[start : start + size], settings, number=start)
-            answers.write(stream, rows[start : start + size], asked, fingerprint)
+        for start in range(done, len(rows), size * BATCHES):
+            part = slice(start, start + size * BATCHES)
+            asked = asking.ask_all(model, encoded[part], settings, number=start, batch_size=size)
+            answers.write(stream, rows[part], asked, fingerprint)
             bar.update(len(asked.answers))
             passes, tokens = passes + asked.passes, tokens + asked.tokens
             seconds += asked.seconds
@@ -114,9 +117,9 @@ def _encode(
         raise ValueError(f"prompt {number} of the file: {error}") from None
 
 
-def _fingerprint(model: OpenModel, settings: AskOptions, batch_size: int) -> str:
-    """Of all that decides an answer; batches count, for rounding differs with their size."""
-    facts = [model.fingerprint, dataclasses.asdict(settings), batch_size]
+def _fingerprint(model: OpenModel, settings: AskOptions) -> str:
+    """Of all that decides an answer: how many are sampled at a time does not."""
+    facts = [model.fingerprint, dataclasses.asdict(settings)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -28,6 +28,17 @@ def test_a_file(taught, tmp_path, ask):
     assert len({row["asked"] for row in found}) == 1
 
 
+def test_a_file_whose_rows_do_not_fit_side_by_side(taught, tmp_path, ask):
+    """A long prompt and a long canvas would be longer than the context together."""
+    rows = [{"prompt": "1 + " * count} for count in (1, 30, 2, 31, 3)]
+    prompts = write(tmp_path / "prompts.jsonl", rows)
+    flags = [taught, "--gen-length", 20, "--block-length", 4, "--prompts", prompts]
+    for size in (1, 2):
+        done = ask(*flags, "--batch-size", size, "--output", tmp_path / str(size))
+        assert done.code == 0, done.errors
+    assert read(tmp_path / "1") == read(tmp_path / "2")
+
+
 def test_a_second_call_goes_on(taught, tmp_path, ask, monkeypatch):
     """Finished prompts are not asked again, what a kill cut off is; the file is the same."""
     prompts = write(tmp_path / "prompts.jsonl", ROWS)
@@ -37,22 +48,21 @@ def test_a_second_call_goes_on(taught, tmp_path, ask, monkeypatch):
     cut = tmp_path / "cut"
     cut.write_text("".join(lines[:2]) + lines[2][:40])
     counted = []
-    ordinary = asking.ask
+    ordinary = asking.ask_all
     monkeypatch.setattr(
-        asking, "ask", lambda *a, **k: counted.append(len(a[1])) or ordinary(*a, **k)
+        asking, "ask_all", lambda *a, **k: counted.append(len(a[1])) or ordinary(*a, **k)
     )
     done = ask(*flags, "--output", cut)
     assert cut.read_text() == (tmp_path / "whole").read_text()
-    assert counted == [2, 1] and "5 answers, 2 of them before" in done.errors
+    assert counted == [3] and "5 answers, 2 of them before" in done.errors
     ask(*flags, "--output", cut)
-    assert counted == [2, 1] and cut.read_text() == (tmp_path / "whole").read_text()
+    assert counted == [3] and cut.read_text() == (tmp_path / "whole").read_text()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda flags, rows: flags.extend(["--seed", 3]), "other options"),
-        (lambda flags, rows: flags.extend(["--batch-size", 3]), "other options"),
         (lambda flags, rows: rows[0].update(prompt="another"), "another prompt"),
         (lambda flags, rows: rows.__delitem__(slice(1, None)), "no answer of theirs"),
     ],
