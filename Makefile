@@ -15,21 +15,39 @@ STAGE ?= selftest
 ARGS ?=
 NETWORK ?= none
 BIN := .venv/bin
+# The index of torch's build: the one that is given, even as nothing, else the environment's own.
+OWN_INDEX := $(shell cat .venv/torch-index 2>/dev/null)
+INDEX := $(if $(filter file,$(origin TORCH_INDEX)),$(OWN_INDEX),$(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline-run ask pipeline-compile image-build image-push component-run \
-	kind-up kind-test kind-down test gpu-test check bench format lock clean
+.PHONY: FORCE help setup pipeline-run ask pipeline-compile image-build image-push component-run \
+	kind-up kind-test kind-down test test-quick gpu-test check bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready ## make the virtual environment in .venv from requirements.lock
+setup: .venv/ready ## make the virtual environment in .venv from requirements.lock: TORCH_INDEX=
 
+FORCE:
+
+# `ready` goes first and comes last, so that an interrupted set-up does not look complete.
 .venv/ready: pyproject.toml requirements.lock requirements-alone.lock bootstrap.py
+	@rm -f $@
 	$(PYTHON) bootstrap.py .venv
+	@echo '$(INDEX)' > .venv/torch-index
+	@$(BIN)/python -m pip install --quiet "$$(grep '^packaging==' requirements.lock)"
+	@$(BIN)/python -m images.torch_wheel $(if $(INDEX),--index '$(INDEX)')
+	$(if $(INDEX),$(BIN)/python -m pip install --quiet --no-deps --index-url '$(INDEX)' "$$(grep '^torch==' requirements.lock)")
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-alone.lock --editable .
 	@touch $@
+
+# Only `make setup` changes the index; the other targets take the environment as it is.
+ifneq ($(filter setup,$(MAKECMDGOALS)),)
+ifneq ($(INDEX),$(OWN_INDEX))
+.venv/ready: FORCE
+endif
+endif
 
 pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs RUNNER=process|docker
 	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) --runner $(RUNNER) $(foreach setting,$(SET),--set '$(setting)')
@@ -47,7 +65,7 @@ component-run: .venv/ready ## run one stage in its container: STAGE=sft ARGS="..
 	@$(BIN)/python -m images.component --runs '$(RUNS)' --network '$(NETWORK)' $(STAGE) $(ARGS)
 
 pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
-	@$(BIN)/python -m pipelines.compile $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
+	@$(BIN)/python -m pipelines.compiler $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
 
 kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docker, kind, the internet
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster up
@@ -60,6 +78,9 @@ kind-down: .venv/ready ## delete the kind cluster
 
 test: .venv/ready ## run the tests, a worker to a processor and at most 4
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
+
+test-quick: .venv/ready ## run the tests that take seconds: no servers, no training
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder -m 'not slow'
 
 check: .venv/ready ## ruff format, ruff and mypy, changing nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

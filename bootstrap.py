@@ -1,7 +1,7 @@
 """Makes a virtual environment with pip, also where Debian's python3-venv is not installed.
 
-Debian's python3 alone has no ensurepip; then pip's wheel is fetched from the package index that pip
-would use (PIP_INDEX_URL, default PyPI), checked against a pinned checksum, and installs itself.
+Debian's python3 alone has no ensurepip. Then pip's wheel is fetched from the package index
+(PIP_INDEX_URL, PyPI by default), checked against a pinned checksum, and used to install itself.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ INDEX = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
 
 
 def main(target: str) -> None:
-    """Creates the environment `target`, replacing what is there."""
+    """Creates the environment `target` in the place of an older one."""
     has_pip = importlib.util.find_spec("ensurepip") is not None
     venv.create(target, with_pip=has_pip, clear=True, symlinks=True)
     if has_pip:
@@ -36,7 +36,7 @@ def main(target: str) -> None:
 
 
 def fetch() -> bytes:
-    """Pip's wheel from the index. Ends the process when its checksum is not the pinned one."""
+    """Pip's wheel from the index. Ends the process if its checksum is not the pinned one."""
     page = f"{INDEX}/pip/"
     with urllib.request.urlopen(page) as answer:
         links = re.findall(r'href="([^"#]+)', answer.read().decode())

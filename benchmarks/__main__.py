@@ -4,7 +4,6 @@ import argparse
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,10 +22,12 @@ from benchmarks import (
     margins,
     merging,
     packing,
+    processes,
     training,
     training_step,
 )
 from benchmarks.measure import Row
+from model.training.preemption import Stopped, stoppable
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
@@ -45,46 +46,56 @@ FIRST_RUN = "first_run"  # of whole runs: takes long, and keeps its table in doc
 
 
 def main() -> None:
-    """The command line behind `make bench`; exit code 1 when a bar is not met on a CPU."""
+    """The command line behind `make bench`; a signal ends it with one line and 128 + its number."""
+    try:
+        with stoppable():
+            raise SystemExit(run())
+    except Stopped as notice:
+        processes.end_all()
+        print(f"benchmarks: stopped: {notice}", file=sys.stderr)
+        raise SystemExit(notice.code) from None
+
+
+def run() -> int:
+    """Runs the benchmarks; the exit code is 1 when a bar is not met on a CPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "names", nargs="*", choices=[[], *BENCHMARKS, FIRST_RUN], help="default: all but first_run"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    given = parser.parse_args()
-    if FIRST_RUN in given.names:
-        if len(given.names) > 1:
+    options = parser.parse_args()
+    if FIRST_RUN in options.names:
+        if len(options.names) > 1:
             parser.error("first_run: measured by itself")
-        raise SystemExit(first_run.main())
-    on_gpu = given.device != "cpu"
-    if not on_gpu and GPU_ONLY.intersection(given.names):
-        parser.error(f"{', '.join(GPU_ONLY)}: measured on a GPU alone, found: {given.device}")
-    names = given.names or [name for name in BENCHMARKS if on_gpu or name not in GPU_ONLY]
-    if len(names) > 1:  # each in a process of its own: what one leaves behind slows the next
-        ends = [alone(name, given.device) for name in names]
-        raise SystemExit(max(ends))
-    rows = BENCHMARKS[names[0]](given.device)
+        return first_run.main()
+    on_gpu = options.device != "cpu"
+    if not on_gpu and GPU_ONLY.intersection(options.names):
+        parser.error(f"{', '.join(GPU_ONLY)}: measured on a GPU only, not on {options.device}")
+    names = options.names or [name for name in BENCHMARKS if on_gpu or name not in GPU_ONLY]
+    if len(names) > 1:  # memory that one has left behind would slow the next
+        return max([alone(name, options.device) for name in names])
+    rows = BENCHMARKS[names[0]](options.device)
     if on_gpu:  # the bars are for two cores and the small shapes
         rows = [replace(row, bar=None) for row in rows]
-    text = table(rows, given.device)
+    text = table(rows, options.device)
     print(f"{names[0]}: {text}\n", flush=True)
-    keep(names[0], given.device, text)
-    raise SystemExit(0 if all(row.is_met for row in rows) else 1)
+    keep(names[0], options.device, text)
+    return 0 if all(row.is_met for row in rows) else 1
 
 
 def alone(name: str, device: str) -> int:
-    """Runs one benchmark in a new process; its exit code."""
+    """Runs one benchmark in a new process and returns its exit code."""
     command = [sys.executable, "-m", "benchmarks", name, "--device", device]
-    return abs(subprocess.run(command, check=False).returncode)
+    return abs(processes.run(command))
 
 
 def table(rows: list[Row], device: str) -> str:
     """The rows as Markdown below a line that names the machine."""
-    head = ["work", "against", "theirs", "ours", "ratio", "bar", ""]
+    head = ["work", "against", "baseline", "ours", "ratio", "bar", ""]
     lines, above = [cells(row) for row in rows], [machine(device)]
     if any(row.use for row in rows):
         above.append(cost.ceilings(device).legend)
-        head += ["MFU, theirs", "ours", "bandwidth floor, theirs", "ours"]
+        head += ["MFU, baseline", "ours", "bandwidth floor, baseline", "ours"]
         lines = [[*line, *use_cells(row)] for line, row in zip(lines, rows, strict=True)]
     lines = [head, ["---"] * len(head), *lines]
     return "\n".join([*above, "", *(f"| {' | '.join(line)} |" for line in lines)])
@@ -101,7 +112,7 @@ def keep(name: str, device: str, text: str) -> None:
 
 def cells(row: Row) -> list[str]:
     """One row of the table."""
-    figures = (f"{figure:.4g} {row.unit}" for figure in (row.theirs, row.ours))
+    figures = (f"{figure:.4g} {row.unit}" for figure in (row.baseline, row.ours))
     verdict = ["", ""]
     if row.bar is not None:
         verdict = [f"{row.bar:g}x", "met" if row.is_met else "NOT met"]
@@ -109,16 +120,16 @@ def cells(row: Row) -> list[str]:
 
 
 def use_cells(row: Row) -> list[str]:
-    """What both ways make of the device."""
+    """How the baseline and our code use the device."""
     if row.use is None:
         return [""] * 4
-    theirs, ours = row.use
-    shares = (theirs.flops, ours.flops, theirs.bandwidth, ours.bandwidth)
+    baseline, ours = row.use
+    shares = (baseline.flops, ours.flops, baseline.bandwidth, ours.bandwidth)
     return [f"{share:.1%}" for share in shares]
 
 
 def machine(device: str) -> str:
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%d")
     if device == "cuda":
         place = torch.cuda.get_device_name()

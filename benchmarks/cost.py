@@ -1,4 +1,4 @@
-"""What the mathematics of a piece of work needs, and what the device could do in that time.
+"""The FLOPs and bytes that a piece of work needs, against those that the device could provide.
 
 Model FLOPs are counted as in PaLM (arXiv:2204.02311, appendix B). The bytes are those that any way
 of doing the work moves: every weight of the blocks and the head read once a pass, and the keys and
@@ -17,20 +17,20 @@ from model.training.throughput import peak_flops
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a piece of work."""
+    """FLOPs and bytes of a piece of work."""
 
     flops: float
     bytes: float
 
     def use(self, spent: float, device: str) -> Use:
-        """Of the device, when it took `spent` seconds."""
+        """The use of the device by work that took `spent` seconds."""
         most = ceilings(device)
         return Use(self.flops / spent / most.peak, self.bytes / spent / most.copy)
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What a device can do."""
+    """The speeds of a device."""
 
     peak: float
     """FLOP/s: the vendor's dense bf16 figure where it is known, else that of a large product."""
@@ -41,7 +41,7 @@ class Ceilings:
 
     @property
     def legend(self) -> str:
-        """Against what the shares are counted."""
+        """The speeds that count as 100%, in one sentence."""
         return (
             f"MFU is of {self.peak / 1e12:.4g} TFLOP/s (a large product reaches "
             f"{self.product / 1e12:.4g}), the bandwidth floor at {self.copy / 1e9:.4g} GB/s "
@@ -55,13 +55,13 @@ def passes(model: LLaDA, requests: int, shapes: list[tuple[int, int, float]]) ->
     weights = sum(weight.numel() for weight in blocks.parameters() if weight.ndim > 1)
     head = model.head_weight.numel()
     pairs = config.n_layers * config.d_model
-    flops = kept = 0.0
+    flops = cached = 0.0
     for queries, keys, scored in shapes:
         flops += 2 * weights * queries + 4 * pairs * queries * keys + 2 * head * scored
-        kept += 2 * config.n_layers * config.n_kv_heads * config.head_size * keys
+        cached += 2 * config.n_layers * config.n_kv_heads * config.head_size * keys
     size = model.head_weight.itemsize
-    flops, kept = (requests * total / len(shapes) for total in (flops, kept))
-    return Cost(flops, size * (weights + head + kept))
+    flops, cached = (requests * total / len(shapes) for total in (flops, cached))
+    return Cost(flops, size * (weights + head + cached))
 
 
 @cache

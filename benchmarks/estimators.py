@@ -91,7 +91,7 @@ def _accuracy(
     model: LLaDA, tokenizer: PreTrainedTokenizerBase, problems: list[dict], config: GrpoConfig
 ) -> float:
     """Exact match of the most likely answers."""
-    prompts = [encode_chat(tokenizer, data.asked(row)) for row in problems]
+    prompts = [encode_chat(tokenizer, data.prompt_messages(row)) for row in problems]
     prompt_BP, seen_BP = pad_left(tokenizer, prompts)
     generation = sampler.generate(
         model.eval(),

@@ -18,9 +18,11 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks import processes
 from components import artifact
-from pipelines.llada import arguments
-from pipelines.recipes import Recipe, tiny
+from components.preflight.config import Recipe
+from pipelines.form import arguments
+from pipelines.recipes import tiny
 
 RUNS = Path(".runs/first_run")
 RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
@@ -43,8 +45,10 @@ class Variant:
         if self.precision is None:
             return recipe
         stages = ("pretrain", "sft", "dpo", "grpo")
-        found = {name: replace(getattr(recipe, name), precision=self.precision) for name in stages}
-        return replace(recipe, **found)
+        configs = {
+            name: replace(getattr(recipe, name), precision=self.precision) for name in stages
+        }
+        return replace(recipe, **configs)
 
 
 VARIANTS = (
@@ -67,7 +71,7 @@ class Figures(NamedTuple):
 
     @property
     def is_met(self) -> bool:
-        """Whether the run demonstrates what it should."""
+        """Whether the base is weak, SFT of use, and the alignment a clear gain."""
         aligned = min(self.grpo, self.dpo)
         return self.base > 0 and LOWEST <= self.sft <= HIGHEST and aligned >= self.sft + RISE
 
@@ -75,28 +79,31 @@ class Figures(NamedTuple):
 def main() -> int:
     """Runs what is missing, prints the table and keeps it; the exit code is 1 if a bar is missed.
 
-    As many variants run side by side as there are processors, with a thread each. Of those that ask
-    for the same thing, as fp32 does of a recipe that computes in it anyway, one is run.
+    As many variants run side by side as there are processors, with a thread each. Of variants with
+    equal settings, as fp32 and a recipe that computes in fp32 anyway, one is run.
     """
     runs = [same(variant) for variant in VARIANTS]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        distinct = list(dict.fromkeys(run.name for run in runs))
-        figures = pool.map(measure, (run for run in VARIANTS if run.name in distinct))
-        by_name = dict(zip(distinct, figures, strict=True))
-    found = [by_name[run.name] for run in runs]
-    text = table(found)
+    distinct = list(dict.fromkeys(run.name for run in runs))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        results = pool.map(measure, [run for run in VARIANTS if run.name in distinct])
+        by_name = dict(zip(distinct, results, strict=True))
+    finally:  # where one has failed or a signal came, the others are not begun
+        pool.shutdown(wait=False, cancel_futures=True)
+    figures = [by_name[run.name] for run in runs]
+    text = table(figures)
     print(text)
     known = RESULTS.read_text()
     before, _, rest = known.partition(BEGIN)
     RESULTS.write_text(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}")
-    spread = statistics.stdev(figures.sft for figures in found)
-    return 0 if spread <= SPREAD and all(figures.is_met for figures in found) else 1
+    spread = statistics.stdev(row.sft for row in figures)
+    return 0 if spread <= SPREAD and all(row.is_met for row in figures) else 1
 
 
 def same(variant: Variant) -> Variant:
     """The first variant with the recipe and the environment of this one."""
-    asked = variant.recipe(), variant.environment
-    return next(other for other in VARIANTS if (other.recipe(), other.environment) == asked)
+    settings = variant.recipe(), variant.environment
+    return next(other for other in VARIANTS if (other.recipe(), other.environment) == settings)
 
 
 def measure(variant: Variant) -> Figures:
@@ -107,9 +114,9 @@ def measure(variant: Variant) -> Figures:
     base = run.trained("pretrain", model, data)
     tuned = run.trained("sft", base, data)
     aligned = [run.trained(stage, tuned, data) for stage in ("grpo", "dpo")]
-    asked = [run.accuracy("evaluate_base", base, data)]
-    asked += [run.accuracy("evaluate", model, data) for model in (tuned, *aligned)]
-    return Figures(*asked)
+    figures = [run.accuracy("evaluate_base", base, data)]
+    figures += [run.accuracy("evaluate", model, data) for model in (tuned, *aligned)]
+    return Figures(*figures)
 
 
 class Run:
@@ -118,7 +125,7 @@ class Run:
     def __init__(self, variant: Variant) -> None:
         self.directory = RUNS / variant.name.replace(", ", "-").replace(" ", "-")
         self.configs = arguments(variant.recipe())
-        self.around = {**os.environ, "OMP_NUM_THREADS": "1", **variant.environment}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", **variant.environment}
 
     def stage(
         self, stage: str, inputs: Mapping[str, Path], config: str | None = None, **outputs: str
@@ -134,7 +141,9 @@ class Run:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / f"{next(iter(paths.values())).name}.log").open("w") as log:
             print(f"first_run: {self.directory.name}: {log.name}", flush=True)
-            subprocess.run(command, env=self.around, stdout=log, stderr=log, check=True)
+            code = processes.run(command, env=self.environment, stdout=log, stderr=log)
+        if code:
+            raise subprocess.CalledProcessError(code, command)
         return paths
 
     def trained(self, stage: str, base: Path, data: Mapping[str, Path]) -> Path:
@@ -153,7 +162,7 @@ class Run:
         return 100 * artifact.read(made["evaluation"])["summary"]["accuracy"]
 
 
-def table(found: list[Figures]) -> str:
+def table(rows: list[Figures]) -> str:
     """The figures as Markdown, below a line that names the machine."""
     capability = torch.backends.cpu.get_cpu_capability()
     lines = [
@@ -161,10 +170,10 @@ def table(found: list[Figures]) -> str:
         "| run | base | SFT | GRPO | DPO | |",
         "|---|---|---|---|---|---|",
     ]
-    for variant, figures in zip(VARIANTS, found, strict=True):
+    for variant, figures in zip(VARIANTS, rows, strict=True):
         shown = " | ".join(f"{value:.1f}" for value in figures)
         lines.append(f"| {variant.name} | {shown} | {'met' if figures.is_met else 'NOT met'} |")
-    columns = list(zip(*found, strict=True))
+    columns = list(zip(*rows, strict=True))
     means = " | ".join(f"{statistics.mean(column):.1f}" for column in columns)
     spreads = " | ".join(f"{statistics.stdev(column):.1f}" for column in columns)
     lines += [f"| mean | {means} | |", f"| standard deviation | {spreads} | |"]

@@ -71,13 +71,13 @@ def _row(model: LLaDA, cache: Cache, requests: int, bar: float | None, device: s
     plain, cached = map(statistics.median, rounds)
     use = None
     if device != "cpu":
-        theirs, ours = (cost.passes(model, requests, pass_shapes(w)) for w in ("none", cache))
-        use = theirs.use(plain, device), ours.use(cached, device)
+        baseline, ours = (cost.passes(model, requests, pass_shapes(w)) for w in ("none", cache))
+        use = baseline.use(plain, device), ours.use(cached, device)
     return Row(
         work=f"generate {TOKENS} tokens for {requests} at once, {cache} cache, {_shape(model)}",
         against="our plain sampler, the same requests and passes",
         unit="tokens/s",
-        theirs=requests / plain,
+        baseline=requests / plain,
         ours=requests / cached,
         bar=bar,
         higher_is_better=True,

@@ -34,12 +34,12 @@ def rows(device: str) -> list[Row]:
 def choices(questions: int = 16) -> list[Request]:
     """Four choices a question, prompts of 16 to 128 tokens."""
     draw = torch.Generator().manual_seed(0)
-    found = []
+    requests = []
     for question in range(questions):
         prompt_P = _tokens(16, 128, draw)
         kind = KINDS[question % len(KINDS)]
-        found += [(prompt_P, _tokens(*kind, draw)) for _ in range(4)]
-    return found
+        requests += [(prompt_P, _tokens(*kind, draw)) for _ in range(4)]
+    return requests
 
 
 def long_answers(count: int = 16) -> list[Request]:
@@ -76,15 +76,15 @@ def _alone(model, index: int, prompt_P, answer_A) -> float:
 
 def _row(model: LLaDA, requests: list[Request], work: str, bar: float) -> Row:
     few = requests[::EVERY]
-    theirs, mine = measure.seconds(
+    baseline, spent = measure.seconds(
         lambda: loop(model, few), lambda: ours(model, requests), device=model.device
     )
     return Row(
         work=f"{work}, {SAMPLES} samples each",
         against="one at a time, logits at every position",
         unit="s",
-        theirs=theirs * _size(requests) / _size(few),
-        ours=mine,
+        baseline=baseline * _size(requests) / _size(few),
+        ours=spent,
         bar=bar,
     )
 

@@ -26,14 +26,16 @@ def rows(device: str) -> list[Row]:
         path = Path(folder) / "checkpoint"
         size = checkpoints.write(path, layers=LAYERS)
 
-        def theirs() -> LLaDA:
+        def transformers() -> LLaDA:
             return LLaDA.from_pretrained(path, dtype=torch.bfloat16, device_map=device)
 
         def ours(check_finite: bool = False) -> LLaDA:
             return checkpoint.load(path, device=device, check_finite=check_finite)
 
-        plain = seconds(theirs, ours, device=device)
-        full = seconds(lambda: _read(theirs()), lambda: ours(check_finite=True), device=device)
+        plain = seconds(transformers, ours, device=device)
+        full = seconds(
+            lambda: _read(transformers()), lambda: ours(check_finite=True), device=device
+        )
         memory = extra_bytes(lambda: ours(check_finite=True), device)
     work = f"load {size / 1e9:.1f} GB"
     return [
@@ -44,7 +46,7 @@ def rows(device: str) -> list[Row]:
             work=f"{work}, peak memory",
             against="file size + 10%",
             unit="GB",
-            theirs=1.1 * size / 1e9,
+            baseline=1.1 * size / 1e9,
             ours=memory / 1e9,
             bar=1.0,
         ),
@@ -58,12 +60,12 @@ def _read(model: LLaDA) -> LLaDA:
     return model
 
 
-def _row(work: str, theirs: float, ours: float, *, bar: float) -> Row:
+def _row(work: str, baseline: float, ours: float, *, bar: float) -> Row:
     return Row(
         work=work,
         against="transformers from_pretrained",
         unit="s",
-        theirs=theirs,
+        baseline=baseline,
         ours=ours,
         bar=bar,
     )

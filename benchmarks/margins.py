@@ -25,14 +25,14 @@ def rows(device: str) -> list[Row]:
     """Standard deviation of a margin: independent and shared-t draws against shared t and masks."""
     with torch.device(device):
         model, reference = _models()
-    found = {noise.__name__: _variance(model, reference, noise, device) for noise in NOISES}
-    ours = found["shared_t_and_masks"]
+    variances = {noise.__name__: _variance(model, reference, noise, device) for noise in NOISES}
+    ours = variances["shared_t_and_masks"]
     return [
         Row(
             work=f"variance of a DPO margin, {DRAWS} draws: shared timesteps and masks",
             against=name.replace("_", " "),
             unit="nats^2",
-            theirs=found[name],
+            baseline=variances[name],
             ours=ours,
             bar=2,
         )
@@ -106,8 +106,8 @@ def _variance(policy: LLaDA, reference: LLaDA, noise: Noise, device: str) -> flo
     answer_BL[:, :PROMPT] = False
     margins = []
     for _ in range(SAMPLES):
-        ours, theirs = noise(answer_BL, generator)
-        gain_B = preference.elbo(policy, tokens_BL, seen_BL, ours)
-        gain_B = gain_B - preference.elbo(reference, tokens_BL, seen_BL, theirs)
+        views, reference_views = noise(answer_BL, generator)
+        gain_B = preference.elbo(policy, tokens_BL, seen_BL, views)
+        gain_B = gain_B - preference.elbo(reference, tokens_BL, seen_BL, reference_views)
         margins.append(float(gain_B[0] - gain_B[1]))
     return statistics.variance(margins)

@@ -1,7 +1,6 @@
-"""What every benchmark shares: interleaved timing, peak memory, and the rows of the table.
+"""Shared by all benchmarks: interleaved timing, peak memory, and the rows of the table.
 
 Two ways of doing the same work run in turn in one process, so that a noisy machine slows both.
-What the work is stands in the files beside this one.
 """
 
 import ctypes
@@ -20,7 +19,7 @@ REPEATS = 5
 
 
 class Use(NamedTuple):
-    """What a way makes of the device; 1 is all of it."""
+    """How a way of working uses the device; 1 is all of it."""
 
     flops: float
     """Model FLOP utilisation."""
@@ -30,16 +29,16 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table: a figure of the peer's way and of ours, and what the ratio must be."""
+    """One line of the table: the figures of a baseline and of our code, and the ratio to reach."""
 
     work: str
-    """What was done, in a few words."""
+    """The work, in a few words."""
     against: str
-    """What it is compared with."""
+    """The baseline: our plain code, a formula, or a library by its name."""
     unit: str
     """Unit of both figures."""
-    theirs: float
-    """The peer's figure, a median."""
+    baseline: float
+    """The baseline's figure, a median."""
     ours: float
     """Our figure, a median."""
     bar: float | None
@@ -47,12 +46,12 @@ class Row:
     higher_is_better: bool = False
     """Whether the figures are speeds; times and sizes are better when low."""
     use: tuple[Use, Use] | None = None
-    """What their way and ours make of the device, where it was counted."""
+    """How the baseline and our code use the device, where that was counted."""
 
     @property
     def ratio(self) -> float:
         """How many times better ours is."""
-        return self.ours / self.theirs if self.higher_is_better else self.theirs / self.ours
+        return self.ours / self.baseline if self.higher_is_better else self.baseline / self.ours
 
     @property
     def is_met(self) -> bool:
@@ -69,8 +68,8 @@ def seconds(
 ) -> list[float]:
     """The median seconds of each way: a warm-up, then `repeats` rounds in turn.
 
-    Each way is its own warm-up where there is no shorter one. What is to be done `before` each call
-    is not timed.
+    Each way is its own warm-up where there is no shorter one. `before` runs before each call and is
+    not timed.
     """
     for way in [warm_up] if warm_up else ways:
         way()
@@ -89,29 +88,29 @@ def extra_bytes(way: Callable[[], object], device: torch.device | str = "cpu") -
     On a GPU what torch allocated; elsewhere the process's resident memory, whose high-water mark
     Linux resets through /proc/self/clear_refs.
     """
-    with peak(device) as found:
+    with peak(device) as sizes:
         way()
-    return found[0]
+    return sizes[0]
 
 
 @contextmanager
 def peak(device: torch.device | str = "cpu") -> Iterator[list[int]]:
     """Yields a list that holds the extra peak bytes of the block once it has ended."""
-    found: list[int] = []
+    sizes: list[int] = []
     gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        yield found
+        yield sizes
         torch.cuda.synchronize(device)
-        found.append(torch.cuda.max_memory_allocated(device) - before)
+        sizes.append(torch.cuda.max_memory_allocated(device) - before)
         return
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
-    yield found
-    found.append(_resident("VmHWM") - before)
+    yield sizes
+    sizes.append(_resident("VmHWM") - before)
 
 
 def timed(way: Callable[[], object], device: torch.device | str = "cpu") -> float:

@@ -36,19 +36,19 @@ def rows(device: str) -> list[Row]:
         size = checkpoints.write(root / "base", layers=LAYERS)
         _write_adapter(root / "base", root / "adapter")
 
-        def theirs() -> None:
+        def peft() -> None:
             base = LLaDA.from_pretrained(root / "base", dtype=torch.bfloat16, device_map=device)
             merged = PeftModel.from_pretrained(base, root / "adapter").merge_and_unload()
-            merged.save_pretrained(_empty(root / "theirs"))
+            merged.save_pretrained(_empty(root / "peft"))
 
         def ours() -> None:
             merge(root / "base", root / "adapter", _empty(root / "ours"))
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            times = seconds(theirs, ours, before=os.sync, device=device)
-            memory = [extra_bytes(way) for way in (theirs, ours)]
-        _compare(root / "theirs", root / "ours")
+            times = seconds(peft, ours, before=os.sync, device=device)
+            memory = [extra_bytes(way) for way in (peft, ours)]
+        _compare(root / "peft", root / "ours")
     work = f"merge rank 128 into {size / 1e9:.1f} GB"
     return [
         _row(work, "s", *times, bar=1.0),
@@ -75,25 +75,25 @@ def _empty(path: Path) -> Path:
     return path
 
 
-def _compare(theirs: Path, ours: Path) -> None:
+def _compare(peft: Path, ours: Path) -> None:
     """Raises AssertionError unless both wrote the same weights, to bf16's last bit."""
     expected = {
-        n: t for file in safetensors_files.weight_files(theirs) for n, t in load_file(file).items()
+        n: t for file in safetensors_files.weight_files(peft) for n, t in load_file(file).items()
     }
-    found = {
+    merged = {
         n: t for file in safetensors_files.weight_files(ours) for n, t in load_file(file).items()
     }
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+    assert merged.keys() == expected.keys()
+    for name, tensor in merged.items():
         torch.testing.assert_close(tensor, expected[name], rtol=2**-7, atol=1e-6, msg=name)
 
 
-def _row(work: str, unit: str, theirs: float, ours: float, *, bar: float) -> Row:
+def _row(work: str, unit: str, baseline: float, ours: float, *, bar: float) -> Row:
     return Row(
         work=work,
         against="peft merge_and_unload + save_pretrained",
         unit=unit,
-        theirs=theirs,
+        baseline=baseline,
         ours=ours,
         bar=bar,
     )

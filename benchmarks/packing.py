@@ -52,13 +52,13 @@ def rows(device: str) -> list[Row]:
                 model, tokens_BL, documents_BL > 0, documents_BL=documents_BL
             ).backward()
 
-    theirs, ours = measure.seconds(plain, together, device=device)
+    baseline, ours = measure.seconds(plain, together, device=device)
     return [
         Row(
             work=f"training over {DOCUMENTS} documents of 16 to 512 tokens, packed",
             against=f"batches of {PADDED_ROWS} padded to the longest",
             unit="tokens/s",
-            theirs=sum(lengths) / theirs,
+            baseline=sum(lengths) / baseline,
             ours=sum(lengths) / ours,
             bar=1.5,
             higher_is_better=True,
@@ -77,9 +77,9 @@ def padded(texts: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]
     """(tokens, real) [8, longest] in the given, random order."""
     batches = []
     for start in range(0, len(texts), PADDED_ROWS):
-        picked = texts[start : start + PADDED_ROWS]
-        tokens_BL = pad_sequence(picked, batch_first=True, padding_value=1)
-        real = [torch.ones_like(text, dtype=torch.bool) for text in picked]
+        group = texts[start : start + PADDED_ROWS]
+        tokens_BL = pad_sequence(group, batch_first=True, padding_value=1)
+        real = [torch.ones_like(text, dtype=torch.bool) for text in group]
         batches.append((tokens_BL, pad_sequence(real, batch_first=True)))
     return batches
 

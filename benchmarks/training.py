@@ -15,8 +15,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import processes
 from benchmarks.measure import Row, seconds
 from components.session.checkpoints import Checkpoints
+from components.session.metrics import History
 from model.training.config import Training
 
 CONFIG = {"steps": 60, "batch_size": 16, "micro_batch_size": 4, "max_length": 64}
@@ -42,7 +44,7 @@ def _processes(device: str) -> list[Row]:
             work=f"SFT of the tiny model, {n} processes",
             against="1 process",
             unit="tokens/s",
-            theirs=speeds[1],
+            baseline=speeds[1],
             ours=speed,
             bar=1.0,
             higher_is_better=True,
@@ -67,7 +69,9 @@ def _stage(arguments: list[str], config: dict, paths: dict[str, Path]) -> None:
     flags = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
     command = [sys.executable, *arguments, "--config", json.dumps(config), *flags]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=quiet, check=True, stdout=subprocess.DEVNULL)
+    code = processes.run(command, env=quiet, stdout=subprocess.DEVNULL)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
 
 
 def _checkpoints() -> Row:
@@ -75,14 +79,14 @@ def _checkpoints() -> Row:
         config = Training(
             steps=10, batch_size=1, micro_batch_size=1, learning_rate=1e-4, checkpoint_uri=folder
         )
-        kept = Checkpoints("benchmark", config, {})
-        (spent,) = seconds(lambda: kept.save(1, _state(), {"step": 1}), repeats=3)
+        checkpoints = Checkpoints("benchmark", config, {}, History())
+        (spent,) = seconds(lambda: checkpoints.save(1, _state(), {"step": 1}), repeats=3)
     interval = 60 * config.checkpoint_minutes
     return Row(
         work=f"save {TENSORS * SIDE * SIDE * 4 / 1e9:.1f} GB to a local disk",
         against=f"{LIMIT:.0%} of the {config.checkpoint_minutes:.0f} minutes between checkpoints",
         unit="s",
-        theirs=LIMIT * interval,
+        baseline=LIMIT * interval,
         ours=spent,
         bar=1.0,
     )

@@ -26,7 +26,7 @@ SMALL = LLaDAConfig(
 def rows(device: str) -> list[Row]:
     """Extra peak memory and seconds of a step."""
     model, tokens_BL = setting(device)
-    ways = [lambda: theirs(model, tokens_BL), lambda: ours(model, tokens_BL)]
+    ways = [lambda: baseline(model, tokens_BL), lambda: ours(model, tokens_BL)]
     for way in ways:
         way()
     bytes_ = [measure.extra_bytes(way, device) / 2**20 for way in ways]
@@ -42,11 +42,11 @@ def rows(device: str) -> list[Row]:
             work=f"extra memory of a {work}",
             against=against,
             unit="MiB",
-            theirs=bytes_[0],
+            baseline=bytes_[0],
             ours=bytes_[1],
             bar=5.0,
         ),
-        Row(work=work, against=against, unit="s", theirs=seconds[0], ours=seconds[1], bar=1.0),
+        Row(work=work, against=against, unit="s", baseline=seconds[0], ours=seconds[1], bar=1.0),
         *head_rows(model, device),
     ]
 
@@ -72,12 +72,12 @@ def head_rows(model: LLaDA, device: str) -> list[Row]:
     work = f"logits of 256 positions from bf16, vocabulary {weight_VD.shape[0]}"
     against = "products rounded to bf16"
     return [
-        Row(work=work, against=against, unit="s", theirs=seconds[0], ours=seconds[1], bar=None),
+        Row(work=work, against=against, unit="s", baseline=seconds[0], ours=seconds[1], bar=None),
         Row(
             work="log p of the two likeliest tokens, deviation of its error",
             against=against,
             unit="nats",
-            theirs=errors[0],
+            baseline=errors[0],
             ours=errors[1],
             bar=None,
         ),
@@ -99,7 +99,7 @@ def ours(model: LLaDA, tokens_BL: torch.Tensor) -> None:
     diffusion.pretraining_loss(model, tokens_BL, real_BL, generator=_draw(model)).backward()
 
 
-def theirs(model: LLaDA, tokens_BL: torch.Tensor) -> None:
+def baseline(model: LLaDA, tokens_BL: torch.Tensor) -> None:
     """The same loss at the same noise, from logits of all positions."""
     draw = _draw(model)
     ratio_B = diffusion.sample_mask_ratio(len(tokens_BL), generator=draw, device=model.device)

@@ -1,7 +1,8 @@
-"""What a finished output directory says of itself: `.artifact.json`, written last.
+"""The record of a complete output directory: `.artifact.json`, written last.
 
-Its presence means complete. It holds the stage, its configuration, fingerprints of the inputs,
-every file with size and checksum, versions, and the lineage of all stages before. Local paths only.
+A directory without it is not complete. It holds the stage, its configuration, fingerprints of the
+inputs, every file with size and checksum, versions, and the lineage: the stages before it. Local
+paths only.
 """
 
 import dataclasses
@@ -18,8 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
+from components import atomic
+
 RECORD = ".artifact.json"
-CLAIM = ".unfinished"  # in an output that is not complete yet (`outputs`)
+CLAIM = ".unfinished"  # marks an output that is not complete yet (`outputs`)
 METRICS = "metrics.jsonl"
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "lm_eval", "kfp")
@@ -28,13 +31,13 @@ STARTED = time.monotonic()
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
 OutputFile = Annotated[Path, "output file"]
-"""A page for people, shown by the Kubeflow UI. No stage reads it, so it has no record."""
+"""A page that the Kubeflow UI shows. No stage reads it, so it has no record."""
 Parameter = Annotated[Path, "output parameter"]
-"""A file with one JSON value, which the pipeline itself decides by."""
+"""A file with one JSON value, which conditions of the pipeline read."""
 
 
 class ArtifactError(ValueError):
-    """A directory that is not a complete artifact, or not the one that its record describes."""
+    """A directory that is not a complete artifact, or that differs from its record."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -53,7 +56,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """The record, once every file is there with the size and checksum that it names."""
+    """The record, after every file was compared with it by size and checksum.
+
+    Raises ArtifactError naming the first file that differs.
+    """
     record = read(path)
     expected = record.get("files")
     if not isinstance(expected, dict):
@@ -72,7 +78,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a catalogue shows of an artifact: base model, its parameters, tokens seen, commit."""
+    """The facts for a catalogue: base model, its parameters, tokens trained on, commit."""
     facts: dict[str, Any] = {"commit": record["git_commit"] or "unknown"}
     executions = {json.dumps([e["stage"], e["summary"]], sort_keys=True) for e in record["lineage"]}
     facts["tokens"] = sum(json.loads(text)[1].get("tokens") or 0 for text in executions)
@@ -85,9 +91,9 @@ def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def origin(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The lineage's entry of the download that brought the model; data may be of another one."""
-    found = [entry for entry in record["lineage"] if entry["stage"] == "download"]
-    return max(found, key=lambda entry: entry["output"] == "model", default=None)
+    """The download that made or fetched the model, in the lineage; data may have another one."""
+    downloads = [entry for entry in record["lineage"] if entry["stage"] == "download"]
+    return max(downloads, key=lambda entry: entry["output"] == "model", default=None)
 
 
 def record(
@@ -98,10 +104,10 @@ def record(
     inputs: Mapping[str, Path],
     summary: Mapping[str, Any],
 ) -> None:
-    """Closes a stage: writes the record of every output, each as the last file of its directory.
+    """Completes the outputs of a stage: writes each one's record, the last file of its directory.
 
-    `summary` holds the stage's figures (steps, loss, accuracy, ...); seconds since the process
-    started and the peak memory of it, or of a process it waited for, are added.
+    `summary` holds the stage's figures (steps, loss, accuracy, ...). The seconds since the process
+    started are added, and the peak memory of this process or of a child, whichever is larger.
     """
     parents = {name: read(path) for name, path in inputs.items()}
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -135,7 +141,8 @@ def record(
         own = {"stage": stage, "output": name, "fingerprint": fingerprint}
         lineage = _lineage(parents.values())
         lineage.append({**own, "config": common["config"], "summary": facts})
-        _write(path / RECORD, {**common, **own, "files": files, "lineage": lineage})
+        content = {**common, **own, "files": files, "lineage": lineage}
+        atomic.write_json(path / RECORD, content)
 
 
 def checksum(file: Path) -> str:
@@ -145,12 +152,12 @@ def checksum(file: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """All files below a directory but its record and claim; OSError where one cannot be seen."""
+    """All files below a directory but its record and claim. OSError if a folder is unreadable."""
     own = (path / RECORD, path / CLAIM)
-    found = [
+    files = [
         Path(folder, name) for folder, _, names in os.walk(path, onerror=_raise) for name in names
     ]
-    return [file for file in found if file.is_file() and file not in own]
+    return [file for file in files if file.is_file() and file not in own]
 
 
 def _raise(error: OSError) -> None:
@@ -158,7 +165,7 @@ def _raise(error: OSError) -> None:
 
 
 def _lineage(parents: Any) -> list[dict[str, Any]]:
-    """Every ancestor once, in the order in which the parents name them."""
+    """Every ancestor once, in the order of the parents' lineages."""
     ancestors: dict[tuple, dict[str, Any]] = {}
     for parent in parents:
         for entry in parent["lineage"]:
@@ -167,31 +174,21 @@ def _lineage(parents: Any) -> list[dict[str, Any]]:
     return list(ancestors.values())
 
 
-def _write(file: Path, content: dict[str, Any]) -> None:
-    """Writes beside and renames, so that a record is whole or absent."""
-    draft = file.with_suffix(".draft")
-    with draft.open("w") as stream:
-        json.dump(content, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
-
-
 def versions() -> dict[str, str]:
-    """The versions of the packages that decide a result, by name."""
-    found = {}
+    """The versions of the packages that results depend on, by name."""
+    installed = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
     """The commit of the code: from SOURCE_COMMIT in an image, from git in a checkout."""
-    if given := os.environ.get("SOURCE_COMMIT"):
-        return given
+    if variable := os.environ.get("SOURCE_COMMIT"):
+        return variable
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

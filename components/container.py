@@ -1,4 +1,4 @@
-"""A stage as a container: the only place that names an image or spells a command line."""
+"""A stage as a container. Only this module names the image and builds the command line."""
 
 import os
 from collections.abc import Mapping
@@ -7,14 +7,16 @@ from typing import Any
 
 from kfp import dsl
 
-BUILT = "llada-reasoning:dev"
+from components import PROJECT
+
+BUILT = f"{PROJECT}:dev"
 PINNED = Path(__file__).parents[1] / "images" / "pinned.txt"
 
 
 def image(environment: Mapping[str, str], pinned: Path) -> str:
     """IMAGE of the environment, else the digest that `make image-push` pinned, else BUILT."""
-    if given := environment.get("IMAGE"):
-        return given
+    if name := environment.get("IMAGE"):
+        return name
     return pinned.read_text().strip() if pinned.exists() else BUILT
 
 
@@ -29,9 +31,9 @@ def container(
     outputs: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> dsl.ContainerSpec:
-    """`python -m components.<stage>`: configurations as JSON, artifacts and parameters as paths.
+    """Runs `python -m components.<stage>`: configurations are JSON, artifacts and parameters paths.
 
-    The executor input lets the stage write KFP's output file, which carries metrics and metadata.
+    From the executor input the stage learns where KFP expects its metrics and metadata.
     """
     arguments: list[Any] = []
     for name, config in configs.items():

@@ -1,30 +1,30 @@
-"""A stage that has failed for a reason that one line says. Bad input is a ValueError instead."""
+"""Failures of a stage that one line explains, without a traceback. Bad input is a ValueError."""
 
 import errno
 import re
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
-SYSTEM = re.compile(r"\(os error \d+\)")  # what libraries in Rust say, whose exceptions are bare
+SYSTEM = re.compile(r"\(os error \d+\)")  # libraries written in Rust raise plain exceptions
 
 
 class Failed(Exception):
-    """The command line prints the message, which says what to try, and ends with exit code 1."""
+    """Ends a stage with exit code 1; the message says what to try."""
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a disk took no more."""
+    """Whether the disk is full, or refuses to take more."""
     number = error.errno if isinstance(error, OSError) else None
     return number in FULL or any(text in str(error) for text in FULL_TEXTS)
 
 
 def is_of_the_system(error: Exception) -> bool:
-    """Whether the operating system refused something, rather than this program being wrong."""
+    """Whether the operating system refused something; else this program is wrong."""
     return isinstance(error, OSError) or is_full(error) or bool(SYSTEM.search(str(error)))
 
 
 def explain(error: Exception) -> str:
-    """What the operating system refused, the path first where there is one."""
+    """One line for an error, with the path first if the operating system named one."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error) or type(error).__name__
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]

@@ -1,9 +1,9 @@
-"""The outputs of a running stage: claimed at its start, so that its left-overs are known as such.
+"""Claims on the outputs of a running stage, which tell its left-overs from a person's files.
 
-A claim is a hidden file in an output directory that says which output of which stage this is to be;
-it is locked as long as the process lives, and goes once every output has its record. So the same
-command can be given again after a stage was stopped or killed: what it left behind is removed.
-Whatever else is in a directory is refused, and stays as it is. Records are `artifact`'s.
+A claim is a hidden file in an output directory that names the stage and the output. The process
+holds a lock on it as long as it lives, and removes it once every output has its record. So the same
+command works again after a stage was stopped or killed: its left-overs are removed. A directory
+with any other file is refused, and nothing in it is touched. `artifact` writes the records.
 """
 
 import contextlib
@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from components import atomic
 from components.artifact import CLAIM, METRICS, RECORD, ArtifactError
 
-# What stages write into each output, as relative paths, of folders with a slash. Whatever else is
-# there is a person's, also where the output is not complete, and is never removed.
+# The files that stages write into each output, by relative path; folders end with a slash. Any
+# other file belongs to a person, even in an output that is not complete, and is never removed.
 NUMBER = "[0-9]" * 5
 WEIGHTS = ("model.safetensors", f"model-{NUMBER}-of-{NUMBER}.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
@@ -26,7 +27,7 @@ TEMPLATES = ("added_tokens.json", "chat_template.json", "chat_template.jinja")
 CONFIGS = ("config.json", "generation_config.json", "model.safetensors.index.json")
 MODEL = (*WEIGHTS, *TOKENIZER, *TEMPLATES, *CONFIGS)
 PARTS = ("pretrain.jsonl", "sft.jsonl", "preferences.jsonl", "problems.jsonl", "test.jsonl")
-SHARDS = ("manifest.json", "lengths.bin", f"tokens-{NUMBER}.bin")
+SHARDS = ("manifest.json", f".manifest.json{atomic.DRAFT}", "lengths.bin", f"tokens-{NUMBER}.bin")
 DATASET = (*PARTS, "report.json", "report.md", *(f"pretrain/{name}" for name in ("", *SHARDS)))
 WRITTEN = {
     "model": MODEL,
@@ -37,28 +38,28 @@ WRITTEN = {
     "release": (*MODEL, "README.md"),
     "report": ("report.json", "report.html"),
 }
-RECORDS = (RECORD, ".artifact.draft", f"{RECORD}.draft")
-DRAFT = f".draft-{'[a-z0-9_]' * 8}/"  # where a model is written before it is moved to its place
+RECORDS = (RECORD, f"{RECORD}{atomic.DRAFT}")
+DRAFT = f".draft-{'[a-z0-9_]' * 8}/"  # where a model is written before it moves to its place
 
 
 @contextlib.contextmanager
 def claimed(
     stage: str, directories: Mapping[str, Path], files: Mapping[str, Path]
 ) -> Iterator[None]:
-    """Makes the outputs of `stage`, new or taken up again, and holds them within the block.
+    """Makes the outputs of `stage`, without left-overs, and holds the claims within the block.
 
-    Raises what `check` raises, and ArtifactError where another process holds one of them.
+    Raises as `check` does, and ArtifactError if another process holds one of them.
     """
     check(stage, directories, files)
     with contextlib.ExitStack() as stack:
         for path in directories.values():
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(path))
-        check(stage, directories, files)  # again, now that no other process can change them
+        check(stage, directories, files)  # again: only now can no other process change them
         places = [str(file.absolute()) for file in files.values()]
         for name, path in directories.items():
-            for left in _left_overs(stage, name, path):
-                left.rmdir() if left.is_dir() else left.unlink()
+            for entry in _left_overs(stage, name, path):
+                entry.rmdir() if entry.is_dir() else entry.unlink()
             claim = {"stage": stage, "output": name, "files": places}
             (path / CLAIM).write_text(json.dumps(claim))
         for file in files.values():
@@ -75,9 +76,9 @@ def check(
     files: Mapping[str, Path],
     inputs: Iterable[Path] = (),
 ) -> None:
-    """Raises ArtifactError unless every output is new, or what an earlier try of `stage` left.
+    """Raises ArtifactError unless every output is new or holds only left-overs of `stage`.
 
-    It names the path that is complete, holds something else, or is given twice. Changes nothing.
+    Names the path that is complete, holds anything else, or is used twice. Changes nothing.
     """
     _refuse_twice([*directories.values()], [*inputs])
     for name, path in directories.items():
@@ -101,23 +102,23 @@ def _refuse_twice(outputs: list[Path], inputs: list[Path]) -> None:
 
 
 def _left_overs(stage: str, name: str, path: Path) -> list[Path]:
-    """What an earlier try left in the directory, what is inside a folder before the folder."""
+    """The left-overs in a directory, the content of a folder before the folder."""
     if path.exists() and not path.is_dir():
         raise ArtifactError(f"{path}: not a directory")
-    inside = sorted(path.rglob("*"), reverse=True) if path.exists() else []
-    inside = [each for each in inside if each != path / CLAIM]
+    entries = sorted(path.rglob("*"), reverse=True) if path.exists() else []
+    entries = [entry for entry in entries if entry != path / CLAIM]
     claim = _read(path)
-    if inside and (claim.get("stage"), claim.get("output")) != (stage, name):
+    if entries and (claim.get("stage"), claim.get("output")) != (stage, name):
         raise ArtifactError(_used(path))
-    for each in inside:
-        relative = each.relative_to(path).as_posix() + ("/" if each.is_dir() else "")
-        if each.is_symlink() or not _is_written(name, relative):
-            raise ArtifactError(f"{_used(path)}; {each.name} is no left-over of {stage}")
-    return inside
+    for entry in entries:
+        relative = entry.relative_to(path).as_posix() + ("/" if entry.is_dir() else "")
+        if entry.is_symlink() or not _is_written(name, relative):
+            raise ArtifactError(f"{_used(path)}; {entry.name} is no left-over of {stage}")
+    return entries
 
 
 def _is_written(output: str, name: str) -> bool:
-    """Whether stages write a file or folder of this relative name into the output."""
+    """Whether stages write a file or folder with this relative name into the output."""
     names = WRITTEN.get(output, ())
     drafts = (DRAFT, *(DRAFT + each for each in (*names, "README.md")))
     return any(fnmatch.fnmatchcase(name, each) for each in (*names, *RECORDS, *drafts))
@@ -128,7 +129,7 @@ def _used(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The claim on a directory, empty where there is none or it was cut off."""
+    """The claim on a directory, empty if there is none or it was cut short."""
     try:
         claim = json.loads((path / CLAIM).read_text())
     except (FileNotFoundError, ValueError):
@@ -138,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the directory's claim, which the system lets go of however this process ends."""
+    """Locks the claim; the system releases the lock however this process ends."""
     with (path / CLAIM).open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,7 +149,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _release(directories: Iterable[Path]) -> None:
-    """Takes the claims away once all is complete, and those on directories that stayed empty."""
+    """Removes the claims if all outputs are complete, and the claim on any that is empty."""
     is_complete = all((path / RECORD).exists() for path in directories)
     for path in directories:
         if is_complete or [each.name for each in path.iterdir()] == [CLAIM]:

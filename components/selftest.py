@@ -1,7 +1,7 @@
-"""Shows that an installation works: `python -m components.selftest` prints what it found as JSON.
+"""Shows that an installation works: `python -m components.selftest` prints its checks as JSON.
 
-A new small LLaDA answers, a tokenizer takes a text there and back, and the versions are listed. No
-checkpoint is read and nothing is written; the stages are not run.
+A small untrained LLaDA generates an answer, a tokenizer encodes and decodes a text, and versions
+are listed. Reads no checkpoint, writes nothing and runs no stage.
 """
 
 import json
@@ -22,13 +22,13 @@ TEXT = "12 + 34 = 46; naïve, 数, 🙂"
 
 
 def main() -> None:
-    """Prints the findings; ends with exit code 1 when a check fails."""
+    """Prints checks and versions; ends with exit code 1 if a check fails."""
     tokenizer = train_tokenizer([TEXT], vocabulary=384)
     checks = {
         **_model(tokenizer),
         "tokenizer_round_trip": tokenizer.decode(tokenizer.encode(TEXT)) == TEXT,
     }
-    found = {
+    report = {
         "checks": checks,
         "packages": artifact.versions(),
         "python": platform.python_version(),
@@ -39,12 +39,12 @@ def main() -> None:
         "cuda": torch.version.cuda,
         "gpus": [torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count())],
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(report, indent=1))
     sys.exit(0 if all(checks.values()) else 1)
 
 
 def _model(tokenizer: Any) -> dict[str, bool]:
-    """A forward pass is finite and of the right shape; a generation leaves nothing masked."""
+    """A forward pass is finite and has the right shape; generation leaves no token masked."""
     torch.manual_seed(0)
     config = LLaDAConfig(
         d_model=32,

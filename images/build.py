@@ -1,7 +1,7 @@
 """Builds the shared image from `images/Dockerfile`: `make image-build`.
 
-Packages come from where pip on this machine takes them: its index and certificate reach the build
-as secrets, which no layer keeps. Needs a Docker engine and a client with BuildKit.
+Packages come from pip's index on this machine: its address and certificate reach the build as
+secrets, which no layer keeps. Needs a Docker engine and a client with BuildKit.
 """
 
 import argparse
@@ -16,9 +16,11 @@ from components.container import BUILT
 from images import torch_wheel
 from images.end import end
 from images.pip_settings import PipSettings
+from model.options import check
 from pipelines import engine
 
 ROOT = Path(__file__).parents[1]
+FLAVOURS = ("cpu", "cuda")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
@@ -30,36 +32,35 @@ def main() -> None:
     parser.add_argument("--base-image", help="default: the Dockerfile's")
     parser.add_argument("--torch-index", help="index of torch's CPU builds, where pip has none")
     parser.add_argument("--network", default="host", help="network of the build")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        if given.flavour not in ("cpu", "cuda"):
-            raise ValueError(f"FLAVOUR={given.flavour}, allowed: cpu, cuda")
+        check("FLAVOUR", options.flavour, options.flavour in FLAVOURS, ", ".join(FLAVOURS))
         engine.connect().close()
         client = _client()
-        if given.flavour == "cpu":
-            torch_wheel.provide(ROOT / "images" / "wheels", index=given.torch_index)
+        if options.flavour == "cpu":
+            torch_wheel.provide(ROOT / "images" / "wheels", index=options.torch_index)
     except ValueError as error:
         end("image", str(error), 2)
     commit = source_commit()
     with tempfile.TemporaryDirectory() as secrets:
         PipSettings.of_this_machine().write(Path(secrets))
-        command = [client, "build", *_arguments(given, commit, Path(secrets)), str(ROOT)]
+        command = [client, "build", *_arguments(options, commit, Path(secrets)), str(ROOT)]
         done = subprocess.run(command, env={**os.environ, "DOCKER_BUILDKIT": "1"}, check=False)
     if done.returncode:
         end("image", f"the build failed with exit code {done.returncode}; its reason is above", 1)
-    print(f"image: {given.tag}, {given.flavour}, built from {commit}")
+    print(f"image: {options.tag}, {options.flavour}, built from {commit}")
 
 
-def _arguments(given: argparse.Namespace, commit: str, secrets: Path) -> list[str]:
+def _arguments(options: argparse.Namespace, commit: str, secrets: Path) -> list[str]:
     values = {
-        "FLAVOUR": given.flavour,
+        "FLAVOUR": options.flavour,
         "SOURCE_COMMIT": commit,
-        "IMAGE": given.tag,
-        **({"BASE_IMAGE": given.base_image} if given.base_image else {}),
+        "IMAGE": options.tag,
+        **({"BASE_IMAGE": options.base_image} if options.base_image else {}),
         **{name: os.environ[name] for name in PROXIES if name in os.environ},
     }
-    arguments = ["--file", str(ROOT / "images" / "Dockerfile"), "--tag", given.tag]
-    arguments += ["--network", given.network]
+    arguments = ["--file", str(ROOT / "images" / "Dockerfile"), "--tag", options.tag]
+    arguments += ["--network", options.network]
     for name, value in values.items():
         arguments += ["--build-arg", f"{name}={value}"]
     for file in secrets.iterdir():
@@ -77,8 +78,8 @@ def source_commit() -> str:
 
 def _client() -> str:
     """A docker command that has BuildKit: older ones carry it, newer ones need buildx."""
-    found = [shutil.which("docker", path=place) for place in os.get_exec_path()]
-    clients = [client for client in found if client]
+    programs = [shutil.which("docker", path=place) for place in os.get_exec_path()]
+    clients = [program for program in programs if program]
     for client in clients:
         version = subprocess.run([client, "--version"], capture_output=True, text=True, check=True)
         major = re.search(r"version (\d+)", version.stdout)

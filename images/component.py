@@ -13,6 +13,7 @@ from pathlib import Path
 
 from components.container import IMAGE
 from images.end import end
+from model.options import check
 from pipelines import engine
 from pipelines.containers import CACHE, PASSED
 
@@ -26,33 +27,33 @@ def main() -> None:
     parser.add_argument("--network", default="none", help="none, bridge or host")
     parser.add_argument("stage")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
         stages = sorted(path.parent.name for path in COMPONENTS.glob("*/__main__.py"))
-        if given.stage not in (*stages, "selftest"):
-            raise ValueError(f"STAGE={given.stage}, allowed: {', '.join(stages)}, selftest")
+        names = (*stages, "selftest")
+        check("STAGE", options.stage, options.stage in names, ", ".join(names))
         engine.require(engine.connect(), IMAGE)
         docker = shutil.which("docker")
         if docker is None:
             raise ValueError("no docker command; install it with `sudo images/engine.sh`")
     except ValueError as error:
         end("component-run", str(error), 2)
-    command = [docker, *arguments(given.stage, given.arguments, given.runs, given.network)]
+    command = [docker, *arguments(options.stage, options.arguments, options.runs, options.network)]
     print(shlex.join(command), file=sys.stderr, flush=True)
     os.execv(docker, command)
 
 
-def arguments(stage: str, given: list[str], runs: Path, network: str) -> list[str]:
-    """The arguments of `docker run`; makes what is mounted, lest Docker make it root's."""
+def arguments(stage: str, flags: list[str], runs: Path, network: str) -> list[str]:
+    """The arguments of `docker run`; makes the mounted directories, which else would be root's."""
     cache = runs.absolute() / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    options = ["--rm", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:mode=1777"]
-    options += ["--security-opt", "no-new-privileges", "--shm-size", "1g", "--network", network]
-    options += ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", str(Path.cwd())]
-    options += ["--volume", f"{runs.absolute()}:{runs.absolute()}", "--volume", f"{cache}:{CACHE}"]
+    settings = ["--rm", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp:mode=1777"]
+    settings += ["--security-opt", "no-new-privileges", "--shm-size", "1g", "--network", network]
+    settings += ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", str(Path.cwd())]
+    settings += ["--volume", f"{runs.absolute()}:{runs.absolute()}", "--volume", f"{cache}:{CACHE}"]
     for name in PASSED:
-        options += ["--env", name] if name in os.environ else []
-    return ["run", *options, "--env", f"IMAGE={IMAGE}", IMAGE, f"components.{stage}", *given]
+        settings += ["--env", name] if name in os.environ else []
+    return ["run", *settings, "--env", f"IMAGE={IMAGE}", IMAGE, f"components.{stage}", *flags]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a command of this folder ends: one line and an exit code."""
+"""Ends a command of this folder with one line and an exit code."""
 
 import sys
 from typing import NoReturn

@@ -1,15 +1,16 @@
-"""What pip on this machine says of its index, for pip inside the build.
+"""The settings of pip on this machine that reach its index, for pip inside the build.
 
-Addresses, certificate and proxy only; paths on this machine mean nothing in a container.
+Addresses, certificate and proxy only: paths of this machine do not exist in a container.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-KEPT = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
+PASSED = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +23,14 @@ class PipSettings:
     @classmethod
     def of_this_machine(cls) -> "PipSettings":
         """The settings of files and environment, as `pip config list` gives them."""
-        command = [sys.executable, "-m", "pip", "config", "list"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return cls.parse(done.stdout)
+        return cls.parse(_listing())
 
     @classmethod
     def parse(cls, listing: str) -> "PipSettings":
         """From lines like `global.index-url='...'`; those of the environment win."""
-        lines = sorted(listing.splitlines(), key=lambda line: line.startswith(":env:"))
-        found = {}
-        for line in lines:
-            name, _, quoted = line.partition("=")
-            found[name.rpartition(".")[2]] = str(ast.literal_eval(quoted))
-        values = {key: _remote(found[key]) for key in KEPT if key in found}
-        certificate = found.get("cert")
+        settings = _parse(listing)
+        values = {key: _remote(settings[key]) for key in PASSED if key in settings}
+        certificate = settings.get("cert")
         return cls(
             values={key: value for key, value in values.items() if value},
             certificate=Path(certificate) if certificate else None,
@@ -48,6 +43,28 @@ class PipSettings:
             (directory / "ca").write_bytes(self.certificate.read_bytes())
             lines.append("cert = /run/secrets/ca")
         (directory / "pip").write_text("\n".join(["[global]", *lines, ""]))
+
+
+def index_of_this_machine() -> str:
+    """The package index of pip on this machine, without a password."""
+    return without_password(_parse(_listing()).get("index-url", "https://pypi.org/simple"))
+
+
+def without_password(address: str) -> str:
+    """The address without the user's name and password, to be shown."""
+    return re.sub(r"(?<=//)[^/@]*@", "", address)
+
+
+def _listing() -> str:
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _parse(listing: str) -> dict[str, str]:
+    """Settings by name; those of the environment come last, so that they win."""
+    lines = sorted(listing.splitlines(), key=lambda line: line.startswith(":env:"))
+    pairs = [line.partition("=")[::2] for line in lines]
+    return {name.rpartition(".")[2]: str(ast.literal_eval(quoted)) for name, quoted in pairs}
 
 
 def _remote(value: str) -> str:

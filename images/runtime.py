@@ -1,7 +1,6 @@
-"""Prints requirements.lock without the packages that only development needs.
+"""Prints requirements.lock without the packages of pyproject.toml's `dev` extra.
 
-Those are the ones that pyproject.toml's `dev` extra names. Standard library only: it runs in the
-image's first stage, before anything is installed.
+Standard library only: it runs in the image's first stage, before anything is installed.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Mends conditions in `kfp.local` 2.17.0: a figure that a task of the same graph gave is found.
+"""Mends conditions on the outputs of tasks of the same graph in `kfp.local` 2.17.0.
 
-KFP names such a figure `<task>-<output>`. Its local runner looks only among the inputs of the graph
-(or for an output called "Output"), finds nothing, warns, and takes the condition for false.
+KFP names such an output `<task>-<output>`. Its local runner looks only among the inputs of the
+graph (or for an output called "Output"), finds nothing, warns, and takes the condition to be false.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ _inputs_of_the_graph = ConditionEvaluator._resolve_pipeline_channel
 
 
 def mend() -> None:
-    """From here on local conditions see the outputs of the tasks before them."""
+    """Makes local conditions see the outputs of the tasks before them, in this process."""
     ConditionEvaluator._resolve_pipeline_channel = staticmethod(value)  # type: ignore[method-assign]
 
 

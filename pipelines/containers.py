@@ -1,8 +1,8 @@
-"""Every stage in its container on this machine's Docker engine, through KFP's local orchestrator.
+"""Runs every stage in a container on this machine's Docker engine, through KFP's orchestrator.
 
 KFP 2.17.0 starts a container with auto_remove and then waits for it; when the removal wins the race
 it reports a container that failed as a success. The handler here follows a container to its end,
-reads its exit code and only then removes it. Reaching the engine is the business of `engine.py`.
+reads its exit code and only then removes it. `engine.py` connects to the engine.
 """
 
 import json
@@ -19,12 +19,11 @@ from docker.types import DeviceRequest, Mount
 from kfp import local
 from kfp.local import docker_task_handler, status
 
-from components import artifact, coerce
+from components import USER, artifact, coerce
 from components.container import IMAGE
 from components.download.config import DownloadConfig
 from model.training.preemption import Stopped, deferred
 from pipelines import engine
-from pipelines.placement import USER
 from pipelines.processes import GRACE, StageFailed, announce, conclude, say_stopping
 
 CACHE = "/cache"
@@ -53,24 +52,24 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
         return status.Status.SUCCESS
 
     def _arguments(self, client: docker.DockerClient) -> dict[str, Any]:
-        """What `containers.create` takes: network, mounts and GPUs, beside the runner's own."""
-        given = dict(self.runner.container_run_args)
+        """The arguments of `containers.create`: the runner's, and the network, mounts and GPUs."""
+        options = dict(self.runner.container_run_args)
         sources = _sources(self.full_command)
         here = [Path(source).absolute() for source in sources if Path(source).exists()]
         online = len(here) < len(sources) or "WANDB_API_KEY" in self.env_vars
         if not online:
-            given["network_mode"] = "none"
-        given["environment"] = self.env_vars if online else {**self.env_vars, **OFFLINE}
-        given["volumes"] = self.get_volumes_to_mount(client)
-        given["mounts"] = [*given["mounts"], *map(_read_only, here)]
+            options["network_mode"] = "none"
+        options["environment"] = self.env_vars if online else {**self.env_vars, **OFFLINE}
+        options["volumes"] = self.get_volumes_to_mount(client)
+        options["mounts"] = [*options["mounts"], *map(_read_only, here)]
         if "nvidia" in client.info()["Runtimes"]:
-            given["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
-        return given
+            options["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+        return options
 
     def _follow(
-        self, client: docker.DockerClient, stage: str, given: dict[str, Any]
+        self, client: docker.DockerClient, stage: str, options: dict[str, Any]
     ) -> tuple[int, str]:
-        """The exit code, once the container has ended and all it wrote is written here.
+        """Runs the container, prints its output and returns its exit code, with a reason if known.
 
         A component's command takes the place of the image's entrypoint, as on a cluster.
         """
@@ -78,7 +77,7 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
         try:
             with deferred():
                 container = client.containers.create(
-                    self.image, entrypoint=self.full_command, **given
+                    self.image, entrypoint=self.full_command, **options
                 )
             output = container.attach(stdout=True, stderr=True, stream=True, demux=True)
             container.start()
@@ -97,11 +96,11 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
 
 
 def runner(cache: Path) -> local.DockerRunner:
-    """Puts the handler in the place of KFP's and returns the runner that uses it.
+    """Replaces KFP's handler and returns the runner that uses ours.
 
-    Containers run as this process's user (for root: as the image's own, which is then given the
-    run's files), without capabilities, on a read-only root; `cache` is a directory that keeps what
-    libraries download. Raises EngineError without an engine or image.
+    Containers run as this process's user (as the image's user if this is root; the run's files are
+    then handed over to it), without capabilities, on a read-only root. `cache` keeps the downloads
+    of libraries. Raises EngineError without an engine or image.
     """
     client = engine.connect()
     image = engine.require(client, IMAGE)
@@ -124,14 +123,14 @@ def runner(cache: Path) -> local.DockerRunner:
 
 
 def _hand_over(directory: Path) -> None:
-    """Where this process is root: gives a directory and all in it to the containers' user."""
+    """If this process is root, gives a directory and its content to the containers' user."""
     if os.getuid() == 0:
         for path in (directory, *directory.rglob("*")):
             os.chown(path, USER, os.getgid() or USER, follow_symlinks=False)
 
 
 def _warn_of_another_commit(image: Image) -> None:
-    """Says so where the image holds other code than this checkout."""
+    """Prints a note if the image was built from another commit than this checkout's."""
     built, here = image.labels.get(engine.REVISION), artifact.commit()
     if built != here:
         text = f"IMAGE={IMAGE} was built from {built}, this checkout is at {here}; make image-build"
@@ -139,14 +138,14 @@ def _warn_of_another_commit(image: Image) -> None:
 
 
 def _environment(image: Image) -> dict[str, str]:
-    """What the stage is told: its image by digest where it has one, and the variables passed on."""
+    """The stage's environment: its image, by digest if there is one, and the variables PASSED."""
     digests = image.attrs["RepoDigests"]
     name = digests[0] if digests else f"{IMAGE}@{image.id}"
     return {"IMAGE": name, **{key: os.environ[key] for key in PASSED if key in os.environ}}
 
 
 def _sources(command: list[str]) -> list[str]:
-    """What a download reads: paths of this machine, and addresses of what is fetched."""
+    """The sources of a download: paths on this machine, names on the Hub, addresses."""
     if command[2] != "components.download":
         return []
     values = json.loads(command[command.index("--config") + 1])

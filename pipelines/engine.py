@@ -1,6 +1,6 @@
-"""This machine's Docker engine: reaching it, and an image that must be there, or one clear line.
+"""Connects to this machine's Docker engine and finds an image, or says in one line what to do.
 
-What runs in a container is in `containers.py`.
+`containers.py` runs the stages in it.
 """
 
 import os
@@ -32,7 +32,7 @@ def connect() -> docker.DockerClient:
 
 
 def _explain(error: BaseException, host: str) -> str:
-    """What is wrong and what to try, by the operating system's error below Docker's."""
+    """What is wrong and what to try, judged by the operating system's error below Docker's."""
     for cause in _causes(error):
         if isinstance(cause, PermissionError):
             return (

@@ -1,7 +1,6 @@
 """Runs the pipeline on this machine with KFP's own orchestrator: the command line and the report.
 
-How a stage is started is in `processes.py` and `containers.py`; clusters are not the business of
-this file.
+`processes.py` and `containers.py` start the stages; `submit.py` runs the pipeline on a cluster.
 """
 
 import argparse
@@ -20,13 +19,13 @@ from typing import NoReturn, TypeAlias
 from kfp import local
 
 from components.failure import explain
+from components.preflight.config import Recipe
 from components.report.table import render
 from model.options import check
 from model.training.preemption import Stopped, stoppable
 from pipelines import conditions, containers, llada, processes
 from pipelines.overrides import choose
 from pipelines.processes import StageFailed
-from pipelines.recipes import Recipe
 
 RUNNERS = ("process", "docker")
 Runner: TypeAlias = local.SubprocessRunner | local.DockerRunner
@@ -37,7 +36,7 @@ def run(recipe: Recipe, directory: Path, runner: Runner) -> dict:
     conditions.mend()
     root = directory / "artifacts"
     root.mkdir()
-    # KFP makes a workspace that no stage uses and would leave it behind where a run ends early.
+    # KFP makes a workspace that no stage uses, and leaves it behind when a run ends early.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workspace:
         local.init(runner=runner, pipeline_root=str(root), workspace_root=workspace)
         logging.disable(logging.INFO)
@@ -54,9 +53,9 @@ def run(recipe: Recipe, directory: Path, runner: Runner) -> dict:
 def main() -> None:
     """The command line behind `make pipeline-run`.
 
-    A signal ends the running stage, which may save first, and then this: exit code 143 for SIGTERM,
-    130 for Ctrl-C, 129 for SIGHUP; 2 is for bad input, 1 for a stage that failed and for what the
-    machine refuses.
+    A signal ends the running stage, which may save first, and then this process: exit code 143 for
+    SIGTERM, 130 for Ctrl-C, 129 for SIGHUP. 2 means bad input; 1 means that a stage failed or that
+    the operating system refused something.
     """
     parser = argparse.ArgumentParser(prog="python -m pipelines.local", description=__doc__)
     parser.add_argument("--recipe", default="tiny")
@@ -65,10 +64,10 @@ def main() -> None:
     parser.add_argument("--runner", default="process")
     parser.add_argument("--runs", type=Path, default=Path(".runs"), metavar="DIR")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
         with stoppable():
-            _run(given)
+            _run(options)
     except Stopped as notice:
         _end(str(notice), notice.code, kind="stopped")
     except ValueError as error:
@@ -77,34 +76,37 @@ def main() -> None:
         _end(explain(error), 1)
 
 
-def _run(given: argparse.Namespace) -> None:
-    recipe = choose(given.recipe, seed=given.seed, preference=given.preference, settings=given.set)
-    latest = given.runs / "latest"
-    check("RUNS", str(given.runs), given.runs.is_dir() or not given.runs.exists(), "a directory")
-    check("RUNS", str(given.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
-    runner = _runner(given.runner, given.runs)
-    directory = _directory(given.runs, f"{recipe.preference}-seed{given.seed}")
-    kept = f"what it wrote is in {directory}"
+def _run(options: argparse.Namespace) -> None:
+    recipe = choose(
+        options.recipe, seed=options.seed, preference=options.preference, settings=options.set
+    )
+    latest = options.runs / "latest"
+    check(
+        "RUNS", str(options.runs), options.runs.is_dir() or not options.runs.exists(), "a directory"
+    )
+    check("RUNS", str(options.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
+    runner = _runner(options.runner, options.runs)
+    directory = _directory(options.runs, f"{recipe.preference}-seed{options.seed}")
+    remains = f"what it wrote is in {directory}"
     try:
         report = run(recipe, directory, runner)
     except StageFailed as error:
-        _end(f"{error}; {kept}", error.code)
+        _end(f"{error}; {remains}", error.code)
     except Stopped as notice:
-        _end(f"{notice}; {kept}", notice.code, kind="stopped")
-    draft = given.runs / f".latest-{directory.name}"
+        _end(f"{notice}; {remains}", notice.code, kind="stopped")
+    draft = options.runs / f".latest-{directory.name}"
     draft.symlink_to(directory.name)
     draft.replace(latest)
     print(f"\n{render(report)}\n\n{directory / 'report.html'}\n{directory / 'report.json'}")
 
 
 def _runner(name: str, runs: Path) -> Runner:
-    if name not in RUNNERS:
-        raise ValueError(f"RUNNER={name}, allowed: {', '.join(RUNNERS)}")
+    check("RUNNER", name, name in RUNNERS, ", ".join(RUNNERS))
     return processes.runner() if name == "process" else containers.runner(runs / ".cache")
 
 
 def _directory(runs: Path, name: str) -> Path:
-    """A new directory of this run's own, also where others start in the same moment."""
+    """A new directory for this run, also when several runs start in the same millisecond."""
     runs.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
     for number in itertools.count(1):

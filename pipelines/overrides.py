@@ -1,4 +1,4 @@
-"""A recipe by its name, with `stage.field=value` settings applied and checked; nothing runs."""
+"""A recipe by its name, with settings `stage.field=value` applied and checked. Nothing is run."""
 
 import dataclasses
 import json
@@ -6,15 +6,16 @@ import typing
 from typing import Any
 
 from components import coerce
-from pipelines.recipes import RECIPES, Recipe
+from components.preflight.config import Recipe
+from model.options import check
+from pipelines.recipes import RECIPES
 
 Path = tuple[str, ...]
 
 
 def choose(name: str, *, seed: int = 0, preference: str = "grpo", settings: list[str]) -> Recipe:
     """The named recipe with its settings. Raises ValueError naming what is wrong and allowed."""
-    if name not in RECIPES:
-        raise ValueError(f"RECIPE={name}, allowed: {', '.join(sorted(RECIPES))}")
+    check("RECIPE", name, name in RECIPES, ", ".join(sorted(RECIPES)))
     return override(RECIPES[name](seed=seed, preference=preference), settings)
 
 
@@ -23,16 +24,16 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
 
     `preference=WORD` chooses the branch. Raises ValueError naming the settings that are at fault.
     """
-    given = _parsed(recipe, settings)
+    texts = _parse(recipe, settings)
     changed: dict[str, Any] = {}
-    for stage in {path[0]: None for path in given}:
+    for stage in {path[0]: None for path in texts}:
         config = getattr(recipe, stage)
-        own = {path[1:]: text for path, text in given.items() if path[0] == stage}
+        own = {path[1:]: text for path, text in texts.items() if path[0] == stage}
         if not dataclasses.is_dataclass(config):
             changed[stage] = _value(own[()])
             continue
         try:
-            changed[stage] = _built(type(config), config, own, stage)
+            changed[stage] = _build(type(config), config, own, stage)
         except ValueError as error:
             names = {".".join((stage, *path)): text for path, text in own.items()}
             unnamed = [f"{name}={v}" for name, v in names.items() if name not in str(error)]
@@ -41,11 +42,11 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     return dataclasses.replace(recipe, **changed)
 
 
-def _parsed(recipe: Recipe, settings: list[str]) -> dict[Path, str]:
-    """The text of each setting by its path. Raises ValueError for a form, a stage or a repeat."""
+def _parse(recipe: Recipe, settings: list[str]) -> dict[Path, str]:
+    """The text of each setting by its path. Raises ValueError for one that is wrong or repeated."""
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     stages = [name for name, value in fields.items() if dataclasses.is_dataclass(value)]
-    given: dict[Path, str] = {}
+    texts: dict[Path, str] = {}
     for setting in settings:
         target, _, text = setting.partition("=")
         path = tuple(target.split("."))
@@ -55,14 +56,14 @@ def _parsed(recipe: Recipe, settings: list[str]) -> dict[Path, str]:
             raise ValueError(
                 f"--set {setting}{near}, allowed: STAGE.FIELD=VALUE, a stage of {stages}"
             )
-        if path in given:
-            raise ValueError(f"--set {setting}, allowed: once; {target}={given[path]} is set too")
-        given[path] = text
-    return given
+        if path in texts:
+            raise ValueError(f"--set {setting}, allowed: once; {target}={texts[path]} is set too")
+        texts[path] = text
+    return texts
 
 
-def _built(kind: type, config: Any, own: dict[Path, str], stage: str) -> Any:
-    """The configuration anew; what lies deeper is set later, so that the order says nothing."""
+def _build(kind: type, config: Any, own: dict[Path, str], stage: str) -> Any:
+    """The configuration with its settings; a part is set after its whole, whatever their order."""
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     for path in sorted(own, key=len):
         values = _set(kind, values, path, _value(own[path]))
@@ -70,26 +71,26 @@ def _built(kind: type, config: Any, own: dict[Path, str], stage: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """JSON where it is JSON, else the text itself: quotes around a word are not asked for."""
+    """The text read as JSON, or as it is where it is none: a word needs no quotes."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
 
 
-def _set(kind: type, values: dict, path: Path, given: object) -> dict:
-    """`values` of the dataclass `kind` with one set; a null configuration begins as its default."""
+def _set(kind: type, values: dict, path: Path, value: object) -> dict:
+    """`values` of the dataclass `kind` with one changed; null counts as the default one."""
     head, *rest = path
-    inner, found = _nested(kind, head), values.get(head)
+    inner, current = _nested(kind, head), values.get(head)
     if not rest or inner is None:
-        return {**values, ".".join(path): given}
-    if found is not None and not isinstance(found, dict):
-        return values  # is refused as it is
-    return {**values, head: _set(inner, found or {}, tuple(rest), given)}
+        return {**values, ".".join(path): value}
+    if current is not None and not isinstance(current, dict):
+        return values  # of a wrong type: `coerce.build` refuses it
+    return {**values, head: _set(inner, current or {}, tuple(rest), value)}
 
 
 def _nested(kind: type, name: str) -> type | None:
-    """The configuration that a field of `kind` holds, if it holds one."""
+    """The class of the configuration in a field of `kind`, None for any other field."""
     hint = typing.get_type_hints(kind).get(name)
     options = (hint, *typing.get_args(hint)) if typing.get_origin(hint) is not tuple else ()
     kinds = (option for option in options if isinstance(option, type))

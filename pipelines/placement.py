@@ -1,9 +1,9 @@
 """Where each stage runs: processors, memory, GPUs, pools, secrets, retries, timeouts and caching.
 
-None of this is part of KFP's cache key, so that moving a stage never trains it again. The key is
-the image, the configuration and the input artifacts: a stage whose content is the same is not run
-again. KFP's own compiler adds no privilege escalation, no capabilities and seccomp RuntimeDefault
-to every pod; what may enter the namespace at all is its Pod Security level (`manifests/base`).
+None of this is part of KFP's cache key, so a stage that moves is not trained again. The key is the
+image, the configuration and the input artifacts. KFP's compiler forbids every pod to escalate its
+privileges, drops its capabilities and sets seccomp to RuntimeDefault; the Pod Security level of
+the namespace (`manifests/base`) decides which other pods may enter it.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from kfp import dsl, kubernetes
 
-USER = 10001  # of images/Dockerfile; also the group, which owns the shared volumes
+from components import USER
+from model.options import check
+
 SECRETS = {
     "hub": {"token": "HF_TOKEN"},
     "wandb": {"api-key": "WANDB_API_KEY"},
@@ -23,7 +25,7 @@ HELP = "where the stages run: small (CPU) or gpu; by default what the recipe nee
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What one stage asks of the cluster. Memory is requested in full: none of it is borrowed."""
+    """The resources of one stage. Memory is requested in full, lest a pod be evicted."""
 
     cpu: tuple[str, str] = ("500m", "2")
     """Processors requested, and the limit."""
@@ -68,42 +70,32 @@ GPU = Placement(
     hours=72,
 )
 DISK = Placement(cpu=("2", "4"), memory="32Gi", hours=4)
+JUDGED = ("wandb", "judge")
 JOB = Placement(memory="4Gi", shared=("training", "/training"), hours=80)
+STAGES = {
+    "preflight": (CHECK, CHECK),
+    "download": (FETCH, replace(DISK, secrets=FETCH.secrets, cache="model-cache", hours=12)),
+    "pretrain": (TRAIN, GPU),
+    "merge": (LIGHT, DISK),
+    "sft": (TRAIN, GPU),
+    "dpo": (TRAIN, GPU),
+    "grpo": (replace(TRAIN, secrets=JUDGED), replace(GPU, secrets=JUDGED)),
+    "evaluate": (TRAIN, replace(GPU, secrets=())),
+    "report": (LIGHT, LIGHT),
+    "release": (LIGHT, DISK),
+    "trainjob": (JOB, JOB),
+}
+"""Where each stage runs: in the profile `small`, and in `gpu`."""
 PROFILES: dict[str, dict[str, Placement]] = {
-    "small": {
-        "preflight": CHECK,
-        "download": FETCH,
-        "pretrain": TRAIN,
-        "merge": LIGHT,
-        "sft": TRAIN,
-        "dpo": TRAIN,
-        "grpo": replace(TRAIN, secrets=("wandb", "judge")),
-        "evaluate": TRAIN,
-        "report": LIGHT,
-        "release": LIGHT,
-        "trainjob": JOB,
-    },
-    "gpu": {
-        "preflight": CHECK,
-        "download": replace(DISK, secrets=FETCH.secrets, cache="model-cache", hours=12),
-        "pretrain": GPU,
-        "merge": DISK,
-        "sft": GPU,
-        "dpo": GPU,
-        "grpo": replace(GPU, secrets=("wandb", "judge")),
-        "evaluate": replace(GPU, secrets=()),
-        "report": LIGHT,
-        "release": DISK,
-        "trainjob": JOB,
-    },
+    "small": {stage: small for stage, (small, _) in STAGES.items()},
+    "gpu": {stage: gpu for stage, (_, gpu) in STAGES.items()},
 }
 
 
-def profile(recipe: str, asked: str | None = None) -> str:
-    """The profile asked for, or what the recipe needs. Raises ValueError for an unknown one."""
-    if asked is not None and asked not in PROFILES:
-        raise ValueError(f"--placement {asked}, allowed: {', '.join(sorted(PROFILES))}")
-    return asked or ("small" if recipe.startswith("tiny") else "gpu")
+def profile(recipe: str, name: str | None = None) -> str:
+    """The named profile, or the one that the recipe needs. Raises ValueError for another name."""
+    check("--placement", name, name is None or name in PROFILES, ", ".join(sorted(PROFILES)))
+    return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
 def placer(name: str) -> Callable[[dsl.PipelineTask], dsl.PipelineTask]:
@@ -111,31 +103,31 @@ def placer(name: str) -> Callable[[dsl.PipelineTask], dsl.PipelineTask]:
     return lambda task: place(task, PROFILES[name][task.component_spec.name])
 
 
-def place(task: dsl.PipelineTask, wanted: Placement) -> dsl.PipelineTask:
-    """Says in KFP's words what a placement says."""
-    task.set_cpu_request(wanted.cpu[0]).set_cpu_limit(wanted.cpu[1])
-    task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
-    if wanted.gpus:
-        task.set_accelerator_type(wanted.gpu).set_accelerator_limit(wanted.gpus)
-    for label, value in wanted.nodes.items():
+def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:
+    """Applies a placement to a task."""
+    task.set_cpu_request(placement.cpu[0]).set_cpu_limit(placement.cpu[1])
+    task.set_memory_request(placement.memory).set_memory_limit(placement.memory)
+    if placement.gpus:
+        task.set_accelerator_type(placement.gpu).set_accelerator_limit(placement.gpus)
+    for label, value in placement.nodes.items():
         kubernetes.add_node_selector(task, label, value)
-    for key in wanted.tolerations:
+    for key in placement.tolerations:
         kubernetes.add_toleration(task, key=key, operator="Exists", effect="NoSchedule")
-    if wanted.shared_memory:
+    if placement.shared_memory:
         kubernetes.empty_dir_mount(
-            task, "shm", "/dev/shm", medium="Memory", size_limit=wanted.shared_memory
+            task, "shm", "/dev/shm", medium="Memory", size_limit=placement.shared_memory
         )
-    if wanted.cache:
-        kubernetes.mount_pvc(task, wanted.cache, "/cache/huggingface")  # HF_HOME of the image
-    if wanted.shared:
-        kubernetes.mount_pvc(task, *wanted.shared)
-    for secret in wanted.secrets:
+    if placement.cache:
+        kubernetes.mount_pvc(task, placement.cache, "/cache/huggingface")  # HF_HOME of the image
+    if placement.shared:
+        kubernetes.mount_pvc(task, *placement.shared)
+    for secret in placement.secrets:
         kubernetes.use_secret_as_env(task, secret, SECRETS[secret], optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
-    kubernetes.set_timeout(task, wanted.hours * 3600)
-    task.set_caching_options(wanted.reuse)
-    if not wanted.retries:
+    kubernetes.set_timeout(task, placement.hours * 3600)
+    task.set_caching_options(placement.reuse)
+    if not placement.retries:
         return task
     return task.set_retry(
-        wanted.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s"
+        placement.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s"
     )

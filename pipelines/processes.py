@@ -1,7 +1,7 @@
-"""Every stage a process of this machine, through KFP's local orchestrator.
+"""Runs every stage as a process of this machine, through KFP's local orchestrator.
 
-`kfp.local` refuses container components in processes; the handler that refuses is replaced here,
-and nowhere else. Containers are in `containers.py`.
+`kfp.local` refuses to run container components as processes; this file alone replaces the handler
+that refuses. `containers.py` runs the stages in containers.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class StageFailed(Exception):
-    """A stage that ended with another exit code than 0, with the reason where one is known."""
+    """A stage ended with an exit code other than 0; the message has the reason if it is known."""
 
     def __init__(self, stage: str, code: int, reason: str = "") -> None:
         super().__init__(f"stage {stage} failed with exit code {code}{reason and f': {reason}'}")
@@ -31,22 +31,22 @@ class StageFailed(Exception):
 
 
 class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
-    """Runs a container's command in this environment, with the terminal as its own."""
+    """Runs a container's command in this environment; its output goes to the terminal."""
 
     def validate_image(self, image: str) -> None:
-        """Any image will do: none is started."""
+        """Accepts every image: none is started."""
 
     def validate_not_container_component(self, full_command: list[str]) -> None:
-        """Container components are what this handler is for."""
+        """Accepts container components, which are all that this handler runs."""
 
     def run(self) -> status.Status:
         """Runs the command; raises StageFailed unless it ends with exit code 0."""
         stage = self.full_command[2].removeprefix("components.")
         command = [sys.executable, *self.full_command[1:]]
-        # A process is not in an image, whichever one IMAGE names for containers.
-        around = {name: value for name, value in os.environ.items() if name != "IMAGE"}
+        # The record would name an image in which the stage did not run.
+        environment = {name: value for name, value in os.environ.items() if name != "IMAGE"}
         started = announce(stage)
-        code = _follow(stage, command, {**around, **self.env_vars})
+        code = _follow(stage, command, {**environment, **self.env_vars})
         if code:
             raise StageFailed(stage, code)
         conclude(stage, started)
@@ -54,15 +54,15 @@ class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
 
 
 def runner() -> local.SubprocessRunner:
-    """Puts the handler in the place of KFP's and returns the runner that uses it."""
+    """Replaces KFP's handler and returns the runner that uses ours."""
     subprocess_task_handler.SubprocessTaskHandler = ProcessHandler
     return local.SubprocessRunner(use_venv=False)
 
 
 def _follow(stage: str, command: list[str], environment: dict[str, str]) -> int:
-    """The exit code of a command, which has a session of its own and never outlives this process.
+    """Runs a command, which never outlives this process, and returns its exit code.
 
-    So Ctrl-C in a terminal reaches this process alone, which then tells the stage.
+    It has a session of its own: Ctrl-C reaches this process alone, which then stops the stage.
     """
     process = None
     try:
@@ -81,31 +81,31 @@ def _follow(stage: str, command: list[str], environment: dict[str, str]) -> int:
     finally:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # and what it may have left running
+                os.killpg(process.pid, signal.SIGKILL)  # with every process that it left running
             process.wait()
 
 
 def _begin() -> None:
-    """In the child: signals reach it again, one of them when this process is killed."""
+    """Unblocks the signals in the child, and asks for SIGTERM when this process dies."""
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def say_stopping(stage: str) -> None:
-    """Says for what the run still waits after it was told to stop."""
+    """Says why the run does not end at once: a stage may still save."""
     text = f"stopping {stage}, which has {GRACE:.0f} s to save; once more ends it at once"
     print(f"pipeline: {text}", file=sys.stderr, flush=True)
 
 
 def announce(stage: str) -> float:
-    """Heads a stage's output; returns when that was."""
+    """Prints the heading of a stage's output; returns the time in seconds."""
     sys.stdout.write(f"\n=== {stage}\n")
     sys.stdout.flush()
     return time.monotonic()
 
 
 def conclude(stage: str, started: float) -> None:
-    """Closes a stage's output with the seconds since `started`."""
+    """Prints the end of a stage's output, with the seconds since `started`."""
     sys.stdout.write(f"=== {stage} finished in {time.monotonic() - started:.1f} s\n")
     sys.stdout.flush()

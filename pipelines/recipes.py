@@ -1,36 +1,19 @@
-"""Every decision of a run, as functions that return it typed. Derive with `dataclasses.replace`."""
+"""The recipes: functions that return every choice of a run. Vary one with `dataclasses.replace`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from components.download.config import DownloadConfig, Shape
 from components.dpo.config import DpoConfig
 from components.evaluate.config import EvaluateConfig
 from components.grpo.config import GrpoConfig
 from components.merge.config import MergeConfig
-from components.preflight.config import Preference
+from components.preflight.config import Preference, Recipe
 from components.pretrain.config import PretrainConfig
 from components.release.config import ReleaseConfig
 from components.report.config import ReportConfig
 from components.sft.config import SftConfig
-from model.options import LAYERS, Checked, Lora, LossOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Checked):
-    """The configuration of every stage, and the branch that aligns the model."""
-
-    preference: Preference
-    download: DownloadConfig
-    pretrain: PretrainConfig
-    merge: MergeConfig
-    sft: SftConfig
-    dpo: DpoConfig
-    grpo: GrpoConfig
-    evaluate: EvaluateConfig
-    evaluate_base: EvaluateConfig
-    report: ReportConfig
-    release: ReleaseConfig
+from model.options import LAYERS, Lora, LossOptions
 
 
 def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
@@ -75,7 +58,6 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             betas=(0.9, 0.98),
             weight_decay=0.01,
             max_length=64,
-            padding="drawn",  # answers are of one length: a longer canvas would be foreign
             objective=LossOptions(band=(0.2, 1.0)),  # few masks teach little here, and are noise
             precision="fp32",
             seed=seed,
@@ -98,7 +80,7 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             steps=24,
             batch_size=256,
             micro_batch_size=64,
-            minibatch=64,
+            minibatch_size=64,
             learning_rate=1e-3,
             warmup_steps=4,
             clip=0.3,

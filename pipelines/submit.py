@@ -1,7 +1,7 @@
 """Sends a recipe's pipeline to a Kubeflow cluster, runs it, and can follow it to its end.
 
-The token comes from KFP_TOKEN or the pod's service account, never from an argument: those are seen
-by every process. Reaching the server is `server.py`, following the run `watch.py`.
+The token comes from KFP_TOKEN or the pod's service account, never from an argument, which every
+process of the machine can read. `client.py` reaches the server, `watch.py` follows the run.
 """
 
 import argparse
@@ -15,25 +15,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from components import PROJECT
+from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
-from pipelines import llada, placement, watch
-from pipelines.compile import write
+from pipelines import placement, watch
+from pipelines.client import FAILURES, Connection, connect, explain
+from pipelines.compiler import write
+from pipelines.form import arguments
 from pipelines.overrides import choose
-from pipelines.recipes import RECIPES, Recipe
-from pipelines.server import FAILURES, Server, connect, explain
+from pipelines.recipes import RECIPES
 
 
 def send(
-    server: Server, recipe: Recipe, base: Recipe, *, name: str, profile: str, **options: Any
+    server: Connection, recipe: Recipe, base: Recipe, *, name: str, profile: str, **options: Any
 ) -> str:
-    """Uploads `base` where the server lacks it, runs it with what `recipe` changes, returns the id.
+    """Uploads `base` if the server lacks it, runs it with the changes of `recipe`, returns the id.
 
     `options`: experiment, service_account, pipeline_root.
     """
     changed = {
-        key: value
-        for key, value in llada.arguments(recipe).items()
-        if value != llada.arguments(base)[key]
+        key: value for key, value in arguments(recipe).items() if value != arguments(base)[key]
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / f"{name}.yaml"
@@ -54,24 +55,24 @@ def send(
     return run.run_id
 
 
-def _upload(server: Server, file: Path, recipe: str) -> tuple[str, str]:
-    """The ids of the pipeline and of the version with this content, sent unless it is there."""
+def _upload(server: Connection, file: Path, recipe: str) -> tuple[str, str]:
+    """The ids of the pipeline and of the version with this content; uploads what is missing."""
     client = server.client
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     version = f"{recipe}-{digest}"
-    found = client.list_pipelines(
-        filter=_named(llada.NAME), namespace=server.namespace or ""
+    matches = client.list_pipelines(
+        filter=_named(PROJECT), namespace=server.namespace or ""
     ).pipelines
-    if not found:
-        client.upload_pipeline(str(file), llada.NAME, namespace=server.namespace)
-        found = client.list_pipelines(
-            filter=_named(llada.NAME), namespace=server.namespace or ""
+    if not matches:
+        client.upload_pipeline(str(file), PROJECT, namespace=server.namespace)
+        matches = client.list_pipelines(
+            filter=_named(PROJECT), namespace=server.namespace or ""
         ).pipelines
-    pipeline = found[0].pipeline_id
-    known = client.list_pipeline_versions(pipeline, filter=_named(version)).pipeline_versions
-    if not known:
-        known = [client.upload_pipeline_version(str(file), version, pipeline_id=pipeline)]
-    return pipeline, known[0].pipeline_version_id
+    pipeline = matches[0].pipeline_id
+    versions = client.list_pipeline_versions(pipeline, filter=_named(version)).pipeline_versions
+    if not versions:
+        versions = [client.upload_pipeline_version(str(file), version, pipeline_id=pipeline)]
+    return pipeline, versions[0].pipeline_version_id
 
 
 def _named(name: str) -> str:
@@ -102,44 +103,44 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """The command line: exit code 0, 1 for a run that failed, 2 for what could not be sent."""
-    given = _parser().parse_args()
+    """The command line: exit code 0, 1 for a run that failed, 2 if the run could not be sent."""
+    options = _parser().parse_args()
     with stoppable():
-        _submit(given)
+        _submit(options)
 
 
-def _submit(given: argparse.Namespace) -> None:
+def _submit(options: argparse.Namespace) -> None:
     try:
         recipe = choose(
-            given.recipe, seed=given.seed, preference=given.preference, settings=given.set
+            options.recipe, seed=options.seed, preference=options.preference, settings=options.set
         )
-        profile = placement.profile(given.recipe, given.placement)
-        server = connect(given.host, given.namespace, given.ui)
+        profile = placement.profile(options.recipe, options.placement)
+        server = connect(options.host, options.namespace, options.ui)
         run = send(
             server,
             recipe,
-            RECIPES[given.recipe](),
-            name=given.recipe,
+            RECIPES[options.recipe](),
+            name=options.recipe,
             profile=profile,
-            experiment=given.experiment,
-            service_account=given.service_account,
-            pipeline_root=given.pipeline_root,
+            experiment=options.experiment,
+            service_account=options.service_account,
+            pipeline_root=options.pipeline_root,
         )
     except ValueError as error:
         _end(str(error))
     except FAILURES as error:
-        _end(explain(error, given.host))
+        _end(explain(error, options.host))
     except Stopped as notice:
         print(f"submit: stopped: {notice}; the server may have the run already", file=sys.stderr)
         raise SystemExit(notice.code) from None
     url = f"{server.ui}/#/runs/details/{run}"
     print(url, flush=True)
-    if not given.watch:
+    if not options.watch:
         return
     try:
-        state = watch.follow(server.client, run, poll=given.poll)
+        state = watch.follow(server.client, run, poll=options.poll)
     except FAILURES as error:
-        _end(f"{explain(error, given.host)}; the run goes on: {url}")
+        _end(f"{explain(error, options.host)}; the run goes on: {url}")
     except Stopped as notice:
         print(f"\nthe run goes on: {url}", file=sys.stderr)
         raise SystemExit(notice.code) from None

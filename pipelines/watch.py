@@ -1,4 +1,4 @@
-"""Follows a run on a cluster: a live table in a terminal, a line a change elsewhere."""
+"""Follows a run on a cluster: a live table in a terminal, else a line for every change."""
 
 import time
 from datetime import UTC, datetime
@@ -14,19 +14,19 @@ from rich.table import Table
 GOOD = "SUCCEEDED"
 ENDED = (GOOD, "FAILED", "SKIPPED", "CANCELED")
 COLOURS = {GOOD: "green", "FAILED": "red", "RUNNING": "yellow", "SKIPPED": "dim", "CANCELED": "red"}
-PATIENCE = 10  # answers in a row that may be lost before the run is
+PATIENCE = 10  # failed requests in a row after which the run is given up
 
 
 def follow(client: Client, run_id: str, *, poll: float) -> str:
-    """Waits for the run's end and returns its state. `poll` is the seconds between two questions.
+    """Waits for the run's end and returns its state. `poll` is the seconds between two requests.
 
-    Raises what the client raises once the server refuses, or has not answered PATIENCE times.
+    Raises the client's exception when the server refuses, or has failed to answer PATIENCE times.
     """
     console = Console()
     shown: dict[str, str] = {}
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
-            run = _ask(client, run_id, poll)
+            run = _request(client, run_id, poll)
             if console.is_terminal:
                 live.update(_table(run), refresh=True)
             else:
@@ -40,8 +40,8 @@ def follow(client: Client, run_id: str, *, poll: float) -> str:
     return run.state
 
 
-def _ask(client: Client, run_id: str, poll: float) -> Any:
-    """The run as it is now; a lost answer or a server's own error is asked for again."""
+def _request(client: Client, run_id: str, poll: float) -> Any:
+    """The run as it is now; repeats a request that got no answer, or an error of the server's."""
     for attempt in range(PATIENCE + 1):
         try:
             return client.get_run(run_id)

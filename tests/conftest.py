@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.components import forked
 ROOT = Path(__file__).parents[1]
 CONTAINERS = ("tests/images/", "tests/pipelines/test_docker")
 PIPELINES = "tests/end_to_end/"
+# A test is slow if its module, or a helper that it imports, starts programs or servers by one of
+# these names, or if it uses one of these fixtures. What is slow for another reason says so itself:
+# `pytestmark = pytest.mark.slow`.
+PROGRAMS = {"stage", "forked", "subprocess", "multiprocessing", "sandbox", "LocalServer"}
+STAGES = {"downloaded", "adapted", "taught", "engine", "image", "compiled"}
+SERVERS = {"s3", "place", "serve", "real_judge"}
 
 
 class ByFile(LoadScopeScheduling):
@@ -31,10 +38,25 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first: containers, then whole pipelines."""
+    """The longest first: containers, then whole pipelines. Marks what starts programs as slow."""
+    for item in items:
+        if is_slow(item):
+            item.add_marker("slow")
     items.sort(
         key=lambda item: [not item.nodeid.startswith(part) for part in (CONTAINERS, PIPELINES)]
     )
+
+
+def is_slow(item):
+    """Whether a test starts programs or servers, or trains."""
+    values = vars(item.module).values()
+    helpers = [
+        value for value in values if str(getattr(value, "__module__", None)).startswith("tests.")
+    ]
+    modules = [item.module, *(sys.modules[helper.__module__] for helper in helpers)]
+    starts_programs = any(PROGRAMS.intersection(vars(module)) for module in modules)
+    uses = (STAGES | SERVERS).intersection(item.fixturenames)
+    return bool(starts_programs or uses or item.nodeid.startswith((PIPELINES, "tests/gpu/")))
 
 
 def stage(name, config=None, check=True, **paths):

@@ -1,1 +1,1 @@
-"""The rows of a dataset: where they come from, how they are read, and what is kept of them."""
+"""The rows of a dataset: sources, reading, filtering and files."""

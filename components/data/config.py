@@ -1,9 +1,10 @@
-"""Where rows come from, and which documents are taken."""
+"""Where rows come from, and which of the pretraining documents are taken."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+from components.rewards.config import Verifier
 from model.options import Checked, check, check_text
 from model.training.config import S3, SCHEME
 
@@ -11,7 +12,7 @@ HUB = re.compile(r"hf://[^/]+/[^/]+.*")
 
 
 def check_source(name: str, location: str | None, *, hub: bool) -> None:
-    """Raises ValueError for a place that nothing is read from; `hub` is whether hf:// is one."""
+    """Raises ValueError for a location that cannot be read; `hub` says whether hf:// can be."""
     if location is None:
         return
     good = bool(location.strip())
@@ -29,17 +30,17 @@ class Source(Checked):
     location: str
     """A file, a directory, or a pattern with *, ?, [ab] and ** (any folders): on a local path, at
     s3://BUCKET/KEY, or in a Hub repository at hf://datasets/OWNER/NAME@COMMIT/PATH (pin the commit,
-    a branch moves). Of a directory hidden and empty files, cards, licences, *.md, *.py and unknown
-    kinds are left out, which is said."""
+    a branch moves). Hidden and empty files of a directory are left out, as are cards, licences,
+    *.md, *.py and files of an unknown kind; a line of the log names them."""
     format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
-    """How a row is written; auto goes by the file's name, with or without .gz or .zst. A text file
-    is one document, and one document for each MiB, cut at a line's end, where it is longer."""
+    """Format of the files; auto goes by their names, with or without .gz or .zst. A text file is a
+    document; one of more than a MiB is cut at line ends into documents of about a MiB."""
     column: str = "text"
     """The column that holds the text of a pretraining document."""
     weight: float = 1.0
-    """How often a row is drawn from this source, against the others of its kind."""
-    verifier: Literal["exact", "math", "code"] = "exact"
-    """What compares an answer with a problem's, where a row does not name it."""
+    """How often a row is drawn from this source, relative to the other sources of the part."""
+    verifier: Verifier = "exact"
+    """How answers are compared with a problem's, where its row does not name a verifier."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,15 +54,15 @@ class Sample(Checked):
     """Which documents of the pretraining sources are taken, by their length in tokens."""
 
     documents: int | None = None
-    """How many; reading stops there. Null takes the whole corpus."""
+    """Number of documents; reading stops there. Null takes the whole corpus."""
     min_tokens: int = 128
     """Shorter documents are dropped."""
     long_tokens: int = 8096
-    """From here on a document is long."""
+    """A document of this many tokens or more is long."""
     long_share: float = 0.9
-    """Share of the documents that are long; 0 takes documents as they come."""
+    """Share of long documents among those taken; 0 takes documents of any length as they come."""
     quality: bool = True
-    """Drop documents by the rules of components/data/quality.py, each counted by its name."""
+    """Drop documents that break a rule of components/data/quality.py; drops are counted by rule."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Rows in the usual shapes as the stages want them: conversations, preferences, problems.
+"""Rows in the usual shapes, turned into the rows that stages read.
 
     conversations  messages [{role, content}]; ShareGPT's conversations [{from, value}]; prompt,
                    question, problem or instruction, and completion, response, output or answer
@@ -6,32 +6,33 @@
     problems       prompt, question, problem or instruction, answer or solution, verifier;
                    GSM8K's "... #### 42"
 
-Beside them each may have a system (system_prompt) and, with a prompt, an input, a context and a
-history [[question, answer]]. Columns that are not in READS are not looked at. What does not fit
-raises Unfit with the reason under which it is counted: nothing is cut or mended.
+Each may have a system (system_prompt) and, with a prompt, an input, a context and a history
+[[question, answer]]. Columns outside READS are ignored. A row that does not fit raises Unfit with
+the reason under which it is counted: no row is cut or repaired.
 """
 
 import re
 from typing import Any, TypeGuard
 
 from components.data import wording
-from components.data.wording import Row, Unfit, first, is_given
-from components.rewards.named import VERIFIERS
+from components.data.jsonlines import Row
+from components.data.wording import Unfit, first, has_value
+from components.rewards.config import VERIFIERS
 from model.tokenizer import DELIMITER
 
 PROMPTS = ("prompt", "question", "problem", "instruction")
 COMPLETIONS = ("completion", "response", "output", "answer")
 TALKS = ("messages", "conversations")
 SYSTEMS = ("system", "system_prompt")
-GIVEN = ("input", "context")
+MATERIAL = ("input", "context")
 TOOLS = ("tools", "functions")
-SHOWN = (  # what a question is about: it has to stand in the prompt
+SHOWN = (  # the subject of a question, which must be part of its prompt
     *("choices", "options", "passage", "passages", "paragraph", "document", "documents"),
     *("article", "story", "starter_code"),
 )
 TRANSCRIPT = re.compile(r"\s*Human: .*\n\nAssistant:", re.DOTALL)
 
-_BESIDE = (*SYSTEMS, *GIVEN, "history", *TOOLS, *wording.CALLS, *wording.MEDIA, *SHOWN)
+_BESIDE = (*SYSTEMS, *MATERIAL, "history", *TOOLS, *wording.CALLS, *wording.MEDIA, *SHOWN)
 _PROBLEM = {*PROMPTS, "answer", "solution", "verifier", *_BESIDE}
 READS = {
     "sft": {*TALKS, *PROMPTS, *COMPLETIONS, *wording.THOUGHTS, *_BESIDE},
@@ -39,7 +40,7 @@ READS = {
     "problems": _PROBLEM,
     "test": _PROBLEM,
 }
-"""The columns of each part that are used, or for which a row is counted."""
+"""The columns of each part that are used, or for which a row is dropped."""
 
 
 def conversation(row: Row) -> dict[str, Any]:
@@ -51,30 +52,30 @@ def conversation(row: Row) -> dict[str, Any]:
 def preference(row: Row) -> dict[str, str]:
     """{"prompt", "chosen", "rejected"}, and "system": one question and two different answers."""
     _refuse_tools(row)
-    asked, chosen = _exchange(row, "chosen")
+    question, chosen = _exchange(row, "chosen")
     other, rejected = _exchange(row, "rejected")
-    if asked != other:
+    if question != other:
         raise Unfit("different_prompts")
     if chosen == rejected:
         raise Unfit("identical_pair")
-    return {**asked, "chosen": chosen, "rejected": rejected}
+    return {**question, "chosen": chosen, "rejected": rejected}
 
 
 def problem(row: Row, verifier: str) -> dict[str, str]:
-    """{"prompt", "answer", "verifier"}, and "system"; the row's own verifier counts first."""
+    """{"prompt", "answer", "verifier"}, and "system"; `verifier` is used if the row names none."""
     _refuse_tools(row)
-    asked = _question([wording.message(given) for given in _asked(row)])
+    question = _question([wording.message(turn) for turn in _prompt(row)])
     gold = wording.text(first(row, ("answer", "solution")), "no_answer")
-    named = row.get("verifier") or verifier
-    if named not in tuple(VERIFIERS):
+    verifier = row.get("verifier") or verifier
+    if verifier not in VERIFIERS:
         raise Unfit("unknown_verifier")
-    if named != "code":  # whose answers are tests, which may end with any comment
+    if verifier != "code":  # an answer there is tests, and #### in them is a comment
         gold = _final(gold)
-    return {**asked, "answer": gold, "verifier": named}
+    return {**question, "answer": gold, "verifier": verifier}
 
 
 def _final(answer: str) -> str:
-    """What GSM8K writes behind #### in the last line of its answers; another one is taken whole."""
+    """The text after #### in the last line of a GSM8K answer; any other answer as it is."""
     last = answer.rpartition("\n")[2]
     if answer.endswith("####"):
         raise Unfit("no_answer")
@@ -85,22 +86,22 @@ def _final(answer: str) -> str:
 
 def _exchange(row: Row, side: str) -> tuple[dict[str, str], str]:
     """The question and one of its answers."""
-    given = row.get(side)
-    if _is_talk(given) and len(given) > 1:
-        talk = _beside(row, given, missing="different_prompts")
-    elif _is_talk(given):
-        talk = [*_asked(row), *given]
+    value = row.get(side)
+    if _is_talk(value) and len(value) > 1:
+        talk = _beside(row, value, missing="different_prompts")
+    elif _is_talk(value):
+        talk = [*_prompt(row), *value]
     else:
-        _refuse_transcript(given)
-        answer = wording.answer(given, {}, f"no_{side}")
-        talk = [*_asked(row), {"role": "assistant", "content": answer}]
+        _refuse_transcript(value)
+        answer = wording.answer(value, {}, f"no_{side}")
+        talk = [*_prompt(row), {"role": "assistant", "content": answer}]
     *before, last = _in_turn(talk)
     return _question(before), last["content"]
 
 
 def _question(messages: list[dict[str, str]]) -> dict[str, str]:
-    """{"prompt"}, and "system" where there is one, of what was asked in one turn."""
-    roles = [given["role"] for given in messages]
+    """{"prompt"}, and "system" if there is one, of a question of one turn."""
+    roles = [message["role"] for message in messages]
     if "user" not in roles:
         raise Unfit("no_prompt")
     if roles not in (["user"], ["system", "user"]):
@@ -111,12 +112,12 @@ def _question(messages: list[dict[str, str]]) -> dict[str, str]:
 
 def _in_turn(talk: list[Any]) -> list[dict[str, str]]:
     """The messages of a dialogue that ends with an answer."""
-    messages = [wording.message(given) for given in talk]
-    roles = [given["role"] for given in messages]
-    asked = roles[1:] if roles[:1] == ["system"] else roles
-    if "assistant" not in asked:
+    messages = [wording.message(turn) for turn in talk]
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if "assistant" not in turns:
         raise Unfit("no_answer")
-    if asked != ["user", "assistant"] * (len(asked) // 2):
+    if turns != ["user", "assistant"] * (len(turns) // 2):
         raise Unfit("roles_out_of_turn")
     return messages
 
@@ -128,76 +129,75 @@ def _turns(row: Row) -> list[Any]:
         if not _is_talk(answer):
             _refuse_transcript(answer)
             content = wording.answer(answer, row, "no_answer")
-            return [*_asked(row), {"role": "assistant", "content": content}]
-        talk = [*_asked(row), *answer]
+            return [*_prompt(row), {"role": "assistant", "content": content}]
+        talk = [*_prompt(row), *answer]
     elif isinstance(talk, list) and talk:
         talk = _beside(row, talk, missing="prompt_beside_messages")
     else:
         raise Unfit("no_messages")
     thought = wording.thought(row)
-    if thought is not None and thought not in _told(talk):
+    if thought is not None and thought not in _contents(talk):
         raise Unfit("thought_beside_messages")
     return talk
 
 
-def _asked(row: Row) -> list[Any]:
-    """The messages before the answer of a row that names a prompt, or else an input."""
-    names = PROMPTS if first(row, PROMPTS) is not None else GIVEN[:1]
+def _prompt(row: Row) -> list[Any]:
+    """The messages before the answer of a row that has a prompt, or else an input."""
+    names = PROMPTS if first(row, PROMPTS) is not None else MATERIAL[:1]
     prompt = first(row, names)
     if _is_talk(prompt):
         return _beside(row, prompt, missing="several_prompts")
     _refuse_transcript(prompt)
-    given = [row[name] for name in GIVEN if name not in names and is_given(row.get(name))]
-    texts = [wording.text(prompt, "no_prompt"), *(wording.text(one, "no_prompt") for one in given)]
-    asked = "\n\n".join(texts)
-    for other in (row[name] for name in PROMPTS if is_given(row.get(name))):
-        if not _is_talk(other) and wording.text(other, "no_prompt") not in asked:
-            raise Unfit("several_prompts")  # which of them is asked nobody can tell
-    _refuse_unshown(row, asked)
-    return [*_system(row), *_history(row), {"role": "user", "content": asked}]
+    beside = [row[name] for name in MATERIAL if name not in names and has_value(row.get(name))]
+    question = "\n\n".join(wording.text(value, "no_prompt") for value in (prompt, *beside))
+    for other in (row[name] for name in PROMPTS if has_value(row.get(name))):
+        if not _is_talk(other) and wording.text(other, "no_prompt") not in question:
+            raise Unfit("several_prompts")  # nobody can tell which of them the answer is for
+    _refuse_unshown(row, question)
+    return [*_system(row), *_history(row), {"role": "user", "content": question}]
 
 
 def _beside(row: Row, talk: list[Any], *, missing: str) -> list[Any]:
     """Messages with the row's system before them.
 
-    Raises Unfit where another column would ask more: `missing` for a prompt.
+    Raises Unfit if a column says something that is not in the messages: `missing` for a prompt.
     """
-    told = _told(talk)
-    if is_given(row.get("history")):
+    contents = _contents(talk)
+    if has_value(row.get("history")):
         raise Unfit("history_beside_messages")
-    for name in (*GIVEN, *PROMPTS):
-        given = row.get(name)
-        if not is_given(given) or _is_talk(given):
+    for name in (*MATERIAL, *PROMPTS):
+        value = row.get(name)
+        if not has_value(value) or _is_talk(value):
             continue
-        if wording.text(given, "no_prompt") not in told:
+        if wording.text(value, "no_prompt") not in contents:
             raise Unfit(missing if name in PROMPTS else f"{name}_beside_messages")
-    _refuse_unshown(row, told)
+    _refuse_unshown(row, contents)
     own = wording.message(talk[0])
     system = _system(row)
     return talk if own in system else [*system, *talk]
 
 
-def _told(talk: list[Any]) -> str:
-    return "\n".join(wording.message(given)["content"] for given in talk)
+def _contents(talk: list[Any]) -> str:
+    return "\n".join(wording.message(turn)["content"] for turn in talk)
 
 
-def _is_talk(given: Any) -> TypeGuard[list[Any]]:
-    """Whether a value is a list of messages, and not of the parts of one."""
-    mappings = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-    return any(first(one, ("role", "from")) is not None for one in mappings)
+def _is_talk(value: Any) -> TypeGuard[list[Any]]:
+    """Whether a value is a list of messages, not a list of the parts of a message."""
+    items = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return any(first(item, ("role", "from")) is not None for item in items)
 
 
 def _system(row: Row) -> list[dict[str, str]]:
-    given = next((row[name] for name in SYSTEMS if is_given(row.get(name))), None)
-    if given is None:
+    system = next((row[name] for name in SYSTEMS if has_value(row.get(name))), None)
+    if system is None:
         return []
-    return [{"role": "system", "content": wording.text(given, "empty_message")}]
+    return [{"role": "system", "content": wording.text(system, "empty_message")}]
 
 
 def _history(row: Row) -> list[Any]:
-    """Alpaca's earlier turns, [question, answer] each, or messages."""
+    """Earlier turns: Alpaca's [question, answer] pairs, or messages."""
     history = row.get("history")
-    if not is_given(history):
+    if not has_value(history):
         return []
     turns: list[Any] = []
     for turn in history if isinstance(history, list) else [None]:
@@ -211,31 +211,31 @@ def _history(row: Row) -> list[Any]:
     return turns
 
 
-def _refuse_unshown(row: Row, asked: str) -> None:
-    """A question without what it is about, or the answers to choose from, is another one."""
+def _refuse_unshown(row: Row, question: str) -> None:
+    """A question without its passage, or without its choices, is a different question."""
     for name in SHOWN:
-        if not all(text in asked for text in _texts(row.get(name), name)):
+        if not all(text in question for text in _texts(row.get(name), name)):
             raise Unfit(name)
 
 
-def _texts(given: Any, name: str, depth: int = 4) -> list[str]:
-    """The texts in a column, in whatever form they are listed."""
-    if isinstance(given, dict):
-        given = list(given.values())
-    if not isinstance(given, list):
-        return [wording.text(given, name)] if is_given(given) else []
-    if given and not depth:
+def _texts(value: Any, name: str, depth: int = 4) -> list[str]:
+    """The texts in a column, which may hold one, or lists or objects of them."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return [wording.text(value, name)] if has_value(value) else []
+    if value and not depth:
         raise Unfit(name)
-    return [text for inner in given for text in _texts(inner, name, depth - 1)]
+    return [text for inner in value for text in _texts(inner, name, depth - 1)]
 
 
 def _refuse_tools(row: Row) -> None:
-    if any(is_given(row.get(name)) for name in TOOLS):
+    if any(has_value(row.get(name)) for name in TOOLS):
         raise Unfit("tools")
     wording.refuse(row)
 
 
-def _refuse_transcript(given: Any) -> None:
-    """HH-RLHF's whole dialogues in one string are no question and no answer."""
-    if isinstance(given, str) and TRANSCRIPT.match(given):
+def _refuse_transcript(value: Any) -> None:
+    """HH-RLHF has whole dialogues in one string, which is neither a question nor an answer."""
+    if isinstance(value, str) and TRANSCRIPT.match(value):
         raise Unfit("transcript")

@@ -1,6 +1,6 @@
 """The pretraining documents of a dataset: filtered, tokenised, sampled by length, in shards.
 
-One pass over a stream, in constant memory. Where texts come from is `components.data.sources`'s.
+One pass over a stream, in constant memory. `components.data.sources` reads the texts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from components.data import quality
 from components.data.config import Sample
 from components.data.datacard import Card
-from components.data.token_shards import ShardWriter, tokenised
+from components.data.token_shards import Document, ShardWriter, tokenize
 
 ALL = Sample(min_tokens=1, long_share=0.0, quality=False)
 
@@ -23,28 +23,19 @@ def write(
     sample: Sample,
     card: Card,
 ) -> None:
-    """Writes the shards. Raises ValueError naming why when no document was kept."""
+    """Writes the shards, and counts documents and drops on the card.
+
+    Raises ValueError with the reasons for the drops when no document is left.
+    """
     quotas = Quotas(sample)
     writer = ShardWriter(directory, tokenizer)
-    waiting: list[tuple[str, str]] = []  # the texts that are being tokenised, and where they were
-
-    def judged() -> Iterator[str]:
-        for text in texts:
-            reason = quotas.hopeless(text) or (quality.fault(text) if sample.quality else None)
-            if reason:
-                card.drop(reason)
-                continue
-            waiting.append((text, card.place))
-            yield text
-
-    for ids in tokenised(judged(), tokenizer):
-        text, place = waiting.pop(0)
+    for document, ids in tokenize(_candidates(texts, sample, quotas, card), tokenizer):
         if reason := quotas.refusal(len(ids)):
-            card.drop(reason, place)
+            card.drop(reason, document.place)
             continue
         quotas.take(len(ids))
         writer.add(ids)
-        card.add(len(ids), text)
+        card.add(len(ids), document.text)
         if quotas.full:
             break
     writer.close()
@@ -53,11 +44,27 @@ def write(
         raise ValueError(f"pretrain: no document is left; dropped: {card.losses}")
 
 
+def _candidates(
+    texts: Iterable[str], sample: Sample, quotas: "Quotas", card: Card
+) -> Iterator[Document]:
+    """The texts worth tokenising, each with its place in the sources; drops are counted.
+
+    Texts are tokenised in batches: a quota may fill up while a candidate waits, so its length in
+    tokens decides afterwards.
+    """
+    for text in texts:
+        reason = quotas.hopeless(text) or (quality.fault(text) if sample.quality else None)
+        if reason:
+            card.drop(reason)
+        else:
+            yield Document(text, card.place)
+
+
 class Quotas:
     """How many long and short documents are still wanted.
 
-    With a number of documents each kind has its quota. Without one every long document is taken,
-    and a short one whenever its share allows.
+    With `sample.documents` both lengths have a quota. Without it every long document is taken, and
+    a short one whenever the share of short documents allows it.
     """
 
     def __init__(self, sample: Sample) -> None:
@@ -70,13 +77,13 @@ class Quotas:
     @property
     def full(self) -> bool:
         """Whether nothing more is wanted."""
-        wanted = self.sample.documents
-        return wanted is not None and self.long + self.short >= wanted
+        goal = self.sample.documents
+        return goal is not None and self.long + self.short >= goal
 
     def hopeless(self, text: str) -> str | None:
-        """The reason for which a text will be refused however it is tokenised, if there is one.
+        """The reason to refuse a text that no tokenizer could save, or None.
 
-        A token stands for one byte or more, so a text has no more tokens than bytes, and its EOS.
+        A token stands for one byte or more, so a text has at most one token per byte, plus EOS.
         """
         most = 4 * len(text) + 1
         if most >= self.sample.long_tokens:
@@ -99,23 +106,23 @@ class Quotas:
         return "enough_short" if self.short + 1 > allowed + 1e-6 else None
 
     def take(self, tokens: int) -> None:
-        """Counts a document that was kept."""
+        """Counts a document that is taken."""
         if tokens >= self.sample.long_tokens:
             self.long += 1
         else:
             self.short += 1
 
     def notes(self) -> list[str]:
-        """What the sample came to."""
+        """One line on the shares that were reached, and one more if the sources ended early."""
         if not self.sample.long_share:
             return []
-        total, wanted = self.long + self.short, self.sample.documents
+        total, goal = self.long + self.short, self.sample.documents
         share = 100 * self.long / max(total, 1)
         least = f"{self.sample.long_tokens:,} tokens or more"
-        found = [f"{self.long:,} documents of {least} ({share:.1f}%), {self.short:,} shorter."]
-        if wanted is not None and total < wanted:
-            found.append(
-                f"The sources ended before the {wanted:,} documents that were asked for: wanted "
+        lines = [f"{self.long:,} documents of {least} ({share:.1f}%), {self.short:,} shorter."]
+        if goal is not None and total < goal:
+            lines.append(
+                f"The sources ended before the {goal:,} documents that were asked for: wanted "
                 f"{self.long_quota:,} long and {self.short_quota:,} shorter ones."
             )
-        return found
+        return lines

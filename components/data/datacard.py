@@ -1,6 +1,6 @@
-"""What a dataset holds: counts, lengths, what was dropped and why, and five samples.
+"""The report on a dataset: counts, lengths, drops with their reasons, and five samples.
 
-`Card` is filled while rows go by, in constant memory; the files are report.json and report.md.
+A `Card` counts rows as they stream by, in constant memory; report.json and report.md show it.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ class Card:
     samples: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     place: str = ""
-    """The file and line of the row that is being looked at, or row of a Parquet file."""
+    """File and line (in Parquet: row) of the current row."""
     first: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Where the first row was that was dropped for a reason."""
+    """For each reason the place of the first row that was dropped for it."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(0)
 
     def add(self, tokens: int, text: str) -> None:
-        """Counts a kept document of so many tokens; every one may become a sample alike."""
+        """Counts a document of `tokens` tokens; each is a sample with the same probability."""
         self.documents += 1
         self.tokens += tokens
         self.lengths[max(tokens, 1).bit_length() - 1] += 1
@@ -46,18 +46,18 @@ class Card:
             self.samples[place : place + 1] = [shown]
 
     def drop(self, reason: str, place: str | None = None) -> None:
-        """Counts a row that is not kept, and remembers the first place of its reason."""
+        """Counts a row as dropped, and remembers the first place of its reason."""
         self.dropped[reason] += 1
         self.first.setdefault(reason, self.place if place is None else place)
 
     @property
     def losses(self) -> str:
-        """What was dropped, and where first, in words for a line."""
+        """The drops by reason, with the first place of each, for the end of a line."""
         places = ", ".join(f"{reason} at {place}" for reason, place in self.first.items() if place)
         return f"{dict(self.dropped)}" + (f", first {places}" if places else "")
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as JSON; the histogram's keys are ranges of tokens."""
+        """Everything for report.json; the keys of `lengths` are ranges of tokens."""
         histogram = {
             f"{2**power}-{2 ** (power + 1) - 1}": self.lengths[power]
             for power in sorted(self.lengths)
@@ -76,16 +76,19 @@ class Card:
 
 def write(directory: Path, cards: dict[str, Card]) -> None:
     """Writes report.json and report.md."""
-    found = {part: card.as_json() for part, card in cards.items()}
-    content = json.dumps(found, indent=1, ensure_ascii=False)
+    report = {part: card.as_json() for part, card in cards.items()}
+    content = json.dumps(report, indent=1, ensure_ascii=False)
     (directory / "report.json").write_text(content, encoding="utf-8")
-    sections = [_section(part, facts) for part, facts in found.items()]
+    sections = [_section(part, facts) for part, facts in report.items()]
     page = "# Dataset\n\n" + "\n".join(sections)
     (directory / "report.md").write_text(page, encoding="utf-8")
 
 
 def summary(cards: dict[str, Card]) -> dict[str, Any]:
-    """The counts for the artifact's record, where `tokens` are those that a stage trained on."""
+    """The counts for the artifact's record.
+
+    `part_tokens`, because `tokens` in a record are the tokens that a stage trained on.
+    """
     return {
         **{part: card.documents for part, card in cards.items()},
         "part_tokens": {part: card.tokens for part, card in cards.items()},

@@ -1,18 +1,18 @@
 """The files of a dataset artifact.
 
     pretrain/          tokenised documents (token_shards.py), packed by pretrain/packing.py
-    pretrain.jsonl     {"text"}; only where the documents were made here or came ready-made
+    pretrain.jsonl     {"text"}; only where the pretraining texts do not come from sources
+    report.json, .md   counts, lengths, drops and samples (datacard.py)
     sft.jsonl          {"messages": [{"role", "content"}, ...]}
     preferences.jsonl  {"prompt", "chosen", "rejected"}
     problems.jsonl     {"prompt", "answer", "verifier"}
-    test.jsonl         {"prompt", "answer", "verifier"}; like the two above with a "system" if any
-    report.json, .md   counts, lengths, drops and samples (datacard.py)
+    test.jsonl         {"prompt", "answer", "verifier"}
 
+Preferences, problems and tests may have a "system", the system message before the prompt.
 Reads local paths only.
 """
 
 import json
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from components.data import jsonlines
+from components.data.jsonlines import Row
+from model.options import check
 from model.tokenizer import encode_answer, encode_chat
 
 COLUMNS = {
@@ -31,21 +33,22 @@ COLUMNS = {
 }
 
 
-def write(directory: Path, part: str, rows: Iterable[dict]) -> None:
+def write(directory: Path, part: str, rows: Iterable[Row]) -> None:
     """Writes one file of a dataset."""
     with (directory / f"{part}.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def read(directory: Path, part: str) -> list[dict]:
-    """The rows of one file, as `stream` gives them."""
+def read(directory: Path, part: str) -> list[Row]:
+    """The rows of one file. Raises as `stream` does."""
     return list(stream(directory, part))
 
 
-def stream(directory: Path, part: str) -> Iterator[dict]:
-    """The rows of one file, one after the other.
+def stream(directory: Path, part: str) -> Iterator[Row]:
+    """The rows of one file, read as they are used.
 
-    Raises ValueError naming the file and line of a bad row, and what is missing or empty.
+    Raises ValueError naming a file that is missing or empty, or the file, line and column of a bad
+    row.
     """
     path = directory / f"{part}.jsonl"
     if not path.is_file():
@@ -53,37 +56,36 @@ def stream(directory: Path, part: str) -> Iterator[dict]:
     number = 0
     with path.open("rb") as file:
         for number, row in jsonlines.rows(file):
-            yield _checked(part, f"{path}:{number}", row)
+            yield _check(part, f"{path}:{number}", row)
     if not number:
         raise ValueError(f"{path}: empty")
 
 
-def _checked(part: str, place: str, row: dict | jsonlines.Unusable) -> dict:
-    """The row, or ValueError naming its place and what it lacks."""
+def _check(part: str, place: str, row: Row | jsonlines.Unusable) -> Row:
+    """The row, or ValueError naming its place and the column that is missing or wrong."""
     if isinstance(row, jsonlines.Unusable):
         raise ValueError(f"{place}: {row}")
     if missing := [name for name in COLUMNS[part] if name not in row]:
         raise ValueError(f"{place}: lacks {', '.join(missing)}")
     for name in COLUMNS[part]:
         is_good, allowed = MESSAGES if name == "messages" else TEXT
-        if not is_good(row[name]):
-            raise ValueError(f"{place}: {name}={reprlib.repr(row[name])}, allowed: {allowed}")
-    if not isinstance(system := row.get("system", ""), str):
-        raise ValueError(f"{place}: system={reprlib.repr(system)}, allowed: a text")
+        check(f"{place}: {name}", row[name], is_good(row[name]), allowed)
+    system = row.get("system", "")
+    check(f"{place}: system", system, isinstance(system, str), "a text")
     return row
 
 
-def asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The messages that ask a preference or a problem: its system message, if any, and its prompt.
+def prompt_messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The messages before the answer of a preference or problem: its system, if any, and prompt.
 
-    Nobody reads `prompt` alone to ask a model: a row's system would be lost.
+    Every stage prompts a model with these; `row["prompt"]` alone would lose the system message.
     """
     system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
     return [*system, {"role": "user", "content": row["prompt"]}]
 
 
 def _are_messages(value: Any) -> bool:
-    """Whether it is a list of some {"role", "content"}, both texts."""
+    """Whether the value is a list, not empty, of {"role", "content"} with both texts."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -99,11 +101,11 @@ TEXT = (lambda value: isinstance(value, str)), "a text"
 MESSAGES = _are_messages, "a list of messages, each with a role and content"
 
 
-def tokens(part: str, row: dict, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of a row in the chat template: the prompt with its longest answer, if it has one."""
+def tokens(part: str, row: Row, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of a row in the chat template: its prompt and, if there is one, its longest answer."""
     if part == "sft":
         *before, last = row["messages"]
         return len(encode_chat(tokenizer, before)) + len(encode_answer(tokenizer, last["content"]))
-    prompt = len(encode_chat(tokenizer, asked(row)))
+    prompt = len(encode_chat(tokenizer, prompt_messages(row)))
     answers = [row[side] for side in ("chosen", "rejected") if side in row]
     return prompt + max((len(encode_answer(tokenizer, answer)) for answer in answers), default=0)

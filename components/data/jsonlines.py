@@ -1,8 +1,8 @@
 """JSON lines read with care: one object a line, in UTF-8, of bounded length.
 
-A line ends at \\n alone: U+2028, U+0085 and a form feed may stand in a text. A byte order mark and
-blank lines are no rows. A line that holds none is named and never ends the reading; what its fields
-must be is not known here.
+A line ends at \\n alone: U+2028, U+0085 and a form feed may be part of a text. Byte order marks and
+blank lines are skipped. A line without a usable row is reported and reading goes on. Whether the
+fields of a row are right is for the reader of the rows to check.
 """
 
 import json
@@ -10,15 +10,15 @@ import re
 from collections.abc import Container, Iterator
 from typing import Any, BinaryIO
 
-LONGEST = 16 << 20  # bytes of a line; a longer one is passed over piece by piece
-PIECE = 1 << 20
+LONGEST = 16 << 20  # bytes of a line; a longer one is skipped
+PIECE = 1 << 20  # bytes of a long line that are skipped at a time
 MARK = b"\xef\xbb\xbf"
-HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a pair, or in a text that only looks like one
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # looks like a surrogate; `_is_unicode` makes sure
 Row = dict[str, Any]
 
 
 class Unusable(ValueError):
-    """A line that holds no row: the reason in a word, to be counted, and what is wrong with it."""
+    """A line that holds no row: `reason` is the word under which it is counted."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -28,9 +28,9 @@ class Unusable(ValueError):
 def rows(
     stream: BinaryIO, *, longest: int = LONGEST, columns: Container[str] | None = None
 ) -> Iterator[tuple[int, Row | Unusable]]:
-    """The number of every line that is not blank, from 1, with its row or what is wrong with it.
+    """The number, from 1, of every line that is not blank, with its row or its fault.
 
-    With `columns` a row holds no others, and what stands in those others does not matter.
+    With `columns` all other columns are left out of a row, and may hold anything.
     """
     for number, line in enumerate(_lines(stream, longest), 1):
         if len(line) > longest:
@@ -44,7 +44,7 @@ def rows(
 
 
 def _lines(stream: BinaryIO, longest: int) -> Iterator[bytes]:
-    """Lines; of one that is too long only the first part is kept."""
+    """The lines; a line that is too long is cut to `longest` + 1 bytes."""
     while line := stream.readline(longest + 1):
         rest = line
         while len(line) > longest and rest and not rest.endswith(b"\n"):
@@ -61,7 +61,7 @@ def _row(line: bytes, columns: Container[str] | None) -> Row:
         raise Unusable("too_deep", "not JSON that can be read: nested too deeply") from None
     except Unusable:
         raise
-    except ValueError as error:  # Python's limit for the digits of an integer
+    except ValueError as error:  # Python limits the digits of an integer
         raise Unusable("number_too_long", f"not JSON that can be read: {error}") from None
     if not isinstance(row, dict):
         raise Unusable("not_an_object", "not a JSON object")
@@ -82,7 +82,7 @@ def _text(line: bytes) -> str:
 
 
 def _is_unicode(row: Row) -> bool:
-    """Whether no half of a surrogate pair stands alone: JSON can spell it, UTF-8 cannot."""
+    """Whether no surrogate is unpaired: JSON can spell one, UTF-8 cannot."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -93,12 +93,12 @@ def _is_unicode(row: Row) -> bool:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise Unusable("duplicate_key", f"two values for {twice[:100]!r}")
-    return found
+    return row
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_object)

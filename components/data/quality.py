@@ -1,14 +1,14 @@
-"""Is a text worth pretraining on: a few rules, each with a name under which it is counted.
+"""Rules that tell whether a text is worth pretraining on; drops are counted by the rule's name.
 
-After Gopher's rules (arXiv:2112.11446, appendix A.1.1). Long texts are judged by slices, so that a
-rule costs the same for any length. Length in tokens is not judged here.
+After Gopher's rules (arXiv:2112.11446, appendix A.1.1). Of a long text only slices are read, so
+that a rule costs the same for any length. `corpus.Quotas` judges the length in tokens.
 """
 
 import re
 import zlib
 from collections.abc import Callable
 
-SLICES, SLICE = 8, 8192  # characters of a long text that are looked at
+SLICES, SLICE = 8, 8192  # of a long text this many slices of this many characters are read
 LETTERS = re.compile(r"[^\W\d_]+")
 SPACES = re.compile(r"\s+")
 UNBROKEN = re.compile(r"[!-~]{1000}")
@@ -36,14 +36,14 @@ def unbroken_run(text: str) -> bool:
 
 
 def repeated_lines(text: str) -> bool:
-    """More than 30% of the characters are in lines that stood before."""
+    """More than 30% of the characters are in repetitions of earlier lines."""
     lines = [line for line in text.splitlines() if line.strip()]
     total = sum(map(len, lines))
     return total - sum(map(len, set(lines))) > 0.3 * total
 
 
 def repetitive(text: str) -> bool:
-    """zlib makes it smaller than a tenth: the same words again and again."""
+    """zlib compresses the text to less than a tenth: it repeats the same words."""
     content = text.encode(errors="replace")
     return len(content) > 1000 and len(zlib.compress(content, 1)) < 0.1 * len(content)
 
@@ -63,8 +63,8 @@ RULES: dict[str, Callable[[str], bool]] = {
 
 def fault(text: str) -> str | None:
     """The name of the first rule that a text breaks, or None."""
-    shown = _slices(text)
-    return next((name for name, rule in RULES.items() if rule(shown)), None)
+    excerpt = _slices(text)
+    return next((name for name, rule in RULES.items() if rule(excerpt)), None)
 
 
 def _slices(text: str) -> str:

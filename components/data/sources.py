@@ -1,7 +1,7 @@
 """Rows of JSONL, Parquet and text files, streamed: memory does not grow with the corpus.
 
-A location is whatever `components.storage` finds and opens. In place of a row that no stage could
-use comes the reason, in a word. What a row must hold is not known here.
+`components.storage` finds and opens the files. An unusable row is replaced by one word, the
+reason. `components.data.conversations` checks what rows hold.
 """
 
 import codecs
@@ -21,6 +21,7 @@ import pyarrow.parquet
 from components import storage
 from components.data import jsonlines
 from components.data.config import Source
+from components.data.jsonlines import Row
 from components.storage import finding
 
 FORMATS = {
@@ -32,20 +33,19 @@ FORMATS = {
     ".md": "text",
 }
 COMPRESSED = (".gz", ".zst")
-# What stands beside the data of a repository: texts, by the first word of the name, and facts.
+# Files of a repository that are not data: papers, by the first word of their name, and facts.
 PAPERS = {"readme", "license", "licence", "copying", "notice", "changelog", "citation", "authors"}
 PAPERS |= {"contributing", "code_of_conduct", "security", "requirements"}
 FACTS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
-LONGEST = 1 << 20  # bytes of a row; the memory of a run is a small multiple of it
-PIECE = 1 << 20  # bytes of a text file that are one document at most
+LONGEST = 1 << 20  # bytes of a row; the stage's memory is a small multiple of it
+PIECE = 1 << 20  # bytes of the longest text file that is one document
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, pyarrow.ArrowException, UnicodeDecodeError)
-Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row | str]]
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a source with the kind of each, and why others there are left out."""
+    """The files of a source with the kind of each, and the files left out with their reasons."""
 
     source: Source
     kinds: dict[str, str]
@@ -53,47 +53,47 @@ class Files:
 
     @property
     def note(self) -> str:
-        """What was left out, in a line; empty where nothing was."""
-        left_out = finding.described(self.left_out)
+        """A line that names the files left out, or an empty text."""
+        left_out = finding.describe(self.left_out)
         return left_out and f"{self.source.location}: files read: {len(self.kinds)}{left_out}"
 
 
 def files(source: Source) -> Files:
     """The files of a source, in the order of their names.
 
-    A file that is named is taken whatever it is; what stands beside the data of a directory is not.
+    A file that the location names is taken whatever it is. Of a directory only data are taken: no
+    cards, licences or scripts.
 
-    Raises ValueError or FileNotFoundError naming what is not there or of an unknown kind.
+    Raises FileNotFoundError if there is no file, ValueError if none is of a known kind.
     """
-    found = storage.find(source.location)
-    kinds, left_out = {}, dict(found.left_out)
-    for name, file in found.files.items():
+    listing = storage.find(source.location)
+    kinds, left_out = {}, dict(listing.left_out)
+    for name, file in listing.files.items():
         kind = _kind(name) if source.format == "auto" else source.format
-        reason = _beside(name, source.format) if found.by == "folder" else ""
+        reason = _beside(name, source.format) if listing.by == "folder" else ""
         if kind and not reason:
             kinds[file] = kind
-        elif found.by != "name":
+        elif listing.by != "name":
             left_out[name] = reason or "unknown kind"
     if not kinds:
         raise ValueError(
             f"{source.location}: unknown kind of file, allowed: {', '.join(FORMATS)} (.gz, .zst), "
-            f"or a format{finding.described(left_out)}"
+            f"or a format{finding.describe(left_out)}"
         )
     return Files(source, kinds, left_out)
 
 
-def rows(found: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row | str]]:
-    """Every row of a source with its file and line, or why it is none, file after file.
+def rows(files: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row | str]]:
+    """File, line and row of every row of a source; for an unusable row its reason.
 
-    A row holds those of `columns` that it has; what stands in others does not matter. The text of
-    a text file is in the source's `column`.
+    Only `columns` are read; others may hold anything. A text file has the source's `column` alone.
 
-    Raises ValueError naming the file of what cannot be read.
+    Raises ValueError naming a file that is damaged.
     """
-    for file, kind in found.kinds.items():
+    for file, kind in files.kinds.items():
         with _opened(file) as stream:
             try:
-                for number, row in READERS[kind](stream, columns, found.source.column):
+                for number, row in READERS[kind](stream, columns, files.source.column):
                     yield file, number, row
             except DAMAGED as error:
                 raise _damaged(file, kind, error) from error
@@ -103,19 +103,19 @@ def rows(found: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row
                 raise _damaged(file, kind, error) from error
 
 
-def interleaved(
-    found: Sequence[Files], columns: Callable[[Source], Collection[str]], *, seed: int
+def interleave(
+    sources: Sequence[Files], columns: Callable[[Source], Collection[str]], *, seed: int
 ) -> Iterator[tuple[Source, str, int, Row | str]]:
-    """Rows of several sources, each next one drawn by weight; an exhausted source drops out."""
+    """Rows of several sources: each row's source is drawn by weight until it is exhausted."""
     rng = random.Random(seed)
-    waiting = [(one.source, rows(one, columns(one.source))) for one in found]
-    while waiting:
-        weights = [source.weight for source, _ in waiting]
-        (place,) = rng.choices(range(len(waiting)), weights) if len(waiting) > 1 else (0,)
-        source, stream = waiting[place]
+    streams = [(files.source, rows(files, columns(files.source))) for files in sources]
+    while streams:
+        weights = [source.weight for source, _ in streams]
+        (place,) = rng.choices(range(len(streams)), weights) if len(streams) > 1 else (0,)
+        source, stream = streams[place]
         row = next(stream, None)
         if row is None:
-            del waiting[place]
+            del streams[place]
         else:
             yield source, *row
 
@@ -132,7 +132,7 @@ def _kind(file: str) -> str | None:
 
 
 def _beside(name: str, format: str) -> str:
-    """Why a file of a directory is not its data, if it is not: a card, a licence, a script."""
+    """The reason to leave a file of a directory out (a card, a licence, a script), or empty."""
     file = PurePosixPath(name.lower())
     if file.suffix in (".md", ".py") and format != "text":
         return "not data"
@@ -184,8 +184,8 @@ def _parquet(stream: BinaryIO, columns: Collection[str], column: str) -> Numbere
 
 
 def _plain(batch: pyarrow.RecordBatch) -> list[Row | str]:
-    """The rows of a batch as Python's objects; the odd ones are found one by one."""
-    if batch.nbytes <= LONGEST:  # nearly always; row by row takes three times as long
+    """The rows of a batch as Python objects; one by one if a row among them is unusable."""
+    if batch.nbytes <= LONGEST:  # the usual case; row by row takes three times as long
         with contextlib.suppress(ValueError, OverflowError):
             return batch.to_pylist()
     return [_plain_row(batch.slice(place, 1)) for place in range(batch.num_rows)]
@@ -198,12 +198,12 @@ def _plain_row(row: pyarrow.RecordBatch) -> Row | str:
         return row.to_pylist()[0]
     except UnicodeDecodeError:
         return "not_utf8"
-    except (ValueError, OverflowError):  # what Python's types cannot hold, as the year 20000
+    except (ValueError, OverflowError):  # Python's types cannot hold it, such as the year 20000
         return "unreadable_value"
 
 
 def _text(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
-    """A document for each piece; a character that the cut would part begins the next one."""
+    """One document for each piece; a character that straddles a cut goes to the next piece."""
     decoder, number, piece = codecs.getincrementaldecoder("utf-8-sig")(), 0, stream.read(PIECE)
     while piece:
         if len(piece) == PIECE:

@@ -1,27 +1,28 @@
-"""Tokenised documents in memory-mapped shards: written once, read at any place at once.
+"""Tokenised documents in memory-mapped shards: written once, read at random.
 
     tokens-00000.bin ...  uint32, documents one after another, each closed by EOS
     lengths.bin           uint32, tokens of each document
     manifest.json         shards, totals and the tokenizer's fingerprint; written last
 
-No document straddles two shards. Which documents are worth keeping is decided elsewhere.
+No document straddles two shards. `components.data.corpus` decides which documents are written.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from components import atomic
 from model.tokenizer import encode
 
 MANIFEST, LENGTHS = "manifest.json", "lengths.bin"
 FORMAT = 1
 SHARD = 64 << 20  # tokens of a shard, 256 MiB
-BATCH = 128 << 10  # characters tokenised at once; their bookkeeping takes 100 times as much
+BATCH = 128 << 10  # characters tokenised at once; the library needs 100 bytes for each
 DTYPE = np.dtype("<u4")
 
 
@@ -31,48 +32,66 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(vocabulary.encode()).hexdigest()
 
 
-def tokenised(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    """Token ids of each text, closed by EOS, in order.
+class Document(NamedTuple):
+    """A text, with the file and line where it stands."""
 
-    What looks like a special token in a text is text. A long text is tokenised in pieces that end
-    with a line, so that memory does not grow with it.
+    text: str
+    place: str = ""
+
+
+class _Piece(NamedTuple):
+    text: str
+    document: Document
+    is_last: bool
+
+
+def tokenize(
+    documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Document, np.ndarray]]:
+    """Each document, in order, with its token ids, closed by EOS.
+
+    A special token that is spelled in a text is tokenised as plain text. A long text is tokenised
+    in pieces that end with a line, so that memory does not grow with it.
     """
-    found: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     end = np.array([tokenizer.eos_token_id], DTYPE)
-    for batch in _batches(texts):
-        for (_, is_last), ids in zip(batch, _encode(batch, tokenizer), strict=True):
-            found.append(ids)
-            if is_last:
-                yield np.concatenate([*found, end])
-                found = []
+    for batch in _batches(documents):
+        encoded = encode(tokenizer, [piece.text for piece in batch])
+        for piece, ids in zip(batch, encoded, strict=True):
+            parts.append(np.array(ids, DTYPE))
+            if piece.is_last:
+                yield piece.document, np.concatenate([*parts, end])
+                parts = []
 
 
-def _encode(batch: list[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    found = encode(tokenizer, [piece for piece, _ in batch])
-    return [np.array(ids, DTYPE) for ids in found]
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
-    """(piece, whether it ends its text) of some `BATCH` characters together."""
-    batch: list[tuple[str, bool]] = []
+def _batches(documents: Iterable[Document]) -> Iterator[list[_Piece]]:
+    """Pieces of about `BATCH` characters in total."""
+    batch: list[_Piece] = []
     size = 0
-    for text in texts:
-        start = 0
-        while start < len(text) or not text:
-            stop = _cut(text, start)
-            batch.append((text[start:stop], stop == len(text)))
-            size, start = size + stop - start, stop
+    for document in documents:
+        for piece in _pieces(document):
+            batch.append(piece)
+            size += len(piece.text)
             if size >= BATCH:
                 yield batch
                 batch, size = [], 0
-            if not text:
-                break
     if batch:
         yield batch
 
 
+def _pieces(document: Document) -> Iterator[_Piece]:
+    """An empty text is one empty piece: its document has an EOS."""
+    text, start = document.text, 0
+    while True:
+        stop = _cut(text, start)
+        yield _Piece(text[start:stop], document, stop == len(text))
+        if stop == len(text):
+            return
+        start = stop
+
+
 def _cut(text: str, start: int) -> int:
-    """Where a piece ends: after the last line that fits, or the last word, or where it must."""
+    """Where a piece ends: after the last line that fits, else the last word, else at `BATCH`."""
     stop = start + BATCH
     if stop >= len(text):
         return len(text)
@@ -114,14 +133,14 @@ class ShardWriter:
         for name in ("documents", "tokens"):
             manifest[name] = sum(shard[name] for shard in self.shards)
         manifest["shards"] = self.shards
-        (self.directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        atomic.write_json(self.directory / MANIFEST, manifest)
 
 
 class Shards:
-    """The documents of a directory that a ShardWriter closed."""
+    """The documents that a ShardWriter wrote to a directory."""
 
     def __init__(self, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises ValueError where there are none, or another tokenizer made them."""
+        """Raises ValueError if there are none, or if another tokenizer made them."""
         if not (directory / MANIFEST).exists():
             raise ValueError(f"{directory}: no {MANIFEST}; the dataset has no tokenised documents")
         manifest = json.loads((directory / MANIFEST).read_text())

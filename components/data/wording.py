@@ -1,15 +1,15 @@
 """One message as text: a string, a number or a list of parts; a thought gets its delimiters.
 
-What is no text (pictures, tool calls, booleans) raises Unfit: a row without it would ask or answer
-something else. How messages make a row is `components.data.conversations`'s.
+Pictures, tool calls, booleans and other values that are not text raise Unfit: the row without them
+would ask or answer something else. `components.data.conversations` makes rows of messages.
 """
 
 import math
 import re
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from components.data.jsonlines import Row
 from model.tokenizer import BEGIN_THOUGHT, DELIMITER, END_SOLUTION, reasoned
 
 ROLES = {
@@ -26,43 +26,46 @@ THOUGHTS = (
 )
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 CALLS = ("tool_calls", "function_call")
-SWITCHES = ("on", "off")  # some sets tell by `reasoning` whether there is a thought
+SWITCHES = ("on", "off")  # in some datasets `reasoning` only says whether there is a thought
 NAME = r"th(?:ink(?:ing)?|ought)\s*>"
 OPEN = re.compile(rf"^<{NAME}", re.MULTILINE | re.IGNORECASE)
-# Not where it is quoted; what follows may be a fence or a quotation of the answer's own.
+# A tag in quotes or backticks is quoted, and is text. Only the sign before it decides: the sign
+# after it may open a code block or a quotation of the answer.
 TAG = re.compile(rf"(?<![\"'`])</?{NAME}", re.IGNORECASE)
 CLOSE = re.compile(rf"(?<![\"'`])</{NAME}", re.IGNORECASE)
-Row = Mapping[str, Any]
 
 
 class Unfit(ValueError):
-    """A row that no stage can use; its text is the reason, in a word."""
+    """A row that no stage can use; the message is one word, under which it is counted."""
 
 
-def message(given: Any) -> dict[str, str]:
+def message(turn: Any) -> dict[str, str]:
     """{"role", "content"} of one message in OpenAI's or ShareGPT's form."""
-    if not isinstance(given, Mapping):
+    if not isinstance(turn, dict):
         raise Unfit("no_messages")
-    role = ROLES.get(str(first(given, ("role", "from"))))
+    role = ROLES.get(str(first(turn, ("role", "from"))))
     if role is None:
         raise Unfit("unknown_role")
-    refuse(given)
-    content = first(given, ("content", "value"))
+    refuse(turn)
+    content = first(turn, ("content", "value"))
     if role != "assistant":
         return {"role": role, "content": text(content, "empty_message")}
-    if 0 in (given.get("weight"), given.get("train")):
+    if 0 in (turn.get("weight"), turn.get("train")):
         raise Unfit("untrained_turn")
-    return {"role": role, "content": answer(content, given, "empty_message")}
+    return {"role": role, "content": answer(content, turn, "empty_message")}
 
 
 def answer(content: Any, beside: Row, empty: str) -> str:
-    """An assistant's answer, with delimiters around its thought wherever that was written:
-    between <think> tags or their like, before a closing one alone, in a part, or in a column."""
+    """An assistant's answer, with our delimiters around its thought.
+
+    The thought may stand between <think> tags or similar ones, before a closing tag alone, in a
+    part of the content, or in a column of `beside`. Raises Unfit(`empty`) if there is no text.
+    """
     words, inner = _spoken(content)
     if not words:
         raise Unfit(empty)
     before, solution = _split(words)
-    thoughts = {found.strip() for found in (before, inner, thought(beside)) if found}
+    thoughts = {text.strip() for text in (before, inner, thought(beside)) if text}
     if len(thoughts) > 1:
         raise Unfit("two_thoughts")
     if before is None and not thoughts:
@@ -76,15 +79,15 @@ def answer(content: Any, beside: Row, empty: str) -> str:
 
 
 def thought(row: Row) -> str | None:
-    """The thought that stands in a column of its own."""
-    found = next((row[name] for name in THOUGHTS if is_given(row.get(name))), None)
-    is_switch = isinstance(found, bool) or found in SWITCHES
-    return None if found is None or is_switch else text(found, "empty_message")
+    """The thought in a column of its own, or None."""
+    value = next((row[name] for name in THOUGHTS if has_value(row.get(name))), None)
+    is_switch = isinstance(value, bool) or value in SWITCHES
+    return None if value is None or is_switch else text(value, "empty_message")
 
 
-def text(given: Any, empty: str) -> str:
-    """The text of a value, stripped. Raises Unfit(`empty`) where there is none."""
-    words, inner = _spoken(given)
+def text(value: Any, empty: str) -> str:
+    """The text of a value, stripped. Raises Unfit(`empty`) if it is empty."""
+    words, inner = _spoken(value)
     if inner:
         raise Unfit("not_text")
     if not words:
@@ -92,61 +95,61 @@ def text(given: Any, empty: str) -> str:
     return words
 
 
-def refuse(given: Row) -> None:
-    """Raises Unfit for calls of tools and for pictures: the text beside them is not the whole."""
-    if any(is_given(given.get(name)) for name in CALLS):
+def refuse(row: Row) -> None:
+    """Raises Unfit for tool calls and pictures: the text alone would be incomplete."""
+    if any(has_value(row.get(name)) for name in CALLS):
         raise Unfit("tool_calls")
-    if any(is_given(given.get(name)) for name in MEDIA):
+    if any(has_value(row.get(name)) for name in MEDIA):
         raise Unfit("not_text")
 
 
 def first(row: Row, names: tuple[str, ...]) -> Any:
-    """The value of the first of the columns that is not null."""
+    """The first value among the named columns that is not null, or None."""
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def is_given(value: Any, depth: int = 4) -> bool:
-    """Whether an optional column says anything: null, NaN, blanks and lists of those do not."""
+def has_value(value: Any, depth: int = 4) -> bool:
+    """Whether an optional column holds a value: not null, NaN, blank or a list of such."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
     if isinstance(value, str):
         return value.strip() not in ("", "[]", "{}", "null")
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list) or (value and not depth):
         return True
-    return any(is_given(inner, depth - 1) for inner in value)
+    return any(has_value(inner, depth - 1) for inner in value)
 
 
-def _spoken(given: Any) -> tuple[str, str]:
-    """What a value says, and what its parts of thought say."""
-    if given is None or isinstance(given, str):
-        return (given or "").strip(), ""
-    if isinstance(given, Mapping):
-        given = [given]
-    if not isinstance(given, list):
-        return _number(given), ""
+def _spoken(value: Any) -> tuple[str, str]:
+    """The text of a value, and the text of those of its parts that are thought."""
+    if value is None or isinstance(value, str):
+        return (value or "").strip(), ""
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        return _number(value), ""
     words: list[str] = []
     thoughts: list[str] = []
-    for part in given:
-        kind, said = _part(part)
-        (thoughts if kind in THOUGHTS else words).append(said)
+    for part in value:
+        kind, content = _part(part)
+        (thoughts if kind in THOUGHTS else words).append(content)
     return "\n".join(words).strip(), "\n".join(thoughts).strip()
 
 
 def _part(part: Any) -> tuple[str, str]:
     """The kind of a part of a message, and its text."""
-    kind = part.get("type") if isinstance(part, Mapping) else None
+    kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(kind, str) and kind.startswith(("tool", "function")):
         raise Unfit("tool_calls")
-    said = part.get("text" if kind not in THOUGHTS else kind) if isinstance(kind, str) else None
-    if kind not in ("text", "input_text", "output_text", *THOUGHTS) or not isinstance(said, str):
+    content = part.get("text" if kind not in THOUGHTS else kind) if isinstance(kind, str) else None
+    if kind not in ("text", "input_text", "output_text", *THOUGHTS) or not isinstance(content, str):
         raise Unfit("not_text")
-    return kind, said
+    return kind, content
 
 
 def _number(value: Any) -> str:
-    """The shortest plain decimal: 5 for 5.0, 0.00001 for 1e-05."""
+    """A number as the shortest plain decimal: 5 for 5.0, 0.00001 for 1e-05."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise Unfit("not_text")
     if isinstance(value, int):
@@ -160,7 +163,7 @@ def _number(value: Any) -> str:
 
 
 def _split(words: str) -> tuple[str | None, str]:
-    """The thought before </think>, if there is one, and what follows."""
+    """The thought before </think>, or None, and the text after it."""
     closed = CLOSE.search(words)
     if closed is None:
         if OPEN.search(words):

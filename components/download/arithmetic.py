@@ -1,10 +1,10 @@
 """A reasoning domain small enough for a laptop: sums of three-digit numbers with worked solutions.
 
-All digits are 1, 3, 5 or 7, so that a thought takes 48 facts, which a model of 0.7 million
-parameters learns steadily whatever its seed. Texts and demonstrations are by a pupil who forgets
-most carries from the units: a model that imitates it forgets them too, one that learns from
-preferences or verified answers need not. A sum and its mirror image, 135 + 357 and 357 + 135, are
-one problem in two forms: both are trained on or neither is.
+All digits are 1, 3, 5 or 7: thoughts then need only 48 facts, which a model of 0.7 million
+parameters learns with any seed. Texts and demonstrations are the work of a pupil who forgets most
+carries from the units: a model that imitates the pupil forgets them too, a model that learns from
+preferences or verified answers need not. 135 + 357 and 357 + 135 count as the same problem: the
+test set never holds a sum whose mirror image is trained on.
 """
 
 import itertools
@@ -15,9 +15,9 @@ from model.tokenizer import reasoned
 
 DIGITS = (1, 3, 5, 7)
 TABLE = 6_000  # lines of the addition table among the texts
-FORGETS = 0.8  # share of the carries from the units that the pupil forgets
-# A word is one token, and a sum one of twenty classes in a row: a small model learns that steadily.
-# The last digit of a sum is modular addition, which it learns suddenly, late or never.
+FORGETS = 0.8  # share of carries from the units that the pupil forgets
+# Each word is one token, so a sum is a choice among twenty ordered classes, which a small model
+# learns steadily. Digits would make it modular addition, which it learns suddenly, late or never.
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
@@ -26,20 +26,20 @@ WORDS = (
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One sum, by its two terms."""
+class Sum:
+    """A problem of the domain: the sum of two terms."""
 
     first: int
     second: int
 
     @property
     def question(self) -> str:
-        """How it is asked."""
+        """The text of the prompt."""
         return f"{self.first} + {self.second} ="
 
     @property
     def answer(self) -> str:
-        """Its verified answer."""
+        """The verified answer."""
         return str(self.first + self.second)
 
     @property
@@ -59,8 +59,8 @@ class Problem:
     def work(self, slip: str | None = None) -> tuple[str, str]:
         """The sums of the digits from the right, each with its carry, and the solution.
 
-        `slip` is a mistake on the way: a wrong sum of the units or the tens, or the carry from the
-        units, forgotten or made up.
+        `slip` is a mistake in them: a wrong sum of the "units" or "tens", or a "carry" from the
+        units that is forgotten or made up.
         """
         steps, digits, carry = [], "", 0
         for place, name in enumerate(("units", "tens", "hundreds")):
@@ -77,34 +77,37 @@ class Problem:
         return " ".join(steps), digits
 
 
-def problems() -> list[Problem]:
-    """Every sum of two three-digit numbers of such digits."""
+def sums() -> list[Sum]:
+    """Every sum of two three-digit numbers of these digits."""
     numbers = [100 * a + 10 * b + c for a, b, c in itertools.product(DIGITS, repeat=3)]
-    return [Problem(first, second) for first, second in itertools.product(numbers, repeat=2)]
+    return [Sum(first, second) for first, second in itertools.product(numbers, repeat=2)]
 
 
-def split(
-    problems: list[Problem], test: int, rng: random.Random
-) -> tuple[list[Problem], list[Problem]]:
-    """`test` problems, no two of one pair of terms, and the problems of all other pairs, mixed."""
-    held: dict[frozenset[int], Problem] = {}
-    mixed = rng.sample(problems, len(problems))
-    for problem in mixed:
-        if len(held) < test:
-            held.setdefault(problem.pair, problem)
-    return list(held.values()), [problem for problem in mixed if problem.pair not in held]
+def split(sums: list[Sum], test: int, rng: random.Random) -> tuple[list[Sum], list[Sum]]:
+    """`test` sums for the test, no two of the same pair of terms, and all sums of other pairs.
+
+    Both lists are shuffled.
+    """
+    held_out: dict[frozenset[int], Sum] = {}
+    shuffled = rng.sample(sums, len(sums))
+    for problem in shuffled:
+        if len(held_out) < test:
+            held_out.setdefault(problem.pair, problem)
+    return list(held_out.values()), [
+        problem for problem in shuffled if problem.pair not in held_out
+    ]
 
 
-def pupils_slip(problem: Problem, rng: random.Random) -> str | None:
-    """The slip that the pupil makes in a sum, if it makes one."""
+def pupils_slip(problem: Sum, rng: random.Random) -> str | None:
+    """The mistake that the pupil makes in a sum, or None."""
     return "carry" if problem.has_carry and rng.random() < FORGETS else None
 
 
-def documents(problems: list[Problem], slips: list[str | None], rng: random.Random) -> list[str]:
-    """Plain text of the domain: the pupil's worked sums, and lines of the addition table."""
+def documents(sums: list[Sum], slips: list[str | None], rng: random.Random) -> list[str]:
+    """Pretraining texts: the pupil's worked sums, and lines of the addition table."""
     worked = [
         f"{problem.question} {' = '.join(problem.work(slip))}\n"
-        for problem, slip in zip(problems, slips, strict=True)
+        for problem, slip in zip(sums, slips, strict=True)
     ]
     pairs = list(itertools.product(DIGITS, repeat=2))
     table = [f"{a}+{b}={WORDS[a + b]}\n" for a, b in pairs]
@@ -112,7 +115,7 @@ def documents(problems: list[Problem], slips: list[str | None], rng: random.Rand
     return worked + rng.choices(table, k=TABLE)
 
 
-def dialogue(problem: Problem, slip: str | None) -> dict:
+def dialogue(problem: Sum, slip: str | None) -> dict:
     """A question and its worked answer as chat messages."""
     return {
         "messages": [
@@ -122,8 +125,8 @@ def dialogue(problem: Problem, slip: str | None) -> dict:
     }
 
 
-def preference(problem: Problem, rng: random.Random) -> dict:
-    """The worked answer against one with a slip in it."""
+def preference(problem: Sum, rng: random.Random) -> dict:
+    """The worked answer, preferred to an answer with a mistake."""
     return {
         "prompt": problem.question,
         "chosen": problem.worked(),
@@ -131,6 +134,6 @@ def preference(problem: Problem, rng: random.Random) -> dict:
     }
 
 
-def verifiable(problem: Problem) -> dict:
+def verifiable(problem: Sum) -> dict:
     """A question with its verified answer."""
     return {"prompt": problem.question, "answer": problem.answer, "verifier": "exact"}

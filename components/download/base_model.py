@@ -1,7 +1,7 @@
-"""The base model: a new, untrained one, or the check of one that was fetched.
+"""The weights of the base model: makes new, untrained ones, or checks fetched ones.
 
-The stage calls this by name in a process of its own (`_apart` there): the memory of the model and
-of its imports, 120 MB, is free again before the first row of a stream is read.
+The stage runs this in a child process: the imports take 120 MB, which are free again before the
+first row of a stream is read.
 """
 
 from pathlib import Path

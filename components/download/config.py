@@ -1,11 +1,11 @@
-"""What is downloaded, or made where a run needs nothing from outside."""
+"""Sources of the base model and the data, or the shape of both where they are made."""
 
 from dataclasses import dataclass
 
 from components.data.config import Sample, Source, check_source
 from model.options import Checked, check, check_text
 
-LARGEST = 2**20  # of a new model's sizes; no machine holds more
+LARGEST = 2**20  # the largest size of a new model; no machine holds a larger one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class Shape(Checked):
     context: int = 128
     """Longest sequence in tokens."""
     rope_theta: float = 30.0
-    """Base of the rotary frequencies; 30 gives heads of 32 a longest wavelength of 150 tokens, so
-    that every frequency tells positions of a short sequence apart."""
+    """Base of the rotary frequencies. At 30 the longest wavelength of heads of 32 is 150 tokens, so
+    that every frequency distinguishes positions of a short sequence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,13 +51,13 @@ class DownloadConfig(Checked):
     shape: Shape = Shape()
     """Shape of a new model, where `model` is "new"."""
     dataset: str | None = None
-    """A local directory, s3://BUCKET/KEY or a Hub dataset repository with the JSONL files of the
-    stages, whose rows are read as those of sources are; null makes sums with worked solutions,
-    unless there are sources."""
+    """A local directory, s3://BUCKET/KEY or a Hub dataset repository with the stages' JSONL files,
+    read like sources. Null makes sums with worked solutions, unless there are sources."""
     dataset_revision: str | None = None
     """Commit of the Hub dataset repository."""
     pretrain: tuple[Source, ...] = ()
-    """Sources of plain text for pretraining. Sources replace the file of that name in `dataset`."""
+    """Sources of plain text for pretraining. The sources of a part replace its file in
+    `dataset`."""
     sft: tuple[Source, ...] = ()
     """Sources of conversations: messages, ShareGPT's conversations, or prompt and completion."""
     preferences: tuple[Source, ...] = ()
@@ -69,14 +69,14 @@ class DownloadConfig(Checked):
     sample: Sample = Sample()
     """Which documents of the pretraining sources are taken."""
     max_tokens: int = 4096
-    """Longest example of the other sources, its prompt and answer together; longer ones are dropped
+    """Longest example of the other sources, prompt and answer together; longer examples are dropped
     and counted."""
     examples: int | None = None
-    """How many examples are taken of each of the other kinds; null takes all."""
+    """Number of examples taken for each part but pretraining; null takes all."""
     test_problems: int = 250
-    """Problems held out of the made data."""
+    """Sums that are held out for the test, where the data are made."""
     seed: int = 0
-    """Seed of the made data, of the order in which sources are drawn, and of new weights."""
+    """Seed of made data, of the draws among sources, and of new weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
-"""Whether a base's tokenizer and its configuration fit each other, before any weight is fetched.
+"""Checks that a base's tokenizer fits its configuration, before any weight is fetched.
 
-Weights are the business of `base_model.py`.
+`base_model.py` checks the weights.
 """
 
 from pathlib import Path
@@ -12,16 +12,16 @@ from model.config import CONFIG, read_config
 from model.options import check
 from model.tokenizer import NEW, load_tokenizer
 
-WORDS = "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 def check_fit(path: Path) -> None:
     """Compares the tokenizer at `path` with config.json.
 
-    Weights need not be there yet. Raises ValueError naming the file that cannot be read, the token
-    that is missing or has another id than the model's, or the id that the embedding has no row for,
-    and FileNotFoundError naming the file that is not there.
+    The weights may be missing. Raises FileNotFoundError naming a missing file, ValueError naming a
+    file that cannot be read, a token that is missing or whose id differs from the model's, or an
+    id without an embedding row.
     """
     config = read_config(path)
     tokenizer = _read_tokenizer(path)
@@ -35,33 +35,33 @@ def check_fit(path: Path) -> None:
         f"{tokenizer.mask_token_id}, the tokenizer's",
         f"{tokenizer.eos_token_id}, the tokenizer's",
     )
-    given = config.mask_token_id
+    own = config.mask_token_id
     name = f"{path / CONFIG}: mask_token_id"
-    check(name, given, given == tokenizer.mask_token_id, f"{mask} {tokenizer.mask_token}")
-    for key in ("eos_token_id", "pad_token_id"):  # what follows an answer is filled with EOS
-        given = getattr(config, key)
-        is_eos = tokenizer.eos_token_id in (given if isinstance(given, list) else [given])
-        check(f"{path / CONFIG}: {key}", given, is_eos, f"{eos} {tokenizer.eos_token}")
+    check(name, own, own == tokenizer.mask_token_id, f"{mask} {tokenizer.mask_token}")
+    for key in ("eos_token_id", "pad_token_id"):  # the space after an answer is filled with EOS
+        own = getattr(config, key)
+        is_eos = tokenizer.eos_token_id in (own if isinstance(own, list) else [own])
+        check(f"{path / CONFIG}: {key}", own, is_eos, f"{eos} {tokenizer.eos_token}")
 
 
 def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer with the tokens that ours adds; a file that cannot be read is named."""
-    if not (path / WORDS).exists():
+    """The tokenizer with our special tokens added. Raises an error naming a file that is bad."""
+    if not (path / TOKENIZER).exists():
         raise FileNotFoundError(
-            f"{path / WORDS}: no such file; a base needs its fast tokenizer, which "
+            f"{path / TOKENIZER}: no such file; a base needs its fast tokenizer, which "
             "`AutoTokenizer.from_pretrained(...).save_pretrained(...)` writes"
         )
-    for name in (WORDS, *SETTINGS):
+    for name in (TOKENIZER, *SETTINGS):
         if (path / name).exists():
             safetensors_files.read_json(path / name)
     try:
         return load_tokenizer(path)
-    except Exception as error:  # the library raises bare exceptions, and those of its own code
-        raise ValueError(f"{path / WORDS}: no tokenizer can be made of it: {error}") from error
+    except Exception as error:  # the library raises anything, bare Exception among it
+        raise ValueError(f"{path / TOKENIZER}: no tokenizer can be made of it: {error}") from error
 
 
 def _check_rows(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Every token has an embedding row; nothing is ever resized."""
+    """Every token needs an embedding row: the embedding is never resized."""
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if largest < rows:
         return

@@ -17,7 +17,7 @@ from model.tokenizer import BEGIN_SOLUTION, END_SOLUTION, encode, encode_chat
 
 def tokens(tokenizer: PreTrainedTokenizerBase, problem: named.Problem, form: Form) -> list[int]:
     """Token ids of the prompt that a problem becomes."""
-    messages = data.asked(problem)
+    messages = data.prompt_messages(problem)
     if form == "chat":
         return encode_chat(tokenizer, messages)
     return plain(tokenizer, "\n\n".join(message["content"] for message in messages))

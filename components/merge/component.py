@@ -14,7 +14,7 @@ def merge(
     model: Output[Model],
     metrics: Output[Metrics],
 ):
-    """Writes a full model from a base and what was trained on it."""
+    """Writes a full model from a base and the adapter or model trained on it."""
     return container(
         "merge",
         configs={"config": config},

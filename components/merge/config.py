@@ -1,4 +1,4 @@
-"""What a merge is."""
+"""The settings of a merge: none."""
 
 from dataclasses import dataclass
 
@@ -7,4 +7,4 @@ from model.options import Checked
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(Checked):
-    """Nothing to choose: the base's files, names and precision are kept."""
+    """Empty: a merge keeps the base's files, names and precision."""

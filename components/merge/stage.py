@@ -1,8 +1,8 @@
-"""Writes a full model from a base and what was trained on it, a weight file at a time.
+"""Writes a full model from a base and the adapter trained on it, one weight file after another.
 
 Each updated weight is W + (alpha / r) B A, added in fp32 and rounded once (`model.merging`). Only
-the weight that is being updated is in memory; all other bytes are copied within the kernel. Where
-every weight was trained, the trained model itself is the result.
+the weight that is being updated is in memory; all other bytes are copied within the kernel. A
+model whose every weight was trained is copied as it is.
 """
 
 import shutil
@@ -39,9 +39,9 @@ def run(
 
 
 def merge(base: Path, adapter: Path, model: Path) -> int:
-    """Copies the base's files, with the updated weights in the place of the old; their number."""
+    """Copies the base's files with the updated weights; returns the number of these."""
     settings, spans = checkpoint.inspect(base)
-    # A tied head is the embedding, which some files store twice: both become what it becomes.
+    # A tied head is the embedding. Some files store it twice: both copies are updated alike.
     head = spans.pop(checkpoint.HEAD, None) if settings.weight_tying else None
     updates = merging.Adapter(adapter)
     updates.check(spans)
@@ -64,7 +64,7 @@ def merge(base: Path, adapter: Path, model: Path) -> int:
 
 
 class Change(NamedTuple):
-    """Where an updated weight goes, and which one of the base it is."""
+    """The place of an updated weight in the file, its name, and its place in the base."""
 
     place: Span
     name: str
@@ -74,9 +74,9 @@ class Change(NamedTuple):
 def _rewrite(
     source: Path, target: Path, changes: list[Change], updates: merging.Adapter
 ) -> Iterator[int]:
-    """Writes `target` from front to back: bytes as they are, updated weights as they become.
+    """Writes `target` from front to back, the source's bytes with the updated weights.
 
-    Yields how many bytes were written at a time. Header, order and offsets stay the source's.
+    Yields the number of bytes of each write. Header, order and offsets stay the source's.
     """
     done = 0
     with source.open("rb") as old, target.open("wb", buffering=0) as new:
@@ -89,7 +89,7 @@ def _rewrite(
 
 
 def _copy(trained: Path, model: Path) -> int:
-    """Where every weight was trained the trained model is the result; the number of weights."""
+    """Copies a model whose every weight was trained; returns the number of weights."""
     _, spans = checkpoint.inspect(trained)
     files = safetensors_files.weight_files(trained)
     with _bar(files) as bar:
@@ -106,9 +106,9 @@ def _copy(trained: Path, model: Path) -> int:
 
 
 def _check(model: Path) -> None:
-    """Raises ValueError unless what was written loads: by names, shapes and, if tied, the head.
+    """Raises ValueError unless the new model loads: by names, shapes and, if tied, its head.
 
-    A model that fails has no configuration left, so that nothing takes it for one.
+    A model that fails loses its configuration, so that nothing loads it by mistake.
     """
     try:
         checkpoint.inspect(model)

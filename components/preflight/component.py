@@ -1,40 +1,31 @@
 """The preflight stage as a pipeline component."""
 
+from inspect import Parameter
+from typing import Any
+
 from kfp import dsl
 
 from components.container import container
+from components.preflight.config import Recipe
+from components.preflight.signature import json_types, signed
 
 
-@dsl.container_component
-def preflight(
-    preference: str,
-    download: dict,
-    pretrain: dict,
-    merge: dict,
-    sft: dict,
-    dpo: dict,
-    grpo: dict,
-    evaluate: dict,
-    evaluate_base: dict,
-    report: dict,
-    release: dict,
-    release_accuracy: dsl.OutputPath(float),  # type: ignore[valid-type]
-):
-    """Builds every configuration, so that a bad value fails before anything is trained."""
-    return container(
-        "preflight",
-        configs={
-            "preference": preference,
-            "download": download,
-            "pretrain": pretrain,
-            "merge": merge,
-            "sft": sft,
-            "dpo": dpo,
-            "grpo": grpo,
-            "evaluate": evaluate,
-            "evaluate_base": evaluate_base,
-            "report": report,
-            "release": release,
-        },
-        parameters={"release_accuracy": release_accuracy},
-    )
+def component(recipe: type) -> Any:
+    """The component that takes the fields of the dataclass `recipe`, one input each."""
+    outputs = {"release_accuracy": dsl.OutputPath(float)}
+    parameters = [
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=hint)
+        for name, hint in {**json_types(recipe), **outputs}.items()
+    ]
+
+    @dsl.container_component
+    @signed(parameters)
+    def preflight(*, release_accuracy: Any, **configs: Any) -> dsl.ContainerSpec:
+        """Builds every configuration, so that a bad value fails before anything is trained."""
+        files = {"release_accuracy": release_accuracy}
+        return container("preflight", configs=configs, parameters=files)
+
+    return preflight
+
+
+preflight = component(Recipe)

@@ -1,27 +1,22 @@
 """Builds every configuration before the first expensive stage starts, and hands on the release bar.
 
-The command line does the building: what reaches `run` is valid field by field.
+The command line builds them from JSON, so that every field is valid by itself before `run` starts.
 """
 
 import importlib.util
 import json
 from collections.abc import Iterator
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from components.artifact import Parameter
+from components import artifact
 from components.download.config import DownloadConfig
-from components.dpo.config import DpoConfig
-from components.evaluate.config import EvaluateConfig
-from components.grpo.config import GrpoConfig
-from components.merge.config import MergeConfig
 from components.preflight import between
 from components.preflight.between import Context
-from components.preflight.config import Preference
-from components.pretrain.config import PretrainConfig
-from components.release.config import ReleaseConfig
-from components.report.config import ReportConfig
-from components.sft.config import SftConfig
+from components.preflight.config import Recipe
+from components.preflight.signature import signed, types
+from model.options import check
 
 # Preflight has no network: the contexts of the published models are known by their names.
 PUBLISHED = {
@@ -31,49 +26,43 @@ PUBLISHED = {
 }
 
 
-def run(
-    *,
-    preference: Preference = "grpo",
-    download: DownloadConfig,
-    pretrain: PretrainConfig,
-    merge: MergeConfig,
-    sft: SftConfig,
-    dpo: DpoConfig,
-    grpo: GrpoConfig,
-    evaluate: EvaluateConfig,
-    evaluate_base: EvaluateConfig,
-    report: ReportConfig,
-    release: ReleaseConfig,
-    release_accuracy: Parameter,
-) -> None:
+def flags() -> list[Parameter]:
+    """A flag of the command line for every field of `Recipe`, and the path of the output."""
+    inputs = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            annotation=hint,
+            # A dataclass keeps the default of a field as an attribute of the class.
+            default=getattr(Recipe, name, Parameter.empty),
+        )
+        for name, hint in types(Recipe).items()
+    ]
+    path = Parameter("release_accuracy", Parameter.KEYWORD_ONLY, annotation=artifact.Parameter)
+    return [*inputs, path]
+
+
+@signed(flags())
+def run(*, release_accuracy: Path, **configs: Any) -> None:
     """Checks the configurations of all stages and what must hold between them."""
-    configs = {
-        "download": download,
-        "pretrain": pretrain,
-        "sft": sft,
-        "dpo": dpo,
-        "grpo": grpo,
-        "evaluate": evaluate,
-        "evaluate_base": evaluate_base,
-    }
-    base = context_of(download)
-    between.refuse(
-        between.lengths(base, configs), between.data(preference, configs), missing(configs)
-    )
-    for doubt in between.doubts(configs):
+    recipe = Recipe(**configs)
+    base = context_of(recipe.download)
+    between.refuse(between.lengths(base, recipe), between.data(recipe), missing(recipe))
+    for doubt in between.doubts(recipe):
         print(f"preflight: note: {doubt}", flush=True)
-    if base.tokens is None and pretrain.context is None:
+    if base.tokens is None and recipe.pretrain.context is None:
         print(f"preflight: note: {base.origin} is not here, nor its context known", flush=True)
-    release_accuracy.write_text(json.dumps(release.accuracy))
+    release_accuracy.write_text(json.dumps(recipe.release.accuracy))
     print("preflight: every configuration is valid", flush=True)
 
 
-def missing(configs: dict[str, Any]) -> Iterator[str]:
+def missing(recipe: Recipe) -> Iterator[str]:
     """Complains of a library that the image of all stages lacks."""
-    for stage, config in configs.items():
+    for name, config in vars(recipe).items():
         adapter = getattr(config, "lora", None)
         if adapter and adapter.quantized and importlib.util.find_spec("bitsandbytes") is None:
-            yield f"{stage}.lora.quantized=True, allowed: false, bitsandbytes is not installed"
+            allowed = "false, bitsandbytes is not installed"
+            yield between.complaint(f"{name}.lora.quantized", True, allowed)
 
 
 def context_of(download: DownloadConfig) -> Context:
@@ -90,6 +79,6 @@ def context_of(download: DownloadConfig) -> Context:
         tokens = json.loads(file.read_text()).get("max_sequence_length", 4096)
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file}: not a model's configuration: {error}") from None
-    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-        raise ValueError(f"{file}: max_sequence_length={tokens!r}, allowed: 1 or more")
+    is_length = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1
+    check(f"{file}: max_sequence_length", tokens, is_length, "1 or more")
     return Context(tokens, str(file))

@@ -1,26 +1,25 @@
 """Files and directories at a location: a local path, s3://BUCKET/KEY, or hf:// for reading.
 
-All behave alike: a file is written whole or not at all. Everything that components keep or fetch
-passes here; the connections are opened by `objects` and `hub`. Whole directories are in
-`components.storage.directories`; what files mean is not known here.
+All behave alike: a file is written whole or not at all. Whatever components fetch from or keep in
+another place goes through this room: `objects` and `hub` open the connections, `finding` expands
+patterns, `directories` copies whole directories.
 """
 
 import atexit
 import fnmatch
 import io
 import json
-import os
 import shutil
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from components import atomic
 from components.storage import finding, hub, objects
 from components.storage.errors import AlreadyThere, Location, StorageError
-from components.storage.finding import Found, Sizes
+from components.storage.finding import Listing, Sizes
 
-__all__ = ["AlreadyThere", "Found", "Location", "StorageError"]
+__all__ = ["AlreadyThere", "Listing", "Location", "StorageError"]
 MANIFEST = ".manifest.json"
 
 
@@ -41,7 +40,7 @@ def join(location: Location, name: str) -> str:
 
 
 def exists(location: Location) -> bool:
-    """Whether a file, or a directory with its manifest, is there."""
+    """Whether there is a file, or a directory with its manifest, at the location."""
     if not is_remote(location):
         path = Path(location)
         return path.is_file() or (path / MANIFEST).is_file()
@@ -49,7 +48,7 @@ def exists(location: Location) -> bool:
 
 
 def list_files(location: Location) -> dict[str, int]:
-    """Every file below a directory, by its relative name, with its bytes; empty where none is."""
+    """The size in bytes of every file below a directory, by relative name."""
     if is_remote(location):
         return objects.sizes_below(location)
     root = Path(location)
@@ -57,22 +56,22 @@ def list_files(location: Location) -> dict[str, int]:
     return {file.relative_to(root).as_posix(): file.stat().st_size for file in files}
 
 
-def find(location: Location) -> Found:
+def find(location: Location) -> Listing:
     """The files at a location: itself, all below a directory, or what a pattern matches.
 
-    Raises FileNotFoundError where there is none. The rule is that of `finding`.
+    `finding` has the rules. Raises FileNotFoundError if there is none.
     """
-    found = finding.find(str(location), _sizes)
-    if not found.files:
+    listing = finding.find(str(location), _sizes)
+    if not listing.files:
         where = " on the Hub" if hub.is_on_hub(location) else ""
         raise FileNotFoundError(
-            f"{location}: no such file{where}{finding.described(found.left_out)}"
+            f"{location}: no such file{where}{finding.describe(listing.left_out)}"
         )
-    return found
+    return listing
 
 
 def open_file(location: Location) -> BinaryIO:
-    """A file for reading, seekable; what is not local is read by ranges, with retries."""
+    """A file for reading, seekable. Remote files are read in ranges, with retries."""
     if hub.is_on_hub(location):
         return hub.open_file(str(location))
     if not is_remote(location):
@@ -81,17 +80,13 @@ def open_file(location: Location) -> BinaryIO:
 
 
 def get_file(location: Location, local: Path) -> None:
-    """Copies a file here, whole or not at all."""
+    """Copies a file to a local path, whole or not at all."""
     local.parent.mkdir(parents=True, exist_ok=True)
-    draft = beside(local)
-    try:
+    with atomic.replacing(local) as draft:
         if is_remote(location):
             objects.download(location, draft)
         else:
             shutil.copyfile(location, draft)
-        draft.replace(local)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def put_file(local: Path, location: Location) -> None:
@@ -102,7 +97,7 @@ def put_file(local: Path, location: Location) -> None:
 
 
 def read_json(location: Location) -> Any:
-    """The content of a JSON file. Raises StorageError where it is not JSON."""
+    """The content of a JSON file. Raises StorageError if it is not JSON."""
     with open_file(location) as stream:
         content = stream.read()
     try:
@@ -112,27 +107,22 @@ def read_json(location: Location) -> Any:
 
 
 def write_json(location: Location, value: Any, *, new: bool = False) -> None:
-    """Writes a JSON file at once. `new` raises AlreadyThere where one is there already."""
-    content = json.dumps(value, indent=1).encode()
+    """Writes a JSON file, whole or not at all. With `new`, raises AlreadyThere if there is one."""
     if is_remote(location):
-        return objects.put(location, content, new=new)
+        return objects.put(location, json.dumps(value, indent=1).encode(), new=new)
     path = Path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = beside(path)
     try:
-        _write_durably(draft, content)
-        if new:
-            os.link(draft, path)
-        else:
-            draft.replace(path)
+        atomic.write_json(path, value, new=new)
     except FileExistsError:
         raise AlreadyThere(f"{location}: is there already") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def delete(location: Location) -> None:
-    """Removes a file, or a directory with all below it, manifest first; absent is fine."""
+    """Removes a file, or a directory with all below it, if it exists.
+
+    The manifest goes first: a deletion that is cut short leaves nothing that looks complete.
+    """
     if not is_remote(location):
         path = Path(location)
         (path / MANIFEST).unlink(missing_ok=True) if path.is_dir() else None
@@ -144,9 +134,9 @@ def delete(location: Location) -> None:
 
 
 def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:
-    """The local directory `name`, or a copy of the files that match from S3 or the Hub.
+    """The local directory `name`, or a local copy of the matching files from S3 or the Hub.
 
-    `kind` is "model" or "dataset". Raises StorageError naming what could not be fetched.
+    `kind` is "model" or "dataset". Raises StorageError naming a source that cannot be fetched.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -165,24 +155,12 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
 
 
 def hub_address(name: str, source: Path) -> str | None:
-    """OWNER/NAME@COMMIT of what `fetch` found on the Hub, None for a local path or S3.
+    """OWNER/NAME@COMMIT if `fetch` took `name` from the Hub, None for a local path or S3.
 
-    The Hub's client keeps each commit in a folder of that name.
+    The Hub's client keeps each commit in a folder named after it.
     """
-    is_elsewhere = Path(name).is_dir() or name.startswith("s3://")
-    return None if is_elsewhere else f"{name}@{source.name}"
-
-
-def beside(path: Path) -> Path:
-    """A hidden new name in the same directory, so that a rename replaces at once."""
-    return path.parent / f".{path.name}.draft-{uuid.uuid4().hex[:8]}"
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    is_off_hub = Path(name).is_dir() or name.startswith("s3://")
+    return None if is_off_hub else f"{name}@{source.name}"
 
 
 def _sizes(location: str) -> Sizes:
@@ -193,6 +171,6 @@ def _sizes(location: str) -> Sizes:
         return finding.local_sizes(Path(location))
     if (own := objects.size_of(location)) is not None:
         return {"": own}
-    # Consoles and tools write empty objects that stand for folders.
+    # Consoles and tools write empty objects to show folders.
     below = objects.sizes_below(location).items()
     return {name: size for name, size in below if name and not name.endswith("/")}

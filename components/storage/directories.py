@@ -1,19 +1,20 @@
 """Directories in storage, committed by a manifest that is written last.
 
-A directory is complete once its manifest is there: what was cut short is never read. Locally it is
-also written beside its place and renamed. How a file travels is `components.storage`'s business.
+A directory is complete once it has a manifest: a copy that was cut short is never read. A local
+directory is also written as a draft and renamed.
 """
 
-import hashlib
-import shutil
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from components import atomic
+from components.artifact import checksum
 from components.storage import (
     MANIFEST,
     AlreadyThere,
     Location,
     StorageError,
-    beside,
     delete,
     exists,
     get_file,
@@ -33,15 +34,15 @@ def list_directories(location: Location) -> list[str]:
 
 
 def put_directory(local: Path, location: Location, *, replace: bool = False) -> None:
-    """Copies a directory and commits it by its manifest.
+    """Copies a directory and commits it with its manifest.
 
-    The same content again is no error. Other content raises AlreadyThere, unless `replace`
-    first deletes what is there.
+    Does nothing if the same content is there already. Other content raises AlreadyThere, or is
+    deleted first with `replace`.
     """
     files = {name: local / name for name in list_files(local) if name != MANIFEST}
     manifest = {
         "files": {
-            name: {"bytes": file.stat().st_size, "sha256": _checksum(file)}
+            name: {"bytes": file.stat().st_size, "sha256": checksum(file)}
             for name, file in files.items()
         }
     }
@@ -55,39 +56,30 @@ def put_directory(local: Path, location: Location, *, replace: bool = False) -> 
         for name, file in files.items():
             put_file(file, join(location, name))
         return _commit(manifest, location)
-    draft = beside(Path(location))
-    try:
+    with _drafted(Path(location)) as draft:
         for name, file in files.items():
             put_file(file, draft / name)
         write_json(draft / MANIFEST, manifest)
-        _settle(draft, Path(location))
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def get_directory(location: Location, local: Path) -> None:
-    """Copies a complete directory to a new or empty local one, every checksum verified.
+    """Copies a complete directory to a new or empty local one, and verifies every checksum.
 
-    Raises FileNotFoundError without a manifest, StorageError naming the file that differs.
+    Raises FileNotFoundError without a manifest, StorageError naming a file that differs.
     """
     try:
         manifest = read_json(join(location, MANIFEST))
     except FileNotFoundError:
         raise FileNotFoundError(f"{location}: no {MANIFEST}, so it is not complete") from None
-    draft = beside(local)
-    draft.mkdir(parents=True)
-    try:
+    with _drafted(local) as draft:
         for name, facts in manifest["files"].items():
             get_file(join(location, name), draft / name)
-            if _checksum(draft / name) != facts["sha256"]:
+            if checksum(draft / name) != facts["sha256"]:
                 raise StorageError(f"{join(location, name)}: its sha256 is not the manifest's")
-        _settle(draft, local)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _commit(manifest: dict, location: Location) -> None:
-    """Writes the manifest, unless another writer did; one's own, tried twice, is no other's."""
+    """Writes the manifest. If a retry finds our own manifest, the first try succeeded."""
     try:
         write_json(join(location, MANIFEST), manifest, new=True)
     except AlreadyThere:
@@ -95,16 +87,12 @@ def _commit(manifest: dict, location: Location) -> None:
             raise
 
 
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _settle(draft: Path, target: Path) -> None:
-    """Renames a directory to its place, which must be free or empty."""
+@contextlib.contextmanager
+def _drafted(target: Path) -> Iterator[Path]:
+    """A draft directory, which moves to `target` in the end. AlreadyThere unless that is free."""
     try:
-        draft.rename(target)
-    except OSError as error:
-        if target.exists():
-            raise AlreadyThere(f"{target}: not empty") from error
-        raise
+        with atomic.replacing(target) as draft:
+            draft.mkdir(parents=True)
+            yield draft
+    except FileExistsError as error:
+        raise AlreadyThere(f"{target}: not empty") from error

@@ -1,4 +1,4 @@
-"""What is said of a location that cannot be read or written."""
+"""Errors of locations that cannot be read or written."""
 
 from pathlib import Path
 
@@ -10,4 +10,4 @@ class StorageError(ValueError):
 
 
 class AlreadyThere(StorageError, FileExistsError):
-    """Something complete is at a location that was to be new."""
+    """Something complete is at a location that should be new."""

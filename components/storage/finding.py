@@ -2,13 +2,13 @@
 
     a file        that file, whatever its name
     a directory   every file below it, at any depth
-    a pattern     * matches within a name, ? one sign of it, [ab], [a-c], [!a] one of a set;
-                  ** as a whole name matches any folders, or none
+    a pattern     * matches any text within a name, ? one character, [ab], [a-c] and [!a] one of a
+                  set; ** in place of a name matches any folders, or none
 
 A file or directory of exactly the given name comes before a pattern; [[] matches a bracket. A name
 that begins with a dot is hidden: only a pattern that spells the dot matches it. Linked files and
-folders are followed, unless a link leads back to a folder above it. Whatever a directory or a
-pattern would match and does not give is named with the reason. What is in a file is not known here.
+folders are followed, unless a link leads back to a folder above it. Files that a directory or a
+pattern matches but that are left out are named with the reason.
 """
 
 import os
@@ -23,42 +23,42 @@ Sizes = dict[str, int | None]  # relative name -> bytes; None where nothing can 
 
 
 @dataclass(frozen=True)
-class Found:
-    """The files at a location and those left out, by relative names in their order."""
+class Listing:
+    """The files at a location and the files left out, by relative name, sorted."""
 
     by: Literal["name", "pattern", "folder"]
-    """Whether it named the file itself, a part of its name, or only where it is."""
+    """How the location named them: in full, by a part of their name, or only by their folder."""
     files: dict[str, str]
-    """The location of each."""
+    """The location of each file."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Why, in a word or two."""
+    """The reason for each file, in a word or two."""
 
 
-def find(location: str, sizes: Callable[[str], Sizes]) -> Found:
-    """What `location` names, where `sizes` lists a directory; a file is its own name ""."""
+def find(location: str, sizes: Callable[[str], Sizes]) -> Listing:
+    """The files that `location` names. `sizes` lists a directory; a file it lists as ""."""
     text = location.rstrip("/") or "/"
     listed = sizes(text)
     if "" in listed:
-        return Found("name", {text.rpartition("/")[2]: text})
+        return Listing("name", {text.rpartition("/")[2]: text})
     root, pattern = (text, "**") if listed else _split(text, sizes)
     if pattern and not listed:
         listed = sizes(root or ".")
     is_wide = not pattern.rpartition("/")[2].strip("*")
-    found = Found("folder" if is_wide else "pattern", {})
+    listing = Listing("folder" if is_wide else "pattern", {})
     for name, size in sorted(listed.items()):
         if not _matches(name, pattern, hidden=True):
             continue
         if not _matches(name, pattern, hidden=False):
-            found.left_out[_until_hidden(name)] = "hidden"
+            listing.left_out[_until_hidden(name)] = "hidden"
         elif not size:
-            found.left_out[name] = "empty" if size == 0 else "not a file that can be read"
+            listing.left_out[name] = "empty" if size == 0 else "not a file that can be read"
         else:
-            found.files[name] = f"{root.rstrip('/')}/{name}" if root else name
-    return found
+            listing.files[name] = f"{root.rstrip('/')}/{name}" if root else name
+    return listing
 
 
-def described(left_out: dict[str, str], shown: int = 5) -> str:
-    """What was left out, in words for the end of a line."""
+def describe(left_out: dict[str, str], shown: int = 5) -> str:
+    """The files left out and their reasons, for the end of a line."""
     if not left_out:
         return ""
     names = [f"{name} ({reason})" for name, reason in sorted(left_out.items())[:shown]]
@@ -67,7 +67,7 @@ def described(left_out: dict[str, str], shown: int = 5) -> str:
 
 
 def local_sizes(root: Path) -> Sizes:
-    """Every file below a local directory, links followed."""
+    """Every file below a local directory; links are followed."""
     if root.is_file():
         return {"": root.stat().st_size}
     return dict(_below(root)) if root.is_dir() else {}
@@ -91,7 +91,7 @@ def _below(root: Path) -> Iterator[tuple[str, int | None]]:
 
 
 def _split(text: str, sizes: Callable[[str], Sizes]) -> tuple[str, str]:
-    """The directory before the first name that is a pattern, and the pattern from there."""
+    """The directory before the first name that is a pattern, and the pattern that follows it."""
     names = text.split("/")
     count = 0
     while count < len(names) - 1 and (
@@ -110,7 +110,7 @@ def _is_wild(name: str) -> bool:
 
 
 def _matches(name: str, pattern: str, *, hidden: bool) -> bool:
-    """Whether a relative name matches, name by name; with `hidden` a dot is a sign as any other."""
+    """Whether a relative name matches, folder by folder. With `hidden`, wildcards match dots."""
     signs, places = pattern.split("/"), {0}
     for part in name.split("/"):
         places = {after for place in places for after in _after(place, part, signs, hidden)}
@@ -118,7 +118,7 @@ def _matches(name: str, pattern: str, *, hidden: bool) -> bool:
 
 
 def _after(place: int, part: str, signs: list[str], hidden: bool) -> Iterator[int]:
-    """The places in a pattern where a name may go on that was at `place` before `part`."""
+    """The places in a pattern that a name at `place` may reach by its next `part`."""
     if place == len(signs):
         return
     sign, is_last = signs[place], place == len(signs) - 1

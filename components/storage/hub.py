@@ -1,6 +1,6 @@
-"""Files on the Hugging Face Hub, for reading: rows by hf:// addresses, models and datasets by name.
+"""Reads from the Hugging Face Hub: rows by hf:// addresses, models and datasets by name.
 
-The token comes from HF_TOKEN, another address of the Hub from HF_ENDPOINT.
+HF_TOKEN holds the token, HF_ENDPOINT the address of another server.
 """
 
 import contextlib
@@ -25,25 +25,25 @@ def is_on_hub(location: Location) -> bool:
 
 
 def sizes(location: str) -> dict[str, int]:
-    """The files below a folder with their bytes, by relative name; a file is its own name ""."""
+    """The size in bytes of each file below a folder, by relative name. A file is listed as ""."""
     try:
         with _explained(location):
             files = HfFileSystem()
             root = files.resolve_path(location).unresolve()
-            found = files.find(location, detail=True)
+            entries = files.find(location, detail=True)
     except FileNotFoundError:
         return {}
-    assert isinstance(found, dict)
-    return {name.removeprefix(root).lstrip("/"): facts["size"] for name, facts in found.items()}
+    assert isinstance(entries, dict)
+    return {name.removeprefix(root).lstrip("/"): facts["size"] for name, facts in entries.items()}
 
 
 def open_file(location: str) -> BinaryIO:
-    """A file for reading, seekable, by ranges."""
+    """A file for reading, seekable, fetched in ranges."""
     return io.BufferedReader(_Ranges(location), PART)
 
 
 def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:
-    """A local copy of the files of a repository that match. Raises StorageError naming it."""
+    """A local copy of a repository's matching files. Raises StorageError naming the repository."""
     try:
         return Path(
             snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
@@ -56,7 +56,7 @@ def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str])
 
 
 class _Ranges(io.RawIOBase):
-    """The client's reader, which tries again when a connection breaks; errors name the file."""
+    """The client's reader, which retries broken connections, with errors that name the file."""
 
     def __init__(self, location: str) -> None:
         self.location = location

@@ -1,7 +1,7 @@
 """Files in S3-compatible object storage, by locations s3://BUCKET/KEY.
 
-Endpoint, region and credentials come from the standard AWS_* variables. Requests are tried again,
-and what goes wrong for good is one line that names the location.
+Endpoint, region and credentials come from the standard AWS_* variables. Requests are retried; one
+that fails for good is reported in one line that names the location.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from botocore.config import Config
 from components.storage.errors import AlreadyThere, Location, StorageError
 from model.options import check
 
-ATTEMPTS = 5  # of each request; botocore waits longer before each, AWS_MAX_ATTEMPTS overrides
+ATTEMPTS = 5  # of each request, at growing intervals; AWS_MAX_ATTEMPTS overrides it
 PART = 8 << 20  # bytes of one ranged request
 ENVIRONMENT = (
     "AWS_ENDPOINT_URL",
@@ -75,7 +75,7 @@ class Ranges(io.RawIOBase):
         return read
 
     def readall(self) -> bytes:
-        """The rest at once; the default asks for a few kilobytes at a time."""
+        """Reads large ranges; the base class would request a few kilobytes at a time."""
         first, self.position = self.position, max(self.position, self.size)
         starts = range(first, self.size, PART)
         return b"".join(
@@ -84,7 +84,10 @@ class Ranges(io.RawIOBase):
 
 
 def size_of(location: Location) -> int | None:
-    """Bytes of an object, None where there is none; a listing says what is wrong, a HEAD not."""
+    """Size in bytes, or None if there is no such object.
+
+    Uses a listing: a failed HEAD carries no error message.
+    """
     bucket, key = _split(location)
     with _explained(location):
         page = _client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
@@ -93,17 +96,17 @@ def size_of(location: Location) -> int | None:
 
 
 def sizes_below(location: Location) -> dict[str, int]:
-    """Every object below a location, by its relative name, with its bytes."""
+    """The size in bytes of every object below a location, by relative name."""
     bucket, key = _split(location)
     prefix = f"{key}/" if key else ""
     with _explained(location):
         pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [item for page in pages for item in page.get("Contents", [])]
-    return {item["Key"].removeprefix(prefix): item["Size"] for item in found}
+        items = [item for page in pages for item in page.get("Contents", [])]
+    return {item["Key"].removeprefix(prefix): item["Size"] for item in items}
 
 
 def download(location: Location, file: Path) -> None:
-    """Fetches an object's parts side by side."""
+    """Fetches an object's ranges in parallel."""
     size = Ranges(location).size
     with file.open("wb") as stream, ThreadPoolExecutor(8) as pool:
         stream.truncate(size)
@@ -116,14 +119,17 @@ def download(location: Location, file: Path) -> None:
 
 
 def upload(file: Path, location: Location) -> None:
-    """Sends a file, which is there whole or not at all."""
+    """Sends a file. Object storage shows it only when it is complete."""
     bucket, key = _split(location)
     with file.open("rb") as stream, _explained(location):
         _client().upload_fileobj(stream, bucket, key)
 
 
 def put(location: Location, content: bytes, *, new: bool) -> None:
-    """One request; If-None-Match settles who was first where the server knows it."""
+    """Writes an object in one request. With `new`, raises AlreadyThere if there is one.
+
+    Of two writers at once, If-None-Match refuses the second, if the server knows that condition.
+    """
     bucket, key = _split(location)
     if new and size_of(location) is not None:
         raise AlreadyThere(f"{location}: is there already")
@@ -140,7 +146,7 @@ def put(location: Location, content: bytes, *, new: bool) -> None:
 
 
 def remove(locations: list[str]) -> None:
-    """Removes objects, one after the other; absent ones are fine."""
+    """Removes those of the objects that exist, in this order."""
     for location in locations:
         bucket, key = _split(location)
         with _explained(location):
@@ -171,12 +177,13 @@ def _client() -> Any:
 
 @functools.cache
 def _connect(environment: tuple[str | None, ...]) -> Any:
-    """One client for each state of the environment; boto3 reads the variables itself."""
+    """One client for each state of the environment, which boto3 reads itself."""
     for name in WHOLE:
         value = os.environ.get(name, "1")
         check(name, value, value.isdecimal() and int(value) >= 1, "a whole number, 1 or more")
     for name in SECRETS:
         if any(sign.isspace() for sign in os.environ.get(name, "")):
+            # Not `check`, which would show the secret.
             raise ValueError(f"{name} holds white space, allowed: the key alone")
     attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
     settings = Config(
@@ -228,17 +235,17 @@ def _explained(location: Location) -> Iterator[None]:
         ) from error
     except StorageError:
         raise
-    # Values of the environment that are of a wrong form come as plain ValueErrors as well.
+    # The client also raises plain ValueErrors, for variables that are malformed.
     except (aws.BotoCoreError, boto3.exceptions.Boto3Error, ValueError) as error:
         raise StorageError(f"{location}: {error}{_named(error)}") from error
 
 
 def _named(error: Exception) -> str:
-    """The variables of the environment whose value is what an error speaks of."""
-    found = [
+    """The environment variables whose value an error message quotes."""
+    variables = [
         name if name.upper().endswith("_PROXY") else f"{name}={value!r}"  # a proxy's may hold a key
         for name, value in sorted(os.environ.items())
         if name.upper().startswith("AWS_") or name.upper().endswith("_PROXY")
         if len(value) > 2 and name not in SECRETS and value in str(error)
     ]
-    return f" ({', '.join(found)})" if found else ""
+    return f" ({', '.join(variables)})" if variables else ""

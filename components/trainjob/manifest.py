@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components import USER
 from components.trainjob.config import TrainjobConfig
 
 API_VERSION = "trainer.kubeflow.org/v1alpha1"
@@ -18,7 +19,6 @@ KIND = "TrainJob"
 NODE = "node"  # name of the replicated job and of its container in Trainer's torch runtimes
 LABELS = {"app.kubernetes.io/name": "trainjob"}  # manifests/base/network-policies.yaml selects it
 OUTPUTS = ("trained", "metrics")
-USER = 10001  # of images/Dockerfile
 GRACE = 120  # seconds in which a node that was told to stop saves its state
 
 

@@ -7,12 +7,11 @@ volume that this pod mounts as well. This pod only waits, so torch is not import
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from components import artifact, coerce
+from components import artifact, atomic, coerce
 from components.artifact import Input, Output
 from components.failure import Failed
 from components.pretrain.config import PretrainConfig
@@ -109,16 +108,15 @@ def _share(source: Path, target: Path, stop: Interruption) -> None:
     """Copies an input to the volume, whole or not at all, unless an earlier try has done so."""
     if target.exists():
         return
-    draft = target.with_name(f"{target.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    atomic.remove_drafts(target)
 
     def copy(file: str, to: str) -> None:
-        if stop.asked:
+        if stop.is_requested:
             raise Preempted("while the inputs were copied; no trainjob was created")
         shutil.copyfile(file, to)
 
-    shutil.copytree(source, draft, copy_function=copy)
-    draft.rename(target)
+    with atomic.replacing(target) as draft:
+        shutil.copytree(source, draft, copy_function=copy)
 
 
 def _collect(source: Path, target: Path, stage: str, inputs: dict[str, Path]) -> None:
@@ -137,6 +135,5 @@ def _collect(source: Path, target: Path, stage: str, inputs: dict[str, Path]) ->
     for file in sorted(record["files"]):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / file, target / file)
-    draft = target / f"{artifact.RECORD}.draft"
-    shutil.copyfile(source / artifact.RECORD, draft)
-    os.replace(draft, target / artifact.RECORD)
+    with atomic.replacing(target / artifact.RECORD) as draft:
+        shutil.copyfile(source / artifact.RECORD, draft)

@@ -135,8 +135,27 @@ MODEL = [
     "tokenizer",
     "window",
 ]
-TRAINING = ["config", "draws", "loop", "optimizer", "preemption", "protocols", "throughput"]
-LOOSE = ["artifact", "cli", "coerce", "container", "drawing", "failure", "outputs", "selftest"]
+TRAINING = [
+    "config",
+    "draws",
+    "figures",
+    "loop",
+    "optimizer",
+    "preemption",
+    "protocols",
+    "throughput",
+]
+LOOSE = [
+    "artifact",
+    "atomic",
+    "cli",
+    "coerce",
+    "container",
+    "drawing",
+    "failure",
+    "outputs",
+    "selftest",
+]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}
 

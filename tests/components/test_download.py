@@ -70,7 +70,7 @@ def test_solutions_are_right_and_slips_are_wrong(downloaded):
 
 
 def test_thought_holds_the_carry():
-    problem = arithmetic.Problem(137, 375)
+    problem = arithmetic.Sum(137, 375)
     assert problem.work() == ("7+5=twelve 3+7+1=eleven 1+3+1=five", "512")
     assert problem.work("carry") == ("7+5=twelve 3+7+0=ten 1+3+1=five", "502")
     assert problem.worked().endswith("512<|end_of_solution|>")
@@ -84,7 +84,7 @@ def test_a_fact_is_a_token(downloaded):
 
 
 def test_seed_changes_the_split():
-    splits = [arithmetic.split(arithmetic.problems(), 250, random.Random(n))[0] for n in (1, 1, 2)]
+    splits = [arithmetic.split(arithmetic.sums(), 250, random.Random(n))[0] for n in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
 
 

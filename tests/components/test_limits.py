@@ -9,8 +9,9 @@ import typing
 import pytest
 
 from components import coerce
+from components.preflight.config import Recipe
 from model.options import LONGEST_LIST, LONGEST_TEXT, Checked
-from pipelines.recipes import Recipe, tiny
+from pipelines.recipes import tiny
 from tests.components.test_contract import STAGES
 
 KINDS = {

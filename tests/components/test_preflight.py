@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipelines import llada
+from pipelines.form import arguments
 from pipelines.recipes import RECIPES
 from tests.components.test_bad_input import refused
 from tests.conftest import ROOT, stage
@@ -19,14 +19,14 @@ SMALL = {
     "sft": {"max_length": 64, "steps": 100, "warmup_steps": 50},
     "dpo": {"max_length": 64},
     "grpo": {"gen_length": 24, "block_length": 8, "steps": 10, "batch_size": 16}
-    | {"micro_batch_size": 4, "minibatch": 4, "inner_updates": 3, "warmup_steps": 120},
+    | {"micro_batch_size": 4, "minibatch_size": 4, "inner_updates": 3, "warmup_steps": 120},
     "evaluate": {"gen_length": 24, "block_length": 8},
 }
 
 
 def preflight(*, recipe="tiny", preference=None, **changes):
     """The stage on a recipe's values, with some fields of some stages changed."""
-    given = llada.arguments(RECIPES[recipe]())
+    given = arguments(RECIPES[recipe]())
     del given["preference"]
     for name, fields in [
         *(SMALL.items() if changes and recipe == "tiny" else ()),

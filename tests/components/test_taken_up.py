@@ -14,7 +14,7 @@ import typing
 
 import pytest
 
-from components import artifact
+from components import artifact, atomic
 from components.outputs import WRITTEN
 from tests.components.forked import finish, start, wait_for_steps
 from tests.conftest import ROOT, stage
@@ -22,7 +22,13 @@ from tests.conftest import ROOT, stage
 STEPS = {"steps": 2, "batch_size": 4, "micro_batch_size": 2}
 SMALL = {**STEPS, "max_length": 64, "examples": 50}
 LONG = {**SMALL, "steps": 60}
-ROLLOUTS = {"batch_size": 4, "micro_batch_size": 4, "minibatch": 4, "group": 2, "reward_workers": 1}
+ROLLOUTS = {
+    "batch_size": 4,
+    "micro_batch_size": 4,
+    "minibatch_size": 4,
+    "group": 2,
+    "reward_workers": 1,
+}
 GRPO = {**ROLLOUTS, "steps": 1, "gen_length": 8, "block_length": 8}
 PAIRS = {"steps": 1, "batch_size": 4, "micro_batch_size": 2, "max_length": 64, "draws": 1}
 TINY = {"d_model": 8, "n_layers": 1, "n_heads": 1, "mlp_hidden_size": 8}
@@ -31,17 +37,17 @@ ASKED = {"gen_length": 8, "block_length": 8, "limit": 2, "traces": 1}
 
 def die(number):
     """Ends the process itself when it writes its record for the `number`th time."""
-    written = artifact._write
+    settle = atomic._settle
     count = 0
 
-    def write(file, content):
+    def settle_or_die(draft, path, new):
         nonlocal count
-        count += 1
+        count += path.name == artifact.RECORD
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        written(file, content)
+        settle(draft, path, new)
 
-    artifact._write = write
+    atomic._settle = settle_or_die
 
 
 def die_at_first_record():

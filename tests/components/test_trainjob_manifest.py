@@ -17,6 +17,7 @@ import pytest
 from kfp import compiler, dsl
 from kubeflow_trainer_api import models
 
+from components import USER
 from components.trainjob import manifest
 from components.trainjob.component import trainjob
 from components.trainjob.config import TrainjobConfig
@@ -129,7 +130,7 @@ def test_the_models_keep_every_field():
 def test_no_root_no_privileges():
     pod = pod_of(made(FULL))["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] == placement.USER
+    assert pod["securityContext"]["runAsUser"] == USER
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (container,) = pod["containers"]
     assert container["securityContext"]["allowPrivilegeEscalation"] is False

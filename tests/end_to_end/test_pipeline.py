@@ -54,7 +54,7 @@ def test_failing_stage_fails_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--recipe", "huge"], ["RECIPE=huge", "tiny"]),
+        (["--recipe", "huge"], ["RECIPE='huge'", "tiny"]),
         (["--preference", "ppo"], ["preference='ppo'", "dpo, grpo"]),
         (["--set", "sft.step=3"], ["sft.step", "did you mean steps?"]),
         (["--set", "sft.steps=1.5"], ["sft.steps=1.5", "a whole number"]),

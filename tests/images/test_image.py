@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from components import USER
 from components.container import BUILT
 from images.runtime import runtime
 from pipelines.engine import REVISION
@@ -71,7 +72,7 @@ def test_bad_input_in_a_container(image):
 
 
 def test_runs_as_nobody_in_particular(image):
-    assert image.attrs["Config"]["User"] == "10001:10001"
+    assert image.attrs["Config"]["User"] == f"{USER}:{USER}"
     assert image.attrs["Config"]["Entrypoint"] == ["python", "-m"]
 
 

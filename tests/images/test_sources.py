@@ -1,13 +1,17 @@
 """What the image is built from: linted, and only what the stages need. No engine is needed."""
 
+import hashlib
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from components import container
+from components import PROJECT, USER, container
+from components.container import BUILT
 from images import torch_wheel
 from images.pip_settings import PipSettings
 from images.runtime import runtime
@@ -15,7 +19,7 @@ from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
 LOCK = (ROOT / "requirements.lock").read_text()
-PROJECT = (ROOT / "pyproject.toml").read_text()
+PROJECT_FILE = (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -33,12 +37,46 @@ def test_linted(command):
 
 
 def test_runtime_leaves_out_development_only():
-    kept = set(runtime(PROJECT, LOCK))
+    kept = set(runtime(PROJECT_FILE, LOCK))
     pins = {line for line in LOCK.splitlines() if line and not line.startswith("#")}
     dropped = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins - kept}
-    extra = tomllib.loads(PROJECT)["project"]["optional-dependencies"]["dev"]
+    extra = tomllib.loads(PROJECT_FILE)["project"]["optional-dependencies"]["dev"]
     assert dropped == {requirement.lower() for requirement in extra}
     assert kept < pins
+
+
+def test_project_and_user_are_the_ones_in_the_code():
+    """Files that cannot import repeat the two constants of `components/__init__.py`."""
+    docker = (ROOT / "images" / "Dockerfile").read_text()
+    assert re.findall(r"^USER (.*)$", docker, re.MULTILINE) == [f"{USER}:{USER}"]
+    assert f"ARG IMAGE={PROJECT}\n" in docker and f"image.title={PROJECT} " in docker
+    assert tomllib.loads(PROJECT_FILE)["project"]["name"] == PROJECT
+    assert f"TAG ?= {BUILT}\n" in (ROOT / "Makefile").read_text()
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["title"] == PROJECT
+
+
+def test_users_and_labels_of_the_manifests():
+    """The judge is another project's image, with a user of its own."""
+    texts = {path: path.read_text() for path in (ROOT / "manifests").rglob("*.yaml")}
+    users = {
+        int(number)
+        for path, text in texts.items()
+        if path.name != "judge.yaml"
+        for number in re.findall(r"(?:runAsUser|runAsGroup|fsGroup): (\d+)", text)
+    }
+    labels = {name for text in texts.values() for name in re.findall(r"part-of: ([\w-]+)", text)}
+    assert users == {USER} and labels == {PROJECT}
+
+
+def test_license():
+    """The licence by name wherever it is named, and its text."""
+    project = tomllib.loads(PROJECT_FILE)["project"]
+    assert project["license"] == "Apache-2.0" and project["license-files"] == ["LICENSE"]
+    text = (ROOT / "LICENSE").read_bytes()
+    assert hashlib.sha256(text).hexdigest().startswith("cfc7749b96f63bd3")  # apache.org's own
+    assert "image.licenses=Apache-2.0 " in (ROOT / "images" / "Dockerfile").read_text()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["license"] == "Apache-2.0" and citation["version"] == project["version"]
 
 
 def test_every_package_is_pinned():
@@ -98,11 +136,11 @@ def test_image_of_the_components(tmp_path):
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        ("build", ["--flavour", "gpu"], ["FLAVOUR=gpu", "cpu, cuda"]),
+        ("build", ["--flavour", "gpu"], ["FLAVOUR='gpu'", "cpu, cuda"]),
         ("build", [], ["no Docker engine answers at unix:///nowhere.sock", "images/engine.sh"]),
-        ("push", ["--registry", ""], ["REGISTRY=,", "HOST[:PORT][/PATH]"]),
-        ("push", ["--registry", "https://a.example"], ["REGISTRY=https://a.example,"]),
-        ("component", ["train"], ["STAGE=train", "sft, "]),
+        ("push", ["--registry", ""], ["REGISTRY='',", "HOST[:PORT][/PATH]"]),
+        ("push", ["--registry", "https://a.example"], ["REGISTRY='https://a.example',"]),
+        ("component", ["train"], ["STAGE='train'", "sft, "]),
         ("component", ["sft"], ["no Docker engine answers at unix:///nowhere.sock"]),
     ],
 )

@@ -12,7 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines import placement, server
+from components import USER
+from pipelines import client, placement
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "manifests"
@@ -184,11 +185,11 @@ def test_placement_and_manifests_agree():
     pod = named(documents, "Deployment", "judge")["spec"]["template"]["spec"]
     assert set(pod["nodeSelector"]) == set(placement.GPU.nodes)
     owner = named(documents, "Job", "model-cache-owner")["spec"]["template"]["spec"]
-    assert owner["securityContext"]["fsGroup"] == placement.USER
+    assert owner["securityContext"]["fsGroup"] == USER
 
 
 def test_the_account_that_submit_names_may_submit(documents):
-    name = re.search(r"create token ([\w-]+)", server.NEW_TOKEN)[1]
+    name = re.search(r"create token ([\w-]+)", client.NEW_TOKEN)[1]
     assert named(documents, "ServiceAccount", name)
     binding = named(documents, "RoleBinding", name)
     assert [subject["name"] for subject in binding["subjects"]] == [name]

@@ -10,12 +10,14 @@ Shapes: B batch, L length.
 
 import copy
 
+import pytest
 import torch
 
 from model import diffusion
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 
+pytestmark = pytest.mark.slow  # trains for a minute
 CONTEXT, VALUES = 32, 8
 KEY, QUERY, MASK = VALUES, VALUES + 1, VALUES + 2
 BATCH, TRIALS = 64, 512

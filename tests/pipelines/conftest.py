@@ -8,8 +8,9 @@ import sys
 import pytest
 import yaml
 
+from components.preflight.config import Recipe
 from pipelines import placement
-from pipelines.recipes import RECIPES, Recipe
+from pipelines.recipes import RECIPES
 from tests.conftest import ROOT
 from tests.pipelines.asked import ask, converse  # noqa: F401
 
@@ -64,7 +65,7 @@ class Compiled:
 def compiled(request, tmp_path_factory):
     """The recipe compiled by the command behind `make pipeline-compile`."""
     folder = tmp_path_factory.mktemp("compiled")
-    command = [sys.executable, "-m", "pipelines.compile", request.param, "--output", str(folder)]
+    command = [sys.executable, "-m", "pipelines.compiler", request.param, "--output", str(folder)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | IMAGE
     )

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from components import USER
 from components.container import BUILT
 from pipelines.engine import REVISION, EngineError, connect
-from pipelines.placement import USER
 from tests.conftest import ROOT
 from tests.end_to_end.test_pipeline import SHORT
 

@@ -15,10 +15,10 @@ from docker.models.containers import Container
 from kfp import dsl, local
 from kfp.local import docker_task_handler
 
+from components import USER
 from components.container import BUILT
 from components.download.component import download
 from pipelines import containers
-from pipelines.placement import USER
 from pipelines.processes import StageFailed
 from tests.conftest import ROOT
 

@@ -151,7 +151,7 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path):
     """The order of sets changes with the process; the file must not."""
     found = set()
     for seed in ("1", "2"):
-        command = [sys.executable, "-m", "pipelines.compile", "tiny", "--output", str(tmp_path)]
+        command = [sys.executable, "-m", "pipelines.compiler", "tiny", "--output", str(tmp_path)]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
         found.add((tmp_path / "tiny.yaml").read_bytes())
@@ -161,13 +161,13 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["huge"], ["huge", "llada_8b, tiny"]),
-        (["tiny", "--placement", "moon"], ["moon", "gpu, small"]),
+        (["huge"], ["RECIPE='huge'", "llada_8b, tiny"]),
+        (["tiny", "--placement", "moon"], ["--placement='moon'", "gpu, small"]),
         (["tiny", "--set", "sft.step=1"], ["sft.step", "did you mean steps?"]),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, words):
-    command = [sys.executable, "-m", "pipelines.compile", *arguments, "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "pipelines.compiler", *arguments, "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()

@@ -77,7 +77,7 @@ def test_a_signal_ends_the_run_and_its_stage(tmp_path, number):
     assert not (tmp_path / "runs" / "latest").exists()
 
 
-@pytest.mark.parametrize("program", ["local", "compile", "submit"])
+@pytest.mark.parametrize("program", ["local", "compiler", "submit"])
 def test_interrupted_while_it_starts(tmp_path, program):
     """Ctrl-C in the seconds in which KFP is imported shows no traceback."""
     command = [sys.executable, "-m", f"pipelines.{program}", "--help"]

@@ -12,7 +12,7 @@ from pipelines.overrides import choose
 from tests.conftest import ROOT
 from tests.pipelines.kfp_server import Server
 
-TOGETHER = ("grpo.batch_size=48", "grpo.micro_batch_size=48", "grpo.minibatch=48")
+TOGETHER = ("grpo.batch_size=48", "grpo.micro_batch_size=48", "grpo.minibatch_size=48")
 
 
 def run(module, *arguments, settings=()):
@@ -32,15 +32,15 @@ def refused(done, *words):
 @pytest.mark.parametrize("order", list(itertools.permutations(TOGETHER)))
 def test_settings_that_are_valid_only_together(order):
     grpo = choose("tiny", settings=list(order)).grpo
-    assert (grpo.batch_size, grpo.micro_batch_size, grpo.minibatch) == (48, 48, 48)
+    assert (grpo.batch_size, grpo.micro_batch_size, grpo.minibatch_size) == (48, 48, 48)
 
 
 def test_compiled_together(tmp_path):
-    done = run("compile", "tiny", "--output", str(tmp_path), settings=TOGETHER)
+    done = run("compiler", "tiny", "--output", str(tmp_path), settings=TOGETHER)
     assert done.returncode == 0, done.stderr
     pipeline, _ = yaml.safe_load_all((tmp_path / "tiny.yaml").read_text())
     given = pipeline["root"]["inputDefinitions"]["parameters"]["grpo"]["defaultValue"]
-    assert [given[key] for key in ("batch_size", "micro_batch_size", "minibatch")] == [48] * 3
+    assert [given[key] for key in ("batch_size", "micro_batch_size", "minibatch_size")] == [48] * 3
 
 
 def test_submitted_together():
@@ -48,7 +48,7 @@ def test_submitted_together():
         done = run("submit", "tiny", "--host", server.url, settings=TOGETHER)
         assert done.returncode == 0, done.stderr
         (sent,) = server.runs.values()
-    assert sent["runtime_config"]["parameters"]["grpo"]["minibatch"] == 48
+    assert sent["runtime_config"]["parameters"]["grpo"]["minibatch_size"] == 48
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_refusals_name_what_was_set(settings, words):
             assert all(word in message for word in words), message
 
 
-@pytest.mark.parametrize("module", ["compile", "local", "submit"])
+@pytest.mark.parametrize("module", ["compiler", "local", "submit"])
 def test_refused_at_every_command_line(tmp_path, module):
     where = {
-        "compile": ["tiny", "--output", str(tmp_path)],
+        "compiler": ["tiny", "--output", str(tmp_path)],
         "local": ["--runs", str(tmp_path)],
         "submit": ["tiny", "--host", "http://127.0.0.1:1"],
     }[module]
@@ -108,7 +108,7 @@ def test_a_part_goes_into_a_whole_in_any_order():
 
 
 def test_the_preference_is_a_setting_too(tmp_path):
-    done = run("compile", "tiny", "--output", str(tmp_path), settings=["preference=dpo"])
+    done = run("compiler", "tiny", "--output", str(tmp_path), settings=["preference=dpo"])
     assert done.returncode == 0, done.stderr
     assert re.search(r"preference:\n\s+defaultValue: dpo", (tmp_path / "tiny.yaml").read_text())
 

@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
+from components import USER
 from pipelines import placement
-from pipelines.compile import write
+from pipelines.compiler import write
 from pipelines.recipes import RECIPES
 from tests.pipelines.conftest import STAGES
 
@@ -38,7 +39,7 @@ def test_pods(compiled):
     for stage, _, settings in compiled.executors():
         wanted = compiled.placements[stage]
         context = settings["securityContext"]
-        assert context == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        assert context == {"runAsUser": str(USER), "runAsGroup": str(USER), "runAsNonRoot": True}
         assert int(settings["activeDeadlineSeconds"]) == 3600 * wanted.hours
         assert settings.get("nodeSelector", {}).get("labels", {}) == wanted.nodes
         keys = [toleration["key"] for toleration in settings.get("tolerations", [])]

@@ -186,7 +186,7 @@ def test_another_server(health, page, words):
     [
         (["--set", "sft.lr=2e-5"], ["unknown field sft.lr", "allowed", "learning_rate"]),
         (["--set", "sft.steps=many"], ["sft.steps='many'", "a whole number"]),
-        (["--placement", "moon"], ["--placement moon", "gpu, small"]),
+        (["--placement", "moon"], ["--placement='moon'", "gpu, small"]),
         (["--preference", "ppo"], ["preference='ppo'", "dpo, grpo"]),
     ],
 )
@@ -198,9 +198,9 @@ def test_bad_arguments_are_refused_before_anything_is_sent(arguments, words):
 
 def test_unknown_recipe():
     with Server() as server:
-        refused(submit(server, recipe="huge"), "huge", "llada_8b, tiny")
+        refused(submit(server, recipe="huge"), "RECIPE='huge'", "llada_8b, tiny")
     assert server.requests == []
 
 
 def test_host_without_scheme():
-    refused(submit("localhost:8080"), "localhost:8080", "http://")
+    refused(submit("localhost:8080"), "--host='localhost:8080'", "http://")

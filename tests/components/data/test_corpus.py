@@ -10,7 +10,7 @@ from components.data import corpus, quality, token_shards
 from components.data.config import Sample
 from components.data.corpus import Quotas
 from components.data.datacard import Card
-from components.data.token_shards import Shards, tokenised
+from components.data.token_shards import Document, Shards, tokenize
 from model.tokenizer import EOS, EOT, MASK, train_tokenizer
 from tests.components.corpora import WORDS, download, prose, write_jsonl
 
@@ -148,7 +148,8 @@ def test_another_tokenizer_is_refused(tmp_path, tokenizer):
 
 def test_what_looks_like_a_special_token_is_text(tokenizer):
     text = f"before {EOS} {MASK}{EOT} after"
-    (ids,) = tokenised([text], tokenizer)
+    ((document, ids),) = tokenize([Document(text, "a:1")], tokenizer)
+    assert document == (text, "a:1")
     assert tokenizer.decode(ids[:-1]) == text and ids[-1] == tokenizer.eos_token_id
     assert not set(ids[:-1].tolist()) & set(tokenizer.all_special_ids)
     assert len(tokenizer.encode(EOT)) == 1, "a dialogue's own tokens stay special"
@@ -157,9 +158,12 @@ def test_what_looks_like_a_special_token_is_text(tokenizer):
 def test_long_text_in_pieces(tokenizer, monkeypatch):
     """The text comes back whole, and cuts at the ends of lines change no token."""
     texts = [prose(500, 0), "", "x" * 300, "short", f"{'ü' * 90} {'한' * 90}\n\n\n", prose(30, 1)]
-    whole = list(tokenised(texts, tokenizer))
+    documents = [Document(text) for text in texts]
+    whole = [ids for _, ids in tokenize(documents, tokenizer)]
     monkeypatch.setattr(token_shards, "BATCH", 100)
-    pieces = list(tokenised(texts, tokenizer))
+    rows = list(tokenize(documents, tokenizer))
+    assert [document for document, _ in rows] == documents
+    pieces = [ids for _, ids in rows]
     for text, ids in zip(texts, pieces, strict=True):
         assert tokenizer.decode(ids[:-1]) == text
     assert pieces[0].tolist() == whole[0].tolist() == [*tokenizer.encode(texts[0]), ids[-1]]

@@ -74,7 +74,7 @@ def test_a_long_line_is_never_held(tmp_path):
         file.truncate(512 << 20)
         file.seek(0, 2)
         file.write(b"\n" + GOOD)
-    program = "import sys\nfrom components import jsonlines\n"
+    program = "import sys\nfrom components.data import jsonlines\n"
     program += "print([(n, str(row)) for n, row in jsonlines.rows(open(sys.argv[1], 'rb'))])"
     command = [sys.executable, "-c", program, str(tmp_path / "rows.jsonl")]
 

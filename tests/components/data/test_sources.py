@@ -97,7 +97,7 @@ def drawn(tmp_path, weights, rows, seed):
         for name, weight in weights.items()
     ]
     found = [sources.files(source) for source in named]
-    drawn = sources.interleaved(found, lambda source: {source.column}, seed=seed)
+    drawn = sources.interleave(found, lambda source: {source.column}, seed=seed)
     return [row["text"] for *_, row in drawn]
 
 

@@ -1,7 +1,6 @@
-"""The Kubeflow Pipelines API: who we are to it, who it is, and its errors in one line.
+"""A client of the Kubeflow Pipelines API: credentials, the connection, and errors in one line.
 
-The token comes from KFP_TOKEN or the pod's service account. What is sent is the business of
-`submit.py`.
+The token comes from KFP_TOKEN or the pod's service account. `submit.py` says what is sent.
 """
 
 import json
@@ -18,6 +17,8 @@ from kfp import Client
 from kfp.client import KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH
 from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
+from model.options import check
+
 TOKEN = "KFP_TOKEN"
 PORT_FORWARD = "kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80"
 NEW_TOKEN = (
@@ -30,33 +31,33 @@ FAILURES = (urllib3.exceptions.HTTPError, kfp_server_api.ApiException)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server:
-    """A Kubeflow Pipelines API, and the namespace that it wants named, if it has several users."""
+class Connection:
+    """A client of one server, the namespace where it has several users, and the UI's address."""
 
     client: Client
     namespace: str | None
     ui: str
 
 
-def connect(host: str, namespace: str | None, ui: str | None) -> Server:
-    """Asks the server who it is. Raises ValueError saying what is wrong and what to try."""
+def connect(host: str, namespace: str | None, ui: str | None) -> Connection:
+    """Connects to the server. Raises ValueError saying what is wrong and what to try."""
     host = host.rstrip("/")
-    if not host.startswith(("http://", "https://")):
-        raise ValueError(f"--host {host}, allowed: an address that begins with http:// or https://")
+    is_address = host.startswith(("http://", "https://"))
+    check("--host", host, is_address, "an address that begins with http:// or https://")
     secrets = _secrets()
     multi_user = _is_multi_user(host, secrets)
     if multi_user and namespace is None:
         raise ValueError("--namespace is missing: this server has several users, name your profile")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        named = {"namespace": namespace} if multi_user else {}
-        client = Client(host=host, ui_host=ui or host, **secrets, **named)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what fails is said once, by us
-    return Server(client=client, namespace=namespace if multi_user else None, ui=ui or host)
+        scope = {"namespace": namespace} if multi_user else {}
+        client = Client(host=host, ui_host=ui or host, **secrets, **scope)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # we report a failure ourselves, once
+    return Connection(client=client, namespace=namespace if multi_user else None, ui=ui or host)
 
 
 def _secrets() -> dict[str, Any]:
-    """How to say who we are: a token in the environment, or the one that the kubelet renews."""
+    """The client's credentials: a token in the environment, or the one that the kubelet renews."""
     if token := os.environ.get(TOKEN):
         return {"existing_token": token}
     path = os.environ.get(KF_PIPELINES_SA_TOKEN_ENV, KF_PIPELINES_SA_TOKEN_PATH)
@@ -83,22 +84,22 @@ def _is_multi_user(host: str, secrets: dict[str, Any]) -> bool:
 
 
 def explain(error: Exception, host: str) -> str:
-    """One line: what went wrong between here and the server, and the next thing to try."""
+    """One line: what went wrong between this machine and the server, and what to try next."""
     if isinstance(error, urllib3.exceptions.HTTPError):
         cause = getattr(error, "reason", None) or error
         return f"--host {host}: no answer ({cause}); for a port on this machine: {PORT_FORWARD}"
     assert isinstance(error, kfp_server_api.ApiException)
     if error.status in (401, 403):
-        given = "was refused" if _secrets() else "is missing"
-        return f"--host {host}: the token {given} ({error.status}); try: {NEW_TOKEN}"
+        state = "was refused" if _secrets() else "is missing"
+        return f"--host {host}: the token {state} ({error.status}); try: {NEW_TOKEN}"
     if 300 <= error.status < 400:
         return f"--host {host}: {LOGIN}"
     if error.status == 404:
         return f"--host {host}: no Kubeflow Pipelines API v2 there (404); try the address of its UI"
-    return f"--host {host}: {error.status} {error.reason}: {_said(error)}"
+    return f"--host {host}: {error.status} {error.reason}: {_detail(error)}"
 
 
-def _said(error: kfp_server_api.ApiException) -> str:
+def _detail(error: kfp_server_api.ApiException) -> str:
     try:
         return str(json.loads(error.body)["error_details"])
     except (TypeError, ValueError, KeyError):

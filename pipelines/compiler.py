@@ -1,6 +1,6 @@
 """Writes a recipe's pipeline as the YAML that a cluster reads: `dist/<recipe>.yaml`.
 
-What the pipeline is stands in `llada.py`; sending it to a cluster is `submit.py`.
+The pipeline itself is in `llada.py`; `submit.py` sends it to a cluster.
 """
 
 import argparse
@@ -9,38 +9,38 @@ from pathlib import Path
 from typing import NoReturn
 
 import yaml
-from kfp import compiler
+from kfp.compiler import Compiler
 
 from components.failure import explain
+from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
 from pipelines import llada, placement
 from pipelines.overrides import choose
-from pipelines.recipes import Recipe
 
 
 def write(recipe: Recipe, file: Path, *, profile: str) -> None:
     """Compiles the recipe with the placement profile `profile` into `file`, always the same bytes.
 
-    KFP's own comments hold the defaults in an order that changes, so that they are left out.
+    KFP's own comments list the defaults in an order that changes, so they are left out.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(llada.build(recipe, profile=profile), str(file))
+    Compiler().compile(llada.build(recipe, profile=profile), str(file))
     documents = list(yaml.safe_load_all(file.read_text()))
     file.write_text(yaml.safe_dump_all(documents, sort_keys=True))
 
 
 def main() -> None:
     """The command line behind `make pipeline-compile`."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.compile", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.compiler", description=__doc__)
     parser.add_argument("recipe", help="a recipe of pipelines/recipes.py")
     parser.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        recipe = choose(given.recipe, settings=given.set)
-        profile = placement.profile(given.recipe, given.placement)
-        file = given.output / f"{given.recipe}.yaml"
+        recipe = choose(options.recipe, settings=options.set)
+        profile = placement.profile(options.recipe, options.placement)
+        file = options.output / f"{options.recipe}.yaml"
         with stoppable():
             write(recipe, file, profile=profile)
     except Stopped as notice:
