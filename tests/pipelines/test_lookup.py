@@ -1,5 +1,6 @@
 """Which model a path names: artifacts, upstream's files, runs, and what is none of these."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -133,5 +134,5 @@ def test_the_last_grpo_says_how(taught, tmp_path):
     own = {"stage": "grpo", "output": "trained", "fingerprint": "0", "summary": {}}
     entry = {**own, "config": {"gen_length": 8, "temperature": 1.0}}
     record["lineage"].insert(-1, entry)
-    artifact._write(tmp_path / "model" / artifact.RECORD, record)
+    (tmp_path / "model" / artifact.RECORD).write_text(json.dumps(record))
     assert locate(tmp_path / "model").sampling == entry["config"]
