@@ -20,6 +20,8 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 from model.options import check
 
 TOKEN = "KFP_TOKEN"
+STANDALONE = "kubeflow"
+"""The namespace of all runs where Kubeflow Pipelines is installed for itself."""
 PORT_FORWARD = "kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80"
 NEW_TOKEN = (
     f"export {TOKEN}=$(kubectl -n NAMESPACE create token llada-submitter "
@@ -37,6 +39,12 @@ class Connection:
     client: Client
     namespace: str | None
     ui: str
+    host: str
+
+    @property
+    def home(self) -> str:
+        """The namespace of the runs' pods."""
+        return self.namespace or STANDALONE
 
 
 def connect(host: str, namespace: str | None, ui: str | None) -> Connection:
@@ -48,12 +56,15 @@ def connect(host: str, namespace: str | None, ui: str | None) -> Connection:
     multi_user = _is_multi_user(host, secrets)
     if multi_user and namespace is None:
         raise ValueError("--namespace is missing: this server has several users, name your profile")
+    # It would drop the name without a word, and run in its own namespace.
+    alone = f"no --namespace: this server has one user, and all runs are in {STANDALONE}"
+    check("--namespace", namespace, multi_user or namespace is None, alone)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         scope = {"namespace": namespace} if multi_user else {}
         client = Client(host=host, ui_host=ui or host, **secrets, **scope)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # we report a failure ourselves, once
-    return Connection(client=client, namespace=namespace if multi_user else None, ui=ui or host)
+    return Connection(client=client, namespace=namespace, ui=ui or host, host=host)
 
 
 def _secrets() -> dict[str, Any]:

@@ -18,13 +18,14 @@ from pipelines import llada, placement
 from pipelines.overrides import choose
 
 
-def write(recipe: Recipe, file: Path, *, profile: str) -> None:
+def write(recipe: Recipe, file: Path, *, profile: str, cache: bool = True) -> None:
     """Compiles the recipe with the placement profile `profile` into `file`, always the same bytes.
 
+    Without `cache` no stage takes the outputs of an equal execution.
     KFP's own comments list the defaults in an order that changes, so they are left out.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(llada.build(recipe, profile=profile), str(file))
+    Compiler().compile(llada.build(recipe, profile=profile, cache=cache), str(file))
     documents = list(yaml.safe_load_all(file.read_text()))
     file.write_text(yaml.safe_dump_all(documents, sort_keys=True))
 

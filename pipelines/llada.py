@@ -30,13 +30,13 @@ from pipelines.form import form
 from pipelines.placement import placer
 
 
-def build(recipe: Recipe, *, profile: str = "small") -> Any:
+def build(recipe: Recipe, *, profile: str = "small", cache: bool = True) -> Any:
     """The KFP pipeline with the recipe's values as the defaults of its parameters."""
-    graph = _graph(placer(profile), component.component(type(recipe)))
+    graph = _graph(placer(profile, cache=cache), component.component(type(recipe)))
     return dsl.pipeline(name=PROJECT, description=__doc__)(form(recipe)(graph))
 
 
-def _graph(place: Callable[[Any], Any], preflight: Callable[..., Any]) -> Callable[..., None]:
+def _graph(place: Callable[..., Any], preflight: Callable[..., Any]) -> Callable[..., None]:
     def llada(**configs: Any) -> None:
         """A base model learns to reason."""
         checked = place(preflight(**configs))
@@ -45,26 +45,28 @@ def _graph(place: Callable[[Any], Any], preflight: Callable[..., Any]) -> Callab
         source = place(download(config=config.download).after(checked)).outputs
         dataset = source["dataset"]
 
-        def merged(base: Any, trained: Any) -> Any:
-            return place(merge(config=config.merge, base=base, trained=trained)).outputs["model"]
+        def merged(name: str, base: Any, trained: Any) -> Any:
+            task = merge(config=config.merge, base=base, trained=trained)
+            return place(task, name=f"merge {name}").outputs["model"]
 
-        def evaluated(model: Any, how: Any = config.evaluate) -> dict[str, Any]:
-            return place(evaluate(config=how, model=model, dataset=dataset)).outputs
+        def evaluated(name: str, model: Any, how: Any = config.evaluate) -> dict[str, Any]:
+            task = evaluate(config=how, model=model, dataset=dataset)
+            return place(task, name=f"evaluate {name}").outputs
 
         pretrained = place(
             pretrain(config=config.pretrain, base=source["model"], dataset=dataset)
         ).outputs
-        base = merged(source["model"], pretrained["trained"])
-        base_evaluation = evaluated(base, config.evaluate_base)["evaluation"]
+        base = merged("pretrain", source["model"], pretrained["trained"])
+        base_evaluation = evaluated("base", base, config.evaluate_base)["evaluation"]
 
         tuned = place(sft(config=config.sft, base=base, dataset=dataset)).outputs
-        reasoner = merged(base, tuned["trained"])
-        sft_evaluation = evaluated(reasoner)["evaluation"]
+        reasoner = merged("sft", base, tuned["trained"])
+        sft_evaluation = evaluated("sft", reasoner)["evaluation"]
 
         # Each branch has its own end: kfp.local neither joins branches nor nests pipelines in them.
-        def finish(aligned: dict[str, Any]) -> None:
-            model = merged(reasoner, aligned["trained"])
-            result = evaluated(model)
+        def finish(method: str, aligned: dict[str, Any]) -> None:
+            model = merged(method, reasoner, aligned["trained"])
+            result = evaluated(method, model)
             place(
                 report(
                     config=config.report,
@@ -74,14 +76,16 @@ def _graph(place: Callable[[Any], Any], preflight: Callable[..., Any]) -> Callab
                     base_evaluation=base_evaluation,
                     sft_evaluation=sft_evaluation,
                     aligned_evaluation=result["evaluation"],
-                )
+                ),
+                name=f"report {method}",
             )
             with dsl.If(result["accuracy"] >= checked.outputs["release_accuracy"], name="good"):
-                place(release(config=config.release, model=model, evaluation=result["evaluation"]))
+                end = release(config=config.release, model=model, evaluation=result["evaluation"])
+                place(end, name=f"release {method}")
 
         with dsl.If(config.preference == "dpo", name="dpo"):
-            finish(place(dpo(config=config.dpo, base=reasoner, dataset=dataset)).outputs)
+            finish("dpo", place(dpo(config=config.dpo, base=reasoner, dataset=dataset)).outputs)
         with dsl.Else(name="grpo"):
-            finish(place(grpo(config=config.grpo, base=reasoner, dataset=dataset)).outputs)
+            finish("grpo", place(grpo(config=config.grpo, base=reasoner, dataset=dataset)).outputs)
 
     return llada

@@ -98,9 +98,18 @@ def profile(recipe: str, name: str | None = None) -> str:
     return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
-def placer(name: str) -> Callable[[dsl.PipelineTask], dsl.PipelineTask]:
-    """A function that gives a task the placement of its stage in the profile `name`."""
-    return lambda task: place(task, PROFILES[name][task.component_spec.name])
+def placer(profile: str, *, cache: bool = True) -> Callable[..., dsl.PipelineTask]:
+    """A function that gives a task the placement of its stage in the profile.
+
+    It takes a display name as `name`. Without `cache` no task takes the outputs of an equal one.
+    """
+
+    def placed(task: dsl.PipelineTask, *, name: str | None = None) -> dsl.PipelineTask:
+        placement = PROFILES[profile][task.component_spec.name]
+        place(task, placement if cache else replace(placement, reuse=False))
+        return task if name is None else task.set_display_name(name)
+
+    return placed
 
 
 def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:

@@ -9,14 +9,20 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import kfp_server_api
+import yaml
+
 from components import PROJECT
+from components.container import IMAGE
 from components.preflight.config import Recipe
+from model.options import check
 from model.training.preemption import Stopped, stoppable
 from pipelines import placement, watch
 from pipelines.client import FAILURES, Connection, connect, explain
@@ -24,21 +30,29 @@ from pipelines.compiler import write
 from pipelines.form import arguments
 from pipelines.overrides import choose
 from pipelines.recipes import RECIPES
+from pipelines.stages import Stage, stages
+
+FIXED = re.compile(r"@sha256:[0-9a-f]{64}$|:[0-9a-f]{7,40}$")
+"""How the name of an image ends that is always the same image: a digest, or a commit as its tag."""
+MOVING = (
+    f"IMAGE={IMAGE} may be another image tomorrow, and the server would still hand out the results "
+    "of today's; name a digest or a commit, or submit with --no-cache"
+)
 
 
 def send(
     server: Connection, recipe: Recipe, base: Recipe, *, name: str, profile: str, **options: Any
-) -> str:
-    """Uploads `base` if the server lacks it, runs it with the changes of `recipe`, returns the id.
+) -> tuple[str, list[Stage]]:
+    """Uploads `base` if the server lacks it, and runs it with the changes of `recipe`.
 
-    `options`: experiment, service_account, pipeline_root.
+    `options`: experiment, service_account, pipeline_root, cache. Returns the run's id and stages.
     """
     changed = {
         key: value for key, value in arguments(recipe).items() if value != arguments(base)[key]
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / f"{name}.yaml"
-        write(base, file, profile=profile)
+        write(base, file, profile=profile, cache=options["cache"])
         pipeline, version = _upload(server, file, name)
         experiment = server.client.create_experiment(
             options["experiment"], namespace=server.namespace
@@ -52,7 +66,27 @@ def send(
             pipeline_root=options["pipeline_root"],
             service_account=options["service_account"],
         )
-    return run.run_id
+        return run.run_id, stages(next(yaml.safe_load_all(file.read_text())))
+
+
+def retry(server: Connection, run_id: str) -> list[Stage]:
+    """Has the server go on with a run from its failed stages, and returns all of its stages.
+
+    Raises ValueError for a run that the server does not have.
+    """
+    try:
+        run = server.client.get_run(run_id)
+    except kfp_server_api.ApiException as error:
+        check("--retry", run_id, error.status != 404, "the id of a run, the last part of its page")
+        raise
+    reference = run.pipeline_version_reference
+    check("--retry", run_id, reference is not None, "a run of an uploaded pipeline")
+    version = server.client.get_pipeline_version(
+        reference.pipeline_id, reference.pipeline_version_id
+    )
+    order = stages(version.pipeline_spec)
+    server.client._run_api.run_service_retry_run(run_id)  # the SDK's client has no call for it
+    return order
 
 
 def _upload(server: Connection, file: Path, recipe: str) -> tuple[str, str]:
@@ -86,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", help="a recipe of pipelines/recipes.py")
+    parser.add_argument("recipe", nargs="?", help="a recipe of pipelines/recipes.py")
+    parser.add_argument(
+        "--retry", metavar="RUN", help="go on with a failed run from where it failed"
+    )
     parser.add_argument("--host", required=True, metavar="URL", help="the Kubeflow Pipelines API")
     parser.add_argument("--namespace", help="your profile, where the server has several users")
     parser.add_argument("--experiment", default="llada", help="where the UI lists the run")
@@ -96,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
     parser.add_argument("--service-account", help="of the pods; by default the server's choice")
     parser.add_argument("--pipeline-root", metavar="URI", help="where artifacts go")
+    parser.add_argument("--no-cache", action="store_true", help="run stages that ran before anew")
     parser.add_argument("--ui", metavar="URL", help="of the UI, where it is not the host")
     parser.add_argument("--watch", action="store_true", help="follow; exit code 1 if it fails")
     parser.add_argument("--poll", type=float, default=5.0, metavar="SECONDS")
@@ -111,21 +149,7 @@ def main() -> None:
 
 def _submit(options: argparse.Namespace) -> None:
     try:
-        recipe = choose(
-            options.recipe, seed=options.seed, preference=options.preference, settings=options.set
-        )
-        profile = placement.profile(options.recipe, options.placement)
-        server = connect(options.host, options.namespace, options.ui)
-        run = send(
-            server,
-            recipe,
-            RECIPES[options.recipe](),
-            name=options.recipe,
-            profile=profile,
-            experiment=options.experiment,
-            service_account=options.service_account,
-            pipeline_root=options.pipeline_root,
-        )
+        server, run, order = _start(options)
     except ValueError as error:
         _end(str(error))
     except FAILURES as error:
@@ -138,7 +162,7 @@ def _submit(options: argparse.Namespace) -> None:
     if not options.watch:
         return
     try:
-        state = watch.follow(server.client, run, poll=options.poll)
+        state = watch.follow(server, run, order, poll=options.poll)
     except FAILURES as error:
         _end(f"{explain(error, options.host)}; the run goes on: {url}")
     except Stopped as notice:
@@ -146,6 +170,34 @@ def _submit(options: argparse.Namespace) -> None:
         raise SystemExit(notice.code) from None
     print(f"{state.lower()}: {url}")
     raise SystemExit(0 if state == watch.GOOD else 1)
+
+
+def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
+    """The server, and the id and the stages of a run that this begins or goes on with."""
+    if options.retry:
+        alone = "a recipe to begin anew, or --retry RUN to go on with all that the run was sent"
+        check("RECIPE", options.recipe, options.recipe is None and not options.set, alone)
+        server = connect(options.host, options.namespace, options.ui)
+        return server, options.retry, retry(server, options.retry)
+    recipe = choose(
+        options.recipe, seed=options.seed, preference=options.preference, settings=options.set
+    )
+    profile = placement.profile(options.recipe, options.placement)
+    server = connect(options.host, options.namespace, options.ui)
+    if FIXED.search(IMAGE) is None:
+        print(f"submit: warning: {MOVING}", file=sys.stderr)
+    run, order = send(
+        server,
+        recipe,
+        RECIPES[options.recipe](),
+        name=options.recipe,
+        profile=profile,
+        cache=not options.no_cache,
+        experiment=options.experiment,
+        service_account=options.service_account,
+        pipeline_root=options.pipeline_root,
+    )
+    return server, run, order
 
 
 def _end(message: str) -> NoReturn:

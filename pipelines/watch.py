@@ -1,7 +1,7 @@
 """Follows a run on a cluster: a live table in a terminal, else a line for every change."""
 
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any
 
 import kfp_server_api
@@ -11,33 +11,61 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-GOOD = "SUCCEEDED"
-ENDED = (GOOD, "FAILED", "SKIPPED", "CANCELED")
-COLOURS = {GOOD: "green", "FAILED": "red", "RUNNING": "yellow", "SKIPPED": "dim", "CANCELED": "red"}
+from pipelines import logs
+from pipelines.client import Connection
+from pipelines.progress import (
+    CACHED,
+    ENDED,
+    GOOD,
+    NOT_BEGUN,
+    RETRYING,
+    STARTING,
+    WAITING,
+    Row,
+    rows,
+)
+from pipelines.stages import Stage
+
+COLOURS = {
+    GOOD: "green",
+    CACHED: "green",
+    "FAILED": "red",
+    "CANCELED": "red",
+    "RUNNING": "yellow",
+    STARTING: "yellow",
+    WAITING: "magenta",
+    RETRYING: "magenta",
+    "SKIPPED": "dim",
+}
 PATIENCE = 10  # failed requests in a row after which the run is given up
+LONG = 60  # seconds that a pod may wait before the command that tells why is shown
 
 
-def follow(client: Client, run_id: str, *, poll: float) -> str:
+def follow(server: Connection, run_id: str, stages: Sequence[Stage], *, poll: float) -> str:
     """Waits for the run's end and returns its state. `poll` is the seconds between two requests.
 
     Raises the client's exception when the server refuses, or has failed to answer PATIENCE times.
     """
     console = Console()
-    shown: dict[str, str] = {}
+    shown: dict[str, tuple[str, int | None]] = {}
+    said: set[str] = set()
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
-            run = _request(client, run_id, poll)
+            run = _request(server.client, run_id, poll)
+            now = rows(run, stages)
+            notes = _notes(now, run_id, server.home)
             if console.is_terminal:
-                live.update(_table(run), refresh=True)
+                live.update(_table(run, now, notes), refresh=True)
             else:
-                _say_changes(run, shown)
+                _say_changes(now, shown)
+                _say(*(note for key, note in notes.items() if key not in said))
+                said |= {*notes}
             if run.state in ENDED:
                 break
             time.sleep(poll)
-    for task in _details(run):
-        if task.state == "FAILED" and task.error and task.error.message:
-            console.print(f"{task.display_name}: {task.error.message}", markup=False)
-    return run.state
+    if run.state != GOOD:
+        _say(*_failure(server, run_id, now))
+    return str(run.state)
 
 
 def _request(client: Client, run_id: str, poll: float) -> Any:
@@ -55,39 +83,62 @@ def _request(client: Client, run_id: str, poll: float) -> Any:
     raise AssertionError("unreachable")
 
 
-def _details(run: Any) -> list[Any]:
-    return (run.run_details and run.run_details.task_details) or []
-
-
-def _tasks(run: Any) -> list[Any]:
-    """The run's stages in the order in which they began, without the pods that KFP adds to each."""
-    named = [
-        task
-        for task in _details(run)
-        if task.display_name not in ("root", "executor")
-        and not task.display_name.endswith("-driver")
-    ]
-    return sorted(named, key=lambda task: task.start_time or datetime.max.replace(tzinfo=UTC))
-
-
-def _table(run: Any) -> Table:
-    table = Table("stage", "state", "seconds", title=f"{run.display_name}: {run.state}")
-    for task in _tasks(run):
-        colour = COLOURS.get(task.state, "default")
-        table.add_row(task.display_name, f"[{colour}]{task.state}[/]", _seconds(task))
+def _table(run: Any, now: Sequence[Row], notes: dict[str, str]) -> Table:
+    table = Table(
+        *("stage", "state", "seconds", "attempt"),
+        title=f"{run.display_name or run.run_id}: {run.state or 'PENDING'}",
+        caption="\n".join(notes.values()) or None,
+        caption_justify="left",
+    )
+    for row in now:
+        colour = COLOURS.get(row.state, "default")
+        attempt = "" if row.attempt is None else str(row.attempt)
+        table.add_row(row.stage.name, f"[{colour}]{row.state}[/]", _seconds(row), attempt)
     return table
 
 
-def _say_changes(run: Any, shown: dict[str, str]) -> None:
-    for task in _tasks(run):
-        key = task.task_id or task.display_name
-        if shown.get(key) != task.state:
-            shown[key] = task.state
-            print(f"{task.display_name} {task.state} {_seconds(task)}".rstrip(), flush=True)
+def _say_changes(now: Sequence[Row], shown: dict[str, tuple[str, int | None]]) -> None:
+    for row in now:
+        change = row.state, row.attempt
+        if row.state != NOT_BEGUN and shown.get(row.stage.key) != change:
+            shown[row.stage.key] = change
+            attempt = f" attempt {row.attempt}" if (row.attempt or 1) > 1 else ""
+            _say(f"{row.stage.name} {row.state} {_seconds(row)}".rstrip() + attempt)
 
 
-def _seconds(task: Any) -> str:
-    if task.start_time is None:
-        return ""
-    end = task.end_time if task.state in ENDED else datetime.now(UTC)
-    return "" if end is None else f"{(end - task.start_time).total_seconds():.0f}"
+def _notes(now: Sequence[Row], run_id: str, namespace: str) -> dict[str, str]:
+    """A line for every pod that has waited for long, under the name of its attempt."""
+    notes = {}
+    for row in now:
+        if row.waiting is not None and row.waiting >= LONG:
+            command = logs.why(run_id, row.pod, namespace)
+            verb = "waits" if row.state == WAITING else "or a stage begun with it waits"
+            text = f"{row.stage.name}: {verb} for a pod since {row.waiting:.0f} s; why: {command}"
+            notes[f"{row.stage.key} {row.attempt}"] = text
+    return notes
+
+
+def _failure(server: Connection, run_id: str, now: Sequence[Row]) -> list[str]:
+    """The failed stages' last words, the commands for more, and how the run goes on."""
+    lines = []
+    for row in (row for row in now if row.state == "FAILED"):
+        attempts = f" in attempt {row.attempt}" if row.attempt else ""
+        lines.append(f"{row.stage.name} failed{attempts}{f': {row.error}' if row.error else ''}")
+        log = logs.tail(server.client, run_id, row.pod, server.home) if row.pod else []
+        lines += [f"  | {line}" for line in log]
+        lines.append(f"  log:    {logs.more(run_id, row.pod, server.home)}")
+        lines.append(f"  events: {logs.why(run_id, row.pod, server.home)}")
+    if not lines:
+        lines.append(f"no stage failed by itself; {logs.more(run_id, None, server.home)}")
+    again = f"python -m pipelines.submit --retry {run_id} --host {server.host} --watch"
+    return [*lines, f"to go on from there: {again}"]
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _seconds(row: Row) -> str:
+    seconds = row.waiting if row.state == WAITING and row.waiting is not None else row.seconds
+    return "" if seconds is None else f"{seconds:.0f}"

@@ -14,7 +14,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.kind import cluster
-from tests.pipelines.kfp_server import Server
+from tests.pipelines.kfp_server import FAILED, Server
 
 FAKE = f'''#!{sys.executable}
 """Records its arguments, answers what the real program would, fails where told to."""
@@ -122,7 +122,7 @@ def test_run_and_figures(kind):
 
 
 def test_run_that_fails(kind):
-    with Server(last="FAILED") as server:
+    with Server(answers=FAILED) as server:
         done = kind("test", PORT=server.url.rsplit(":", 1)[1])
     assert done.returncode == 1 and "submit ended with exit code 1" in done.stderr
     assert not any("logs" in call for call in kind.calls())

@@ -1,31 +1,48 @@
 """A small Kubeflow Pipelines server: the v2beta1 REST endpoints that `submit` needs, over HTTP.
 
 It refuses what the real one refuses (wrong token, unknown parameter), keeps what it was sent, and
-its runs advance with every question. It runs nothing.
+answers questions about a run with recordings of a real server (`tests/data/kfp`), the next one with
+every question. It runs nothing.
 """
 
 import email
 import json
 import urllib.parse
+from pathlib import Path
 
 import yaml
 
 from tests.http_server import LocalServer, body, send
 
 API = "/apis/v2beta1"
-STARTED = "2026-01-01T00:00:00Z"
-ENDED = "2026-01-01T00:00:07Z"
-TASKS = ("download", "pretrain")
+RECORDINGS = Path(__file__).parents[1] / "data" / "kfp"
+GOOD = ("begun", "running", "succeeded")
+FAILED = ("begun", "running", "failed")
+
+
+def recording(name):
+    """The server's answer about a run."""
+    return json.loads((RECORDINGS / f"{name}.json").read_text())
 
 
 class Server(LocalServer):
     """What a Kubeflow Pipelines server answers."""
 
     def __init__(
-        self, *, token=None, multi_user=False, last="SUCCEEDED", faults=(), health=200, page=False
+        self,
+        *,
+        token=None,
+        multi_user=False,
+        answers=GOOD,
+        after_retry=GOOD[-1:],
+        logs=None,
+        faults=(),
+        health=200,
+        page=False,
     ):
         super().__init__()
-        self.token, self.multi_user, self.last = token, multi_user, last
+        self.token, self.multi_user, self.logs = token, multi_user, logs or {}
+        self.answers, self.after_retry = answers, after_retry
         self.health, self.page = health, page
         self.faults = list(faults)
         self.requests, self.tokens = [], []
@@ -44,6 +61,12 @@ class Server(LocalServer):
         else:
             arguments = dict(urllib.parse.parse_qsl(query))
             content = handler.headers.get("Content-Type", "")
+            if path == "/k8s/pod/logs":
+                log = self.logs.get(arguments["podname"])
+                send(
+                    handler, 200 if log else 404, log or "pod not found", Content_Type="text/plain"
+                )
+                return
             send(handler, *self.reply(handler.command, path, arguments, sent, content))
 
     def reply(self, method, path, query, sent, content):
@@ -69,7 +92,12 @@ class Server(LocalServer):
                 return 200, add(self.experiments, "experiment_id", json.loads(sent))
             case "POST", "runs":
                 return self.create_run(json.loads(sent))
-            case "GET", "runs", run:
+            case "GET", "pipelines", _, "versions", version:
+                return 200, self.stored(self.versions[version])
+            case "POST", "runs", name if name.endswith(":retry"):
+                self.answers, self.asked = self.after_retry, 0
+                return 200, {}
+            case "GET", "runs", run if run in self.runs:
                 return self.run(self.runs[run])
         return 404, {"error_details": f"no {method} {path}"}
 
@@ -87,27 +115,23 @@ class Server(LocalServer):
                 return 400, {"error_details": f"unknown parameter {name}"}
         return 200, add(self.runs, "run_id", run)
 
+    def stored(self, version):
+        """A version as the server keeps it: both documents of the file in one."""
+        pipeline, platform = version["spec"]
+        both = {"pipeline_spec": pipeline, "platform_spec": platform}
+        return {key: value for key, value in version.items() if key != "spec"} | {
+            "pipeline_spec": both
+        }
+
     def run(self, run):
-        """One more task done with every question; the last one decides."""
+        """The next recording, and the last one ever after."""
         if self.faults:
             return self.faults.pop(0), {"error_details": "try again"}
+        answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
-        done = min(self.asked - 1, len(TASKS))
-        states = ["SUCCEEDED"] * done + ["RUNNING", *["PENDING"] * len(TASKS)]
-        if done == len(TASKS):
-            states[len(TASKS) - 1] = self.last
-        tasks = [{"task_id": "0", "display_name": "root", "state": "RUNNING"}]
-        for number, (name, state) in enumerate(zip(TASKS, states, strict=False), 1):
-            task = {"task_id": str(number), "display_name": name, "state": state}
-            if state != "PENDING":
-                task["start_time"] = STARTED
-            if state in ("SUCCEEDED", "FAILED"):
-                task["end_time"] = ENDED
-            if state == "FAILED":
-                task["error"] = {"message": "the loss is nan"}
-            tasks.append(task)
-        state = self.last if done == len(TASKS) else "RUNNING"
-        return 200, {**run, "state": state, "run_details": {"task_details": tasks}}
+        answer = answer if isinstance(answer, dict) else recording(answer)
+        kept = ("run_id", "pipeline_version_reference")
+        return 200, answer | {key: run[key] for key in kept if key in run}
 
 
 def add(table, key, given):

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.recipes import tiny
 from tests.conftest import ROOT
-from tests.pipelines.kfp_server import API, Server
+from tests.pipelines.kfp_server import API, FAILED, Server, recording
 
 FAST = ("--watch", "--poll", "0.01")
 
@@ -19,7 +19,8 @@ FAST = ("--watch", "--poll", "0.01")
 def submit(server, *arguments, recipe="tiny", home=None, **environment):
     """The real command line; `environment` adds variables."""
     url = server if isinstance(server, str) else server.url
-    command = [sys.executable, "-m", "pipelines.submit", recipe, "--host", url, *arguments]
+    names = [recipe] if recipe else []
+    command = [sys.executable, "-m", "pipelines.submit", *names, "--host", url, *arguments]
     clean = {key: v for key, v in os.environ.items() if not key.startswith(("KF", "HTTP", "http"))}
     return subprocess.run(
         command,
@@ -56,8 +57,8 @@ def test_run_is_uploaded_started_and_followed():
     lines = done.stdout.splitlines()
     url = f"{server.url}/#/runs/details/{run['run_id']}"
     assert lines[0] == url and lines[-1] == f"succeeded: {url}"
-    assert "download SUCCEEDED 7" in lines and "pretrain SUCCEEDED 7" in lines
-    assert not any("root" in line for line in lines)
+    assert "download SUCCEEDED 20" in lines and "evaluate grpo SUCCEEDED 20" in lines
+    assert not any(word in done.stdout for word in ("root", "executor", "driver(", "condition"))
 
 
 def test_same_content_is_not_sent_twice():
@@ -70,11 +71,92 @@ def test_same_content_is_not_sent_twice():
 
 
 def test_failed_run_is_exit_code_1():
-    with Server(last="FAILED") as server:
+    pod = "llada-reasoning-hr42x-retry-system-container-impl-3944347887"
+    words = "".join(f"step {number}\n" for number in range(100)) + "the loss is nan\n"
+    with Server(answers=FAILED, logs={pod: words}) as server:
         done = submit(server, *FAST)
     assert done.returncode == 1
-    assert "pretrain: the loss is nan" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("failed: http://")
+    lines = done.stdout.splitlines()
+    place = lines.index("pretrain failed in attempt 1")
+    assert lines[place + 20] == "  | the loss is nan" and lines[place + 1] == "  | step 81"
+    assert f"kubectl -n kubeflow logs {pod} -c main" in done.stdout
+    (run,) = server.runs
+    again = f"python -m pipelines.submit --retry {run} --host {server.url} --watch"
+    assert lines[-2] == f"to go on from there: {again}"
+    assert lines[-1].startswith("failed: http://")
+
+
+def test_failed_run_without_a_log_still_says_how_to_get_one():
+    with Server(answers=["failed-after-retry"]) as server:
+        done = submit(server, *FAST)
+    assert done.returncode == 1
+    assert "pretrain failed in attempt 2" in done.stdout and "  | " not in done.stdout
+    assert "download CACHED 0" in done.stdout.splitlines()
+    assert "describe pod llada-reasoning-ntvfk-retry-system" in done.stdout
+
+
+def test_retry_goes_on_with_the_same_run():
+    with Server(answers=FAILED) as server:
+        assert submit(server, *FAST).returncode == 1
+        (run,) = server.runs
+        done = submit(server, "--retry", run, *FAST, recipe=None)
+    assert done.returncode == 0, done.stderr
+    assert ("POST", f"{API}/runs/{run}:retry") in server.requests and len(server.runs) == 1
+    assert "release grpo SUCCEEDED 10" in done.stdout
+    assert done.stdout.splitlines()[0] == f"{server.url}/#/runs/details/{run}"
+
+
+def test_retry_of_what_is_not_there():
+    with Server() as server:
+        refused(submit(server, "--retry", "x", recipe=None), "--retry='x'", "the id of a run")
+        refused(submit(server, "--retry", "x"), "RECIPE='tiny'", "--retry RUN to go on")
+        refused(submit(server, recipe=None), "RECIPE=None", "llada_8b, tiny")
+    assert not any(method == "POST" for method, _ in server.requests)
+
+
+def test_a_pod_that_waits_names_the_command_that_tells_why():
+    """A claim that is absent: `executor(0)` alone is PENDING, and the stage waits for it."""
+    with Server(answers=[waiting("retrying"), "succeeded"]) as server:
+        done = submit(server, *FAST)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("pretrain: waits")]
+    pod = "llada-reasoning-m86cn-retry-system-container-impl-779818925"
+    assert line.endswith(f"why: kubectl -n kubeflow describe pod {pod}")
+    assert "pretrain WAITING" in done.stdout
+
+
+def waiting(name):
+    """A recording in which the newest pod has not begun."""
+    answer = recording(name)
+    tasks = answer["run_details"]["task_details"]
+    (pod,) = [task for task in tasks if task.get("display_name") == "executor(2)"]
+    pod["state"] = "PENDING"
+    return answer
+
+
+def test_no_cache_runs_every_stage():
+    with Server() as server:
+        assert submit(server, "--no-cache").returncode == 0
+    for version in server.versions.values():
+        tasks = version["spec"][0]["root"]["dag"]["tasks"]
+        assert tasks["download"]["cachingOptions"] == {}
+
+
+@pytest.mark.parametrize(
+    ("image", "warned"),
+    [
+        ("llada-reasoning:dev", True),
+        ("registry:5000/llada", True),
+        ("llada-reasoning:v1.2", True),
+        ("llada-reasoning:1a2b3c4", False),
+        ("registry/llada@sha256:" + "0" * 64, False),
+    ],
+)
+def test_a_tag_that_moves_is_warned_of(image, warned):
+    """The server would hand out the results of yesterday's image under today's name."""
+    with Server() as server:
+        done = submit(server, IMAGE=image)
+    assert done.returncode == 0
+    assert (f"IMAGE={image} may be another image tomorrow" in done.stderr) is warned
 
 
 def test_lost_answers_are_asked_for_again():
@@ -149,9 +231,9 @@ def test_namespace_is_for_many_users(tmp_path):
     (experiment,) = server.experiments.values()
     assert experiment["namespace"] == "me"
     with Server() as server:
-        assert submit(server, "--namespace", "me", home=tmp_path).returncode == 0
-    (experiment,) = server.experiments.values()
-    assert not experiment["namespace"]
+        done = submit(server, "--namespace", "me", home=tmp_path)
+    refused(done, "--namespace='me'", "this server has one user", "kubeflow")
+    assert not server.experiments
 
 
 def test_no_token_argument():

@@ -1,0 +1,49 @@
+"""The last lines of a pod's log, where the server hands them out, and the commands for more.
+
+KFP's UI gives the log of a pod, or the copy that Argo archived once the pod is gone; the API server
+itself gives the same to whoever reaches it without the UI. Neither is promised to be there.
+"""
+
+import urllib.parse
+from collections.abc import Iterator
+
+import kfp_server_api
+import urllib3
+from kfp import Client
+
+LINES = 20
+
+
+def tail(client: Client, run: str, pod: str, namespace: str) -> list[str]:
+    """The last LINES lines that the pod wrote; none where no log can be read."""
+    for path in _addresses(run, pod, namespace):
+        try:
+            answer = client._run_api.api_client.call_api(
+                path, "GET", auth_settings=["Bearer"], _preload_content=False, _request_timeout=20
+            )
+        except (urllib3.exceptions.HTTPError, kfp_server_api.ApiException):
+            continue
+        # A server without this address answers with the page of its UI, or with an error as JSON.
+        reply = answer[0] if isinstance(answer, tuple) else answer
+        if reply.headers.get("Content-Type", "").startswith("text/plain"):
+            text = reply.data.decode(errors="replace")
+            if lines := text.splitlines():
+                return lines[-LINES:]
+    return []
+
+
+def _addresses(run: str, pod: str, namespace: str) -> Iterator[str]:
+    names = {"podname": pod, "runid": run, "podnamespace": namespace}
+    yield f"/k8s/pod/logs?{urllib.parse.urlencode(names)}"
+    yield f"/apis/v1alpha1/runs/{run}/nodes/{pod}/log"
+
+
+def why(run: str, pod: str | None, namespace: str) -> str:
+    """The command that tells why a pod waits, or failed before it wrote anything."""
+    return f"kubectl -n {namespace} describe pod {pod or f'-l pipeline/runid={run}'}"
+
+
+def more(run: str, pod: str | None, namespace: str) -> str:
+    """The command that shows the log of a pod, or of all pods of the run."""
+    which = f"{pod} -c main" if pod else f"-l pipeline/runid={run} -c main --prefix --tail={LINES}"
+    return f"kubectl -n {namespace} logs {which}"
