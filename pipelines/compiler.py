@@ -16,16 +16,16 @@ from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
 from pipelines import llada, placement
 from pipelines.overrides import choose
+from pipelines.placement import ANYHOW, Scheduling
 
 
-def write(recipe: Recipe, file: Path, *, profile: str, cache: bool = True) -> None:
+def write(recipe: Recipe, file: Path, *, profile: str, scheduling: Scheduling = ANYHOW) -> None:
     """Compiles the recipe with the placement profile `profile` into `file`, always the same bytes.
 
-    Without `cache` no stage takes the outputs of an equal execution.
     KFP's own comments list the defaults in an order that changes, so they are left out.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(llada.build(recipe, profile=profile, cache=cache), str(file))
+    Compiler().compile(llada.build(recipe, profile=profile, scheduling=scheduling), str(file))
     documents = list(yaml.safe_load_all(file.read_text()))
     file.write_text(yaml.safe_dump_all(documents, sort_keys=True))
 

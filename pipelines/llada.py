@@ -27,13 +27,14 @@ from components.release.component import release
 from components.report.component import report
 from components.sft.component import sft
 from pipelines.form import form
-from pipelines.placement import placer
+from pipelines.placement import ANYHOW, KEPT, Scheduling, placer
 
 
-def build(recipe: Recipe, *, profile: str = "small", cache: bool = True) -> Any:
+def build(recipe: Recipe, *, profile: str = "small", scheduling: Scheduling = ANYHOW) -> Any:
     """The KFP pipeline with the recipe's values as the defaults of its parameters."""
-    graph = _graph(placer(profile, cache=cache), component.component(type(recipe)))
-    return dsl.pipeline(name=PROJECT, description=__doc__)(form(recipe)(graph))
+    graph = _graph(placer(profile, scheduling), component.component(type(recipe)))
+    pipeline = dsl.pipeline(name=PROJECT, description=__doc__, pipeline_config=KEPT)
+    return pipeline(form(recipe)(graph))
 
 
 def _graph(place: Callable[..., Any], preflight: Callable[..., Any]) -> Callable[..., None]:

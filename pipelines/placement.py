@@ -1,15 +1,17 @@
 """Where each stage runs: processors, memory, GPUs, pools, secrets, retries, timeouts and caching.
 
-None of this is part of KFP's cache key, so a stage that moves is not trained again. The key is the
-image, the configuration and the input artifacts. KFP's compiler forbids every pod to escalate its
-privileges, drops its capabilities and sets seccomp to RuntimeDefault; the Pod Security level of
-the namespace (`manifests/base`) decides which other pods may enter it.
+Of all this only the names of volume claims are part of KFP's cache key, beside the image, the
+configuration and the input artifacts: a stage that moves is not trained again. KFP's compiler
+forbids every pod to escalate its privileges, drops its capabilities and sets seccomp to
+RuntimeDefault; the Pod Security level of the namespace (`manifests/base`) decides which other pods
+may enter it.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from kfp import dsl, kubernetes
+from kfp.dsl import PipelineConfig
 
 from components import USER
 from model.options import check
@@ -17,9 +19,31 @@ from model.options import check
 SECRETS = {
     "hub": {"token": "HF_TOKEN"},
     "wandb": {"api-key": "WANDB_API_KEY"},
-    "object-store": {"access-key": "AWS_ACCESS_KEY_ID", "secret-key": "AWS_SECRET_ACCESS_KEY"},
+    "object-store": {
+        "access-key": "AWS_ACCESS_KEY_ID",
+        "secret-key": "AWS_SECRET_ACCESS_KEY",
+        "endpoint": "AWS_ENDPOINT_URL",
+        "region": "AWS_DEFAULT_REGION",
+    },
     "judge": {"api-key": "JUDGE_API_KEY"},
 }
+SPOT = (
+    "cloud.google.com/gke-spot",
+    "kubernetes.azure.com/scalesetpriority",
+    "karpenter.sh/capacity-type",
+)
+"""Keys of the taints by which clouds keep pods off machines that may be taken away."""
+HOUR = 3600
+ATTEMPTS = 10
+"""Times that a stage is started again which goes on from its checkpoint."""
+PAUSE = "60s"
+"""Between two attempts; always the same, since ten that double would last for hours."""
+KEPT = PipelineConfig(
+    ttl_seconds_after_success=HOUR,
+    ttl_seconds_after_failure=24 * HOUR,
+    active_deadline_seconds=30 * 24 * HOUR,
+)
+"""How long the workflow and its pods stay after its end, and how long a whole run may take."""
 HELP = "where the stages run: small (CPU) or gpu; by default what the recipe needs"
 
 
@@ -48,17 +72,60 @@ class Placement:
     secrets: tuple[str, ...] = ()
     """Names in SECRETS that become environment variables where the namespace has them."""
     retries: int = 2
-    """How often a failed pod is started again, after 30 s, 60 s, ... up to 10 minutes."""
+    """How often a failed pod is started again, PAUSE after the last one ended. On an installation
+    whose Argo has another retry policy than manifests/kfp gives it, fewer failures are."""
     hours: int = 1
-    """Hours after which the pod is stopped and has failed."""
+    """Hours after which an attempt is stopped and has failed, its image and artifacts included."""
+    resumes: bool = False
+    """Whether the stage goes on from its checkpoint, where it is told to keep any."""
     reuse: bool = True
     """Take the outputs of an equal execution from KFP's cache."""
 
+    @property
+    def window(self) -> int:
+        """Seconds, from the start of the first attempt, in which all attempts must have ended.
 
+        This is what KFP's `backoff_max_duration` is to Argo, which kills an attempt at its end. An
+        attempt may wait an hour for its machine.
+        """
+        return (self.retries + 1) * (self.hours + 1) * HOUR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduling:
+    """How the pods of a whole run are scheduled, whatever their stage."""
+
+    cache: bool = True
+    """Whether stages take the outputs of equal executions."""
+    resumes: bool = False
+    """Whether training goes on from checkpoints: then it is started again up to ATTEMPTS times."""
+    spot: bool = False
+    """Whether pods may run on machines that the cloud may take away."""
+    queue: str | None = None
+    """The local queue of Kueue that admits the pods."""
+    priority: str | None = None
+    """Kueue's priority class of the run; KFP has no call for one of Kubernetes itself."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels by which Kueue knows the pods."""
+        names = {"queue-name": self.queue, "priority-class": self.priority}
+        return {f"kueue.x-k8s.io/{name}": value for name, value in names.items() if value}
+
+    def of(self, placement: Placement) -> Placement:
+        """The placement of a stage in such a run."""
+        retries = ATTEMPTS if self.resumes and placement.resumes else placement.retries
+        tolerations = (*placement.tolerations, *(SPOT if self.spot else ()))
+        reuse = self.cache and placement.reuse
+        return replace(placement, retries=retries, tolerations=tolerations, reuse=reuse)
+
+
+ANYHOW = Scheduling()
 CHECK = Placement(memory="1Gi", retries=0, reuse=False)
 LIGHT = Placement()
 FETCH = Placement(secrets=("hub", "object-store"))
-TRAIN = Placement(cpu=("1", "2"), memory="4Gi", secrets=("wandb",), hours=2)
+LEARNS = ("wandb", "object-store")
+TRAIN = Placement(cpu=("1", "2"), memory="4Gi", secrets=LEARNS, hours=2, resumes=True)
 GPU = Placement(
     cpu=("8", "16"),
     memory="96Gi",
@@ -66,11 +133,12 @@ GPU = Placement(
     nodes={"llada/pool": "gpu"},
     tolerations=("nvidia.com/gpu",),
     shared_memory="16Gi",
-    secrets=("wandb",),
+    secrets=LEARNS,
     hours=72,
+    resumes=True,
 )
 DISK = Placement(cpu=("2", "4"), memory="32Gi", hours=4)
-JUDGED = ("wandb", "judge")
+JUDGED = (*LEARNS, "judge")
 JOB = Placement(memory="4Gi", shared=("training", "/training"), hours=80)
 STAGES = {
     "preflight": (CHECK, CHECK),
@@ -80,7 +148,10 @@ STAGES = {
     "sft": (TRAIN, GPU),
     "dpo": (TRAIN, GPU),
     "grpo": (replace(TRAIN, secrets=JUDGED), replace(GPU, secrets=JUDGED)),
-    "evaluate": (TRAIN, replace(GPU, secrets=())),
+    "evaluate": (
+        replace(TRAIN, secrets=("wandb",), resumes=False),
+        replace(GPU, secrets=(), resumes=False),
+    ),
     "report": (LIGHT, LIGHT),
     "release": (LIGHT, DISK),
     "trainjob": (JOB, JOB),
@@ -98,15 +169,16 @@ def profile(recipe: str, name: str | None = None) -> str:
     return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
-def placer(profile: str, *, cache: bool = True) -> Callable[..., dsl.PipelineTask]:
-    """A function that gives a task the placement of its stage in the profile.
+def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTask]:
+    """A function that gives a task the placement of its stage in the profile, and a display name.
 
-    It takes a display name as `name`. Without `cache` no task takes the outputs of an equal one.
+    Its `name` is the display name; None leaves the task's own.
     """
 
     def placed(task: dsl.PipelineTask, *, name: str | None = None) -> dsl.PipelineTask:
-        placement = PROFILES[profile][task.component_spec.name]
-        place(task, placement if cache else replace(placement, reuse=False))
+        place(task, scheduling.of(PROFILES[profile][task.component_spec.name]))
+        for label, value in scheduling.labels.items():
+            kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)
 
     return placed
@@ -133,10 +205,13 @@ def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:
     for secret in placement.secrets:
         kubernetes.use_secret_as_env(task, secret, SECRETS[secret], optional=True)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
-    kubernetes.set_timeout(task, placement.hours * 3600)
+    kubernetes.set_timeout(task, placement.hours * HOUR)
     task.set_caching_options(placement.reuse)
     if not placement.retries:
         return task
     return task.set_retry(
-        placement.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s"
+        placement.retries,
+        backoff_duration=PAUSE,
+        backoff_factor=1,
+        backoff_max_duration=f"{placement.window}s",
     )

@@ -1,9 +1,9 @@
 """How far a run is: an answer of the server about it, told in stages.
 
-The server lists every node of the Argo workflow: graphs, drivers, an `executor` for every stage, each
-again with `(0)`, `(1)`, ... for its attempts, and beside them tasks without a name that the launcher
-reports. A node's id is its workflow's name and the FNV-1a hash of its path in the workflow, which
-tells whose `executor` it is. No field is taken for granted.
+The server lists every node of the Argo workflow: graphs, drivers, an `executor` for every stage,
+each again with `(0)`, `(1)`, ... for its attempts, and beside them tasks without a name that the
+launcher reports. A node's id is its workflow's name and the FNV-1a hash of its path in the
+workflow, which tells whose `executor` it is. No field is taken for granted.
 """
 
 import re

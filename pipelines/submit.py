@@ -23,15 +23,17 @@ from components import PROJECT
 from components.container import IMAGE
 from components.preflight.config import Recipe
 from model.options import check
+from model.training.config import Resumable
 from model.training.preemption import Stopped, stoppable
 from pipelines import placement, watch
 from pipelines.client import FAILURES, Connection, connect, explain
 from pipelines.compiler import write
 from pipelines.form import arguments
-from pipelines.overrides import choose
+from pipelines.overrides import choose, override
 from pipelines.recipes import RECIPES
 from pipelines.stages import Stage, stages
 
+CHECKPOINTS = "of training, or none; by default PIPELINE_ROOT/checkpoints where that is s3://"
 FIXED = re.compile(r"@sha256:[0-9a-f]{64}$|:[0-9a-f]{7,40}$")
 """How the name of an image ends that is always the same image: a digest, or a commit as its tag."""
 MOVING = (
@@ -45,14 +47,14 @@ def send(
 ) -> tuple[str, list[Stage]]:
     """Uploads `base` if the server lacks it, and runs it with the changes of `recipe`.
 
-    `options`: experiment, service_account, pipeline_root, cache. Returns the run's id and stages.
+    `options`: experiment, service_account, pipeline_root, scheduling. Returns the id and stages.
     """
     changed = {
         key: value for key, value in arguments(recipe).items() if value != arguments(base)[key]
     }
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / f"{name}.yaml"
-        write(base, file, profile=profile, cache=options["cache"])
+        write(base, file, profile=profile, scheduling=options["scheduling"])
         pipeline, version = _upload(server, file, name)
         experiment = server.client.create_experiment(
             options["experiment"], namespace=server.namespace
@@ -134,6 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--service-account", help="of the pods; by default the server's choice")
     parser.add_argument("--pipeline-root", metavar="URI", help="where artifacts go")
     parser.add_argument("--no-cache", action="store_true", help="run stages that ran before anew")
+    parser.add_argument("--spot", action="store_true", help="allow machines that may be taken away")
+    parser.add_argument("--queue", metavar="NAME", help="of Kueue, which then admits the pods")
+    parser.add_argument("--priority", metavar="CLASS", help="of the run, in Kueue")
+    parser.add_argument("--checkpoints", metavar="URI", help=CHECKPOINTS)
     parser.add_argument("--ui", metavar="URL", help="of the UI, where it is not the host")
     parser.add_argument("--watch", action="store_true", help="follow; exit code 1 if it fails")
     parser.add_argument("--poll", type=float, default=5.0, metavar="SECONDS")
@@ -179,8 +185,11 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
         check("RECIPE", options.recipe, options.recipe is None and not options.set, alone)
         server = connect(options.host, options.namespace, options.ui)
         return server, options.retry, retry(server, options.retry)
-    recipe = choose(
-        options.recipe, seed=options.seed, preference=options.preference, settings=options.set
+    recipe = _resumable(
+        choose(
+            options.recipe, seed=options.seed, preference=options.preference, settings=options.set
+        ),
+        _checkpoints(options),
     )
     profile = placement.profile(options.recipe, options.placement)
     server = connect(options.host, options.namespace, options.ui)
@@ -192,12 +201,43 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
         RECIPES[options.recipe](),
         name=options.recipe,
         profile=profile,
-        cache=not options.no_cache,
+        scheduling=_scheduling(options, recipe),
         experiment=options.experiment,
         service_account=options.service_account,
         pipeline_root=options.pipeline_root,
     )
     return server, run, order
+
+
+def _checkpoints(options: argparse.Namespace) -> str | None:
+    """Where training keeps its states: named, or in the store of the artifacts where it is S3."""
+    if options.checkpoints is not None:
+        return None if options.checkpoints == "none" else str(options.checkpoints)
+    root = options.pipeline_root or ""
+    return f"{root.rstrip('/')}/checkpoints" if root.startswith("s3://") else None
+
+
+def _resumable(recipe: Recipe, place: str | None) -> Recipe:
+    """The recipe with the place of checkpoints in the training stages that name none."""
+    if place is None:
+        return recipe
+    stages = [
+        name
+        for name, config in vars(recipe).items()
+        if isinstance(config, Resumable) and config.checkpoint_uri is None
+    ]
+    return override(recipe, [f"{name}.checkpoint_uri={place}" for name in stages])
+
+
+def _scheduling(options: argparse.Namespace, recipe: Recipe) -> placement.Scheduling:
+    training = [config for config in vars(recipe).values() if isinstance(config, Resumable)]
+    return placement.Scheduling(
+        cache=not options.no_cache,
+        resumes=all(config.checkpoint_uri is not None for config in training),
+        spot=options.spot,
+        queue=options.queue,
+        priority=options.priority,
+    )
 
 
 def _end(message: str) -> NoReturn:

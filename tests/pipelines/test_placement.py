@@ -7,7 +7,7 @@ from components import USER
 from pipelines import placement
 from pipelines.compiler import write
 from pipelines.recipes import RECIPES
-from tests.pipelines.conftest import STAGES
+from tests.pipelines.conftest import STAGES, graphs
 
 MEMORY = {"Mi": 2**20, "Gi": 2**30}
 
@@ -73,10 +73,56 @@ def test_retries_and_caching(compiled):
         policy = task.get("retryPolicy", {})
         assert policy.get("maxRetryCount", 0) == wanted.retries
         if wanted.retries:
-            assert policy["backoffDuration"] == "30s" and policy["backoffFactor"] == 2.0
-            assert policy["backoffMaxDuration"] == "600s"
+            assert policy["backoffDuration"] == "60s" and policy["backoffFactor"] == 1.0
+            assert policy["backoffMaxDuration"] == f"{wanted.window}s"
+            # Argo kills the attempt that runs when the window, counted from the first, closes.
+            assert wanted.window >= (wanted.retries + 1) * wanted.hours * 3600
     reused = {stage for stage, wanted in compiled.placements.items() if wanted.reuse}
     assert reused == {*STAGES, "trainjob"}
+
+
+def parts(folder, recipe="tiny", profile="small", **scheduling):
+    """The tasks by stage and the Kubernetes settings of a recipe that is scheduled so."""
+    file = folder / "out.yaml"
+    write(RECIPES[recipe](), file, profile=profile, scheduling=placement.Scheduling(**scheduling))
+    pipeline, platform = yaml.safe_load_all(file.read_text())
+    return pipeline, platform["platforms"]["kubernetes"]
+
+
+def test_training_that_resumes_is_started_again_more_often(tmp_path):
+    pipeline, _ = parts(tmp_path, resumes=True)
+    tasks = pipeline["root"]["dag"]["tasks"]
+    policy = tasks["sft"]["retryPolicy"]
+    assert policy["maxRetryCount"] == 10
+    assert int(policy["backoffMaxDuration"][:-1]) >= 11 * placement.TRAIN.hours * 3600
+    assert tasks["evaluate"]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_queue_priority_and_spot_machines(tmp_path):
+    _, settings = parts(tmp_path, queue="team", priority="low", spot=True)
+    for executor in settings["deploymentSpec"]["executors"].values():
+        labels = executor["podMetadata"]["labels"]
+        assert labels["kueue.x-k8s.io/queue-name"] == "team"
+        assert labels["kueue.x-k8s.io/priority-class"] == "low"
+        keys = [toleration["key"] for toleration in executor["tolerations"]]
+        assert set(placement.SPOT) <= set(keys)
+
+
+def test_without_cache_every_stage_runs(tmp_path):
+    pipeline, _ = parts(tmp_path, cache=False)
+    for tasks in [pipeline["root"]["dag"]["tasks"], *graphs(pipeline)]:
+        assert {task["cachingOptions"].get("enableCache") for task in tasks.values()} <= {
+            None,
+            True,
+        }
+        stages = [task for task in tasks.values() if "retryPolicy" in task]
+        assert all(task["cachingOptions"] == {} for task in stages)
+
+
+def test_how_long_a_run_may_take_and_is_kept(compiled):
+    kept = compiled.platform["platforms"]["kubernetes"]["pipelineConfig"]
+    assert kept["resourceTtlOnFailure"] > kept["resourceTtlOnSuccess"] == 3600
+    assert kept["activeDeadlineSeconds"] == 30 * 24 * 3600
 
 
 def test_where_is_not_what(tmp_path):

@@ -141,6 +141,31 @@ def test_no_cache_runs_every_stage():
         assert tasks["download"]["cachingOptions"] == {}
 
 
+def test_checkpoints_are_kept_beside_the_artifacts():
+    """Where the root is S3; a stage that names its own place keeps it."""
+    with Server() as server:
+        own = ("--set", "dpo.checkpoint_uri=s3://b/own")
+        assert submit(server, "--pipeline-root", "s3://b/root/", *own).returncode == 0
+        assert submit(server, "--pipeline-root", "minio://b/root").returncode == 0
+        assert submit(server, "--checkpoints", "s3://b/all").returncode == 0
+        root = ("--pipeline-root", "s3://b/root")
+        assert submit(server, *root, "--checkpoints", "none").returncode == 0
+        done = submit(server, "--checkpoints", "checkpoints")
+    refused(done, "checkpoint_uri='checkpoints'", "an absolute path")
+    places = [
+        {stage: config.get("checkpoint_uri") for stage, config in parameters(run).items()}
+        for run in server.runs.values()
+    ]
+    beside = "s3://b/root/checkpoints"
+    assert places[0] == {"pretrain": beside, "sft": beside, "grpo": beside, "dpo": "s3://b/own"}
+    assert places[1] == places[3] == {}
+    assert set(places[2].values()) == {"s3://b/all"} and len(places[2]) == 4
+
+
+def parameters(run):
+    return run["runtime_config"].get("parameters", {})
+
+
 @pytest.mark.parametrize(
     ("image", "warned"),
     [
