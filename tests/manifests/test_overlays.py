@@ -61,7 +61,7 @@ def containers(documents):
 
 
 def test_overlays():
-    assert OVERLAYS == ["gpu", "kind"]
+    assert OVERLAYS == ["gpu", "gpu-standalone", "kind"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -160,12 +160,38 @@ def test_our_namespace_is_restricted():
         assert policy["spec"]["podSelector"] == {}
 
 
-def test_kind_leaves_kubeflow_alone():
-    """Beside Kubeflow, nothing of ours is cluster-wide or closes pods of its own."""
-    documents = build(MANIFESTS / "overlays" / "kind")
+@pytest.mark.parametrize("overlay", ["kind", "gpu-standalone"])
+def test_standalone_leaves_kubeflow_alone(overlay):
+    """Beside Kubeflow, nothing of ours is cluster-wide, closes its pods or replaces its settings."""
+    documents = build(MANIFESTS / "overlays" / overlay)
+    for settings in ("kfp-launcher", "artifact-repositories"):
+        assert not any(document["metadata"]["name"] == settings for document in documents)
     assert {document["metadata"]["namespace"] for document in documents} == {"kubeflow"}
     for name in ("deny-by-default", "names"):
         assert named(documents, "NetworkPolicy", name)["spec"]["podSelector"]["matchLabels"]
+
+
+def test_a_namespace_of_our_own_runs_beside_profiles():
+    """KFP's store lets it in, and Argo asks for no secret that only profiles have."""
+    documents = build(MANIFESTS / "overlays" / "gpu")
+    labels = named(documents, "Namespace", "llada")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/part-of"] == "kubeflow-profile"
+    repositories = named(documents, "ConfigMap", "artifact-repositories")
+    (name,) = repositories["metadata"]["annotations"].values()
+    assert yaml.safe_load(repositories["data"][name]) == {"archiveLogs": False}
+
+
+def test_nothing_but_its_own_kustomization_is_in_the_operators_namespace(documents):
+    """`kubectl apply` ends at the first namespace that is not there."""
+    found = {d["metadata"]["namespace"] for d in documents if "namespace" in d["metadata"]}
+    assert len(found) == 1 and "gpu-operator" not in found
+
+
+def test_names_are_asked_of_the_node_too(documents):
+    """NodeLocal DNSCache answers at an address of the node, which no selector of pods reaches."""
+    (rule,) = named(documents, "NetworkPolicy", "names")["spec"]["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in rule["to"]
+    assert {port["port"] for port in rule["ports"]} == {53}
 
 
 def test_judge_is_reachable_by_the_stages_alone(documents):
@@ -177,15 +203,18 @@ def test_judge_is_reachable_by_the_stages_alone(documents):
     assert policy["ingress"][0]["ports"][0]["port"] == service["ports"][0]["port"]
 
 
-def test_placement_and_manifests_agree():
-    documents = build(MANIFESTS / "overlays" / "gpu")
+@pytest.mark.parametrize("overlay", ["gpu", "gpu-standalone"])
+def test_placement_and_manifests_agree(overlay):
+    documents = build(MANIFESTS / "overlays" / overlay)
     for wanted in placement.PROFILES["gpu"].values():
-        if wanted.cache:
-            assert named(documents, "PersistentVolumeClaim", wanted.cache)
+        claims = [wanted.cache, *(wanted.shared or ())[:1]]
+        for claim in filter(None, claims):
+            assert named(documents, "PersistentVolumeClaim", claim)
+            owner = named(documents, "Job", f"{claim}-owner")["spec"]["template"]["spec"]
+            assert owner["securityContext"]["fsGroup"] == USER
+            assert owner["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
     pod = named(documents, "Deployment", "judge")["spec"]["template"]["spec"]
     assert set(pod["nodeSelector"]) == set(placement.GPU.nodes)
-    owner = named(documents, "Job", "model-cache-owner")["spec"]["template"]["spec"]
-    assert owner["securityContext"]["fsGroup"] == USER
 
 
 def test_the_account_that_submit_names_may_submit(documents):
@@ -200,7 +229,9 @@ def test_the_account_that_submit_names_may_submit(documents):
 
 def test_the_judge_takes_a_slice_of_a_gpu():
     documents = build(MANIFESTS / "overlays" / "gpu")
-    sharing = yaml.safe_load(named(documents, "ConfigMap", "time-slicing")["data"]["judge"])
+    (settings,) = build(MANIFESTS / "gpu-operator")
+    assert settings["metadata"] == {"name": "time-slicing", "namespace": "gpu-operator"}
+    sharing = yaml.safe_load(settings["data"]["judge"])
     sliced = sharing["sharing"]["timeSlicing"]
     assert sliced["renameByDefault"] and sliced["resources"][0]["replicas"] > 1
     pod = named(documents, "Deployment", "judge")["spec"]["template"]["spec"]
