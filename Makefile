@@ -21,7 +21,7 @@ INDEX := $(if $(filter file,$(origin TORCH_INDEX)),$(OWN_INDEX),$(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help setup pipeline-run ask pipeline-compile image-build image-push component-run \
-	kind-up kind-test kind-down test test-quick gpu-test check bench format lock clean
+	kind-up kind-test kind-down cluster-test test test-quick gpu-test check bench format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,8 +70,11 @@ pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.y
 kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docker, kind, the internet
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster up
 
-kind-test: .venv/ready ## run the tiny recipe on the kind cluster and read its figures back
+kind-test: .venv/ready ## run both branches of the tiny recipe on the kind cluster and compare every model
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster test
+
+cluster-test: .venv/ready ## the same on any installation of Kubeflow Pipelines: HOST=URL REFERENCE=DIR
+	@$(BIN)/python -m tests.kind.cluster check '$(HOST)'
 
 kind-down: .venv/ready ## delete the kind cluster
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster down

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -57,8 +58,8 @@ def container(stage, tmp_path):
     """The stage and its worker as the processes of a container: links into /proc."""
     folder = tmp_path / "proc"
     folder.mkdir()
-    children = f"/proc/{stage.pid}/task/{stage.pid}/children"
-    for process in [stage.pid, *map(int, open(children).read().split())]:
+    children = Path(f"/proc/{stage.pid}/task/{stage.pid}/children")
+    for process in [stage.pid, *map(int, children.read_text().split())]:
         (folder / str(process)).symlink_to(f"/proc/{process}")
     return folder
 

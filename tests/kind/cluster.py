@@ -1,22 +1,28 @@
-"""A kind cluster with Kubeflow Pipelines, the tiny recipe on it, and its figures read back.
+"""A kind cluster with Kubeflow Pipelines, or another one, and the tiny recipe on it.
 
-`python -m tests.kind.cluster up | test | down`, behind `make kind-up kind-test kind-down`. It needs
-Docker, kind, the stages' image, and the internet; `test_cluster.py` runs every line of it against
-programs that only record how they are called.
+`python -m tests.kind.cluster up | test | down`, behind `make kind-up kind-test kind-down`, needs
+Docker, kind, the stages' image, and the internet. `check URL` (`make cluster-test HOST=URL`) is the
+same test on any installation: both branches, and every model equal to that of the same settings on
+this machine. `test_cluster.py` runs every line of it against programs that only record how they are
+called.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from components.container import IMAGE
+from tests.kind import metadata
 
 ROOT = Path(__file__).parents[2]
 NAME = "llada"
@@ -30,10 +36,13 @@ SHORT = (
     "pretrain.steps=20",
     "sft.steps=20",
     "grpo.steps=2",
+    "dpo.steps=2",
     "evaluate.limit=20",
     "release.accuracy=0",
 )
-EVALUATIONS = 3  # of the base, the tuned and the aligned model
+BRANCHES = ("grpo", "dpo")
+MODELS = ("download", "pretrain", "merge", "sft", "dpo", "grpo", "release")
+OUTPUTS = ("model", "trained", "release")
 WAYS = {
     "docker": "install Docker",
     "kind": "see https://kind.sigs.k8s.io, version 0.30.0",
@@ -62,15 +71,55 @@ def up() -> None:
 
 
 def test() -> None:
-    """Submits the tiny recipe, follows it, and reads its accuracies back from the cluster."""
+    """The test below on the kind cluster."""
     with forwarded("svc/ml-pipeline-ui", 80) as url:
-        run = _submit(url)
-    figures = accuracies(run)
-    if len(figures) != EVALUATIONS:
-        _end(f"run {run}: {len(figures)} evaluations said their figures, not {EVALUATIONS}", 1)
-    for correct, problems in figures:
-        print(f"exact match: {correct} of {problems}")
-    print(f"kind: run {run} passed")
+        check(url)
+
+
+def check(url: str) -> None:
+    """Runs both branches and compares what they made; REFERENCE names runs of an earlier time.
+
+    Nothing comes from KFP's cache, which would show the results of another image.
+    """
+    for preference in BRANCHES:
+        run = _submit(url, preference)
+        found = metadata.artifacts(url, run)
+        for artifact in found:
+            if "exact_match" in artifact:
+                print(f"{preference}: exact match {artifact['exact_match']}")
+        theirs, ours = models(found), models(reference(preference))
+        if theirs != ours:
+            lost = sorted(stage for stage, _ in theirs.keys() ^ ours.keys())
+            _end(f"run {run}: other models than on this machine: {', '.join(lost)}", 1)
+        print(f"cluster: run {run} passed: {sum(theirs.values())} models are equal")
+
+
+def models(records: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
+    """Stage and fingerprint of all weights among records of artifacts."""
+    return Counter(
+        (record["stage"], record["fingerprint"])
+        for record in records
+        if record.get("stage") in MODELS and "fingerprint" in record
+    )
+
+
+def reference(preference: str) -> list[dict[str, Any]]:
+    """The records of the same settings, run on this machine now or earlier."""
+    if earlier := os.environ.get("REFERENCE"):
+        return _records(Path(earlier) / preference)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [word for setting in SHORT for word in ("--set", setting)]
+        _run(sys.executable, "-m", "pipelines.local", "--runs", folder, "--preference", preference,
+             *settings)  # fmt: skip
+        return _records(Path(folder) / "latest")
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    files = sorted(run.glob("artifacts/**/.artifact.json"))
+    if not files:
+        _end(f"{run}: no run of the pipeline is there", 2)
+    records = [json.loads(file.read_text()) for file in files]
+    return [record for record in records if record["output"] in OUTPUTS]
 
 
 def down() -> None:
@@ -96,10 +145,11 @@ def forwarded(service: str, port: int) -> Iterator[str]:
             process.terminate()
 
 
-def _submit(url: str) -> str:
+def _submit(url: str, preference: str) -> str:
     """Runs the real command line; returns the id of a run that succeeded."""
     settings = [word for setting in SHORT for word in ("--set", setting)]
     command = [sys.executable, "-m", "pipelines.submit", "tiny", "--host", url, "--watch"]
+    command += ["--no-cache", "--preference", preference]
     lines = []
     with subprocess.Popen(
         [*command, *settings], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -111,16 +161,6 @@ def _submit(url: str) -> str:
     if process.returncode:
         _end(f"submit ended with exit code {process.returncode}", process.returncode)
     return lines[0].strip().rsplit("/", 1)[-1]
-
-
-def accuracies(run: str) -> list[tuple[int, int]]:
-    """Correct answers and problems of every evaluation, as their pods said in their logs.
-
-    KFP 2.17 has no call in its REST API that gives the figures of an artifact.
-    """
-    said = _kubectl("-n", "kubeflow", "logs", "-l", f"pipeline/runid={run}", "-c", "main",
-                    "--tail=-1", "--max-log-requests=100", quiet=True)  # fmt: skip
-    return [(int(a), int(b)) for a, b in re.findall(r"evaluate: (\d+) of (\d+) exact", said)]
 
 
 def _kubectl(*arguments: str, quiet: bool = False) -> str:
@@ -145,10 +185,15 @@ def _end(message: str, code: int) -> NoReturn:
 def main() -> None:
     """The command line."""
     steps = {"up": up, "test": test, "down": down}
-    if len(sys.argv) != 2 or sys.argv[1] not in steps:
-        _end(f"{' '.join(sys.argv[1:]) or 'nothing'}, allowed: {', '.join(steps)}", 2)
     os.chdir(ROOT)
-    steps[sys.argv[1]]()
+    match sys.argv[1:]:
+        case [step] if step in steps:
+            steps[step]()
+        case ["check", url] if url.startswith(("http://", "https://")):
+            check(url.rstrip("/"))
+        case words:
+            allowed = f"{', '.join(steps)}, check http://HOST"
+            _end(f"{' '.join(words) or 'nothing'}, allowed: {allowed}", 2)
 
 
 if __name__ == "__main__":

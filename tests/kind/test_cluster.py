@@ -32,9 +32,6 @@ if words == "kind get clusters":
 if "port-forward" in arguments:
     print(f"Forwarding from 127.0.0.1:{{os.environ['PORT']}} -> 3000", flush=True)
     signal.pause()
-if "logs" in arguments:
-    for correct in range(int(os.environ.get("EVALUATIONS", "3"))):
-        print(f"evaluate: {{correct}} of 20 exact")
 '''
 
 
@@ -49,9 +46,9 @@ def kind(tmp_path):
     calls = tmp_path / "calls"
     calls.touch()
 
-    def run(step, **environment):
+    def run(*arguments, **environment):
         found = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "CALLS": str(calls)}
-        command = [sys.executable, "-m", "tests.kind.cluster", *([step] if step else [])]
+        command = [sys.executable, "-m", "tests.kind.cluster", *arguments]
         return subprocess.run(
             command,
             cwd=ROOT,
@@ -108,30 +105,75 @@ def test_a_step_that_fails_ends_it(kind):
     assert not any("apply" in call for call in kind.calls())
 
 
-def test_run_and_figures(kind):
-    with Server() as server:
-        done = kind("test", PORT=server.url.rsplit(":", 1)[1])
+def made(preference, changed=None):
+    """What the stages of a branch tell KFP about their artifacts, as their records do."""
+    stages = ["download", "pretrain", "merge", "sft", "merge", preference, "merge", "release"]
+    weights = [
+        {"stage": stage, "fingerprint": f"{number}-{preference}", "bytes": 12345678901}
+        for number, stage in enumerate(stages)
+    ]
+    if changed is not None:
+        weights[changed]["fingerprint"] = "another"
+    return [*weights, {"accuracy": 0.25, "exact_match": 0.25}]
+
+
+@pytest.fixture
+def reference(tmp_path):
+    """Records of earlier runs of both branches."""
+    folder = tmp_path / "reference"
+    for preference in cluster.BRANCHES:
+        for number, properties in enumerate(made(preference)[:-1]):
+            record = folder / preference / "artifacts" / str(number) / ".artifact.json"
+            record.parent.mkdir(parents=True)
+            record.write_text(json.dumps(properties | {"output": "model"}))
+        log = folder / preference / "artifacts" / "metrics" / ".artifact.json"
+        log.parent.mkdir()
+        log.write_text(json.dumps({"stage": "sft", "output": "metrics", "fingerprint": "x"}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("step", ["test", "check"])
+def test_both_branches_equal_those_of_this_machine(kind, reference, step):
+    """On kind by a port that is forwarded, or on any installation at its address."""
+    with Server(artifacts=made) as server:
+        arguments = [step] if step == "test" else [step, server.url]
+        done = kind(*arguments, PORT=server.url.rsplit(":", 1)[1], REFERENCE=reference)
     assert done.returncode == 0, done.stderr
-    (run,) = server.runs.values()
-    assert run["runtime_config"]["parameters"]["sft"]["steps"] == 20
-    assert run["runtime_config"]["parameters"]["release"]["accuracy"] == 0
-    assert "exact match: 2 of 20" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"kind: run {run['run_id']} passed"
-    logs = next(call for call in kind.calls() if "logs" in call)
-    assert f"pipeline/runid={run['run_id']}" in logs
+    grpo, dpo = server.runs.values()
+    given = grpo["runtime_config"]["parameters"]
+    assert given["sft"]["steps"] == 20 and given["release"]["accuracy"] == 0
+    assert dpo["runtime_config"]["parameters"]["preference"] == "dpo"
+    assert "grpo: exact match 0.25" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("cluster: ")]
+    assert lines == [f"cluster: run {run} passed: 8 models are equal" for run in server.runs]
+    for version in server.versions.values():
+        (pipeline, _) = version["spec"]
+        assert pipeline["root"]["dag"]["tasks"]["download"]["cachingOptions"] == {}
+
+
+def test_another_model_is_named(kind, reference):
+    with Server(artifacts=lambda preference: made(preference, changed=3)) as server:
+        done = kind("check", server.url, REFERENCE=reference)
+    assert done.returncode == 1
+    assert "other models than on this machine: sft, sft" in done.stderr
+
+
+def test_a_model_that_is_missing_is_named(kind, reference):
+    with Server(artifacts=lambda preference: made(preference)[:-2]) as server:
+        done = kind("check", server.url, REFERENCE=reference)
+    assert done.returncode == 1 and "this machine: release" in done.stderr
+
+
+def test_reference_that_is_not_there(kind, tmp_path):
+    with Server(artifacts=made) as server:
+        done = kind("check", server.url, REFERENCE=str(tmp_path))
+    assert done.returncode == 2 and "no run of the pipeline is there" in done.stderr
 
 
 def test_run_that_fails(kind):
     with Server(answers=FAILED) as server:
         done = kind("test", PORT=server.url.rsplit(":", 1)[1])
     assert done.returncode == 1 and "submit ended with exit code 1" in done.stderr
-    assert not any("logs" in call for call in kind.calls())
-
-
-def test_run_without_figures(kind):
-    with Server() as server:
-        done = kind("test", PORT=server.url.rsplit(":", 1)[1], EVALUATIONS="2")
-    assert done.returncode == 1 and "2 evaluations" in done.stderr
 
 
 def test_forward_that_fails(kind):
@@ -144,10 +186,10 @@ def test_down(kind):
     assert kind.calls() == [["kind", "delete", "cluster", "--name", "llada"]]
 
 
-@pytest.mark.parametrize("step", ["sideways", None])
-def test_unknown_step(kind, step):
-    done = kind(step)
-    assert done.returncode == 2 and "allowed: up, test, down" in done.stderr
+@pytest.mark.parametrize("words", [["sideways"], [], ["check"], ["check", "localhost:80"]])
+def test_unknown_step(kind, words):
+    done = kind(*words)
+    assert done.returncode == 2 and "allowed: up, test, down, check http://HOST" in done.stderr
 
 
 def test_workflow_runs_the_three_steps():

@@ -13,6 +13,8 @@ from pathlib import Path
 import yaml
 
 from tests.http_server import LocalServer, body, send
+from tests.kind.metadata import SERVICE
+from tests.pipelines import store
 
 API = "/apis/v2beta1"
 RECORDINGS = Path(__file__).parents[1] / "data" / "kfp"
@@ -36,6 +38,7 @@ class Server(LocalServer):
         answers=GOOD,
         after_retry=GOOD[-1:],
         logs=None,
+        artifacts=None,
         faults=(),
         health=200,
         page=False,
@@ -43,6 +46,7 @@ class Server(LocalServer):
         super().__init__()
         self.token, self.multi_user, self.logs = token, multi_user, logs or {}
         self.answers, self.after_retry = answers, after_retry
+        self.artifacts = artifacts or (lambda preference: [])
         self.health, self.page = health, page
         self.faults = list(faults)
         self.requests, self.tokens = [], []
@@ -66,6 +70,9 @@ class Server(LocalServer):
                 send(
                     handler, 200 if log else 404, log or "pod not found", Content_Type="text/plain"
                 )
+                return
+            if path.startswith(f"/{SERVICE}/"):
+                send(handler, 200, self.metadata(path, sent), Content_Type="application/grpc-web")
                 return
             send(handler, *self.reply(handler.command, path, arguments, sent, content))
 
@@ -114,6 +121,19 @@ class Server(LocalServer):
             if name not in known:
                 return 400, {"error_details": f"unknown parameter {name}"}
         return 200, add(self.runs, "run_id", run)
+
+    def metadata(self, path, sent):
+        """What KFP's metadata store answers: a context's number is the place of its run."""
+        method = path.rpartition("/")[2]
+        if method == "GetContextByTypeAndName":
+            asked = store.parse(method + "Request", sent)
+            place = list(self.runs).index(asked.context_name)
+            return store.frame(method + "Response", {"context": {"id": 300 + place}})
+        place = store.parse(method + "Request", sent).context_id - 300
+        run = list(self.runs.values())[place]
+        preference = run["runtime_config"].get("parameters", {}).get("preference", "grpo")
+        made = [store.artifact(properties) for properties in self.artifacts(preference)]
+        return store.frame(method + "Response", {"artifacts": made})
 
     def stored(self, version):
         """A version as the server keeps it: both documents of the file in one."""

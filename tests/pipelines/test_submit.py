@@ -144,11 +144,11 @@ def test_no_cache_runs_every_stage():
 def test_checkpoints_are_kept_beside_the_artifacts():
     """Where the root is S3; a stage that names its own place keeps it."""
     with Server() as server:
-        own = ("--set", "dpo.checkpoint_uri=s3://b/own")
-        assert submit(server, "--pipeline-root", "s3://b/root/", *own).returncode == 0
-        assert submit(server, "--pipeline-root", "minio://b/root").returncode == 0
-        assert submit(server, "--checkpoints", "s3://b/all").returncode == 0
-        root = ("--pipeline-root", "s3://b/root")
+        own = ("--set", "dpo.checkpoint_uri=s3://bucket/own")
+        assert submit(server, "--pipeline-root", "s3://bucket/root/", *own).returncode == 0
+        assert submit(server, "--pipeline-root", "minio://bucket/root").returncode == 0
+        assert submit(server, "--checkpoints", "s3://bucket/all").returncode == 0
+        root = ("--pipeline-root", "s3://bucket/root")
         assert submit(server, *root, "--checkpoints", "none").returncode == 0
         done = submit(server, "--checkpoints", "checkpoints")
     refused(done, "checkpoint_uri='checkpoints'", "an absolute path")
@@ -156,10 +156,15 @@ def test_checkpoints_are_kept_beside_the_artifacts():
         {stage: config.get("checkpoint_uri") for stage, config in parameters(run).items()}
         for run in server.runs.values()
     ]
-    beside = "s3://b/root/checkpoints"
-    assert places[0] == {"pretrain": beside, "sft": beside, "grpo": beside, "dpo": "s3://b/own"}
+    beside = "s3://bucket/root/checkpoints"
+    assert places[0] == {
+        "pretrain": beside,
+        "sft": beside,
+        "grpo": beside,
+        "dpo": "s3://bucket/own",
+    }
     assert places[1] == places[3] == {}
-    assert set(places[2].values()) == {"s3://b/all"} and len(places[2]) == 4
+    assert set(places[2].values()) == {"s3://bucket/all"} and len(places[2]) == 4
 
 
 def parameters(run):
