@@ -1,7 +1,7 @@
 """What a run on a cluster has made, by KFP's metadata store, as the UI asks it: gRPC over HTTP.
 
-KFP's REST API has no call that gives the facts of an artifact. The store's two calls that are needed
-here are a few fields long, so they are read and written without its package.
+KFP's REST API has no call that gives the facts of an artifact. The two calls of the store that are
+needed here have a few fields, so they are read and written without its package.
 """
 
 import struct
@@ -15,7 +15,7 @@ Fields = Iterator[tuple[int, Any]]
 
 
 def artifacts(url: str, run: str) -> list[dict[str, Any]]:
-    """The properties that the stages gave to each of the run's artifacts, and its address as `uri`."""
+    """What the stages reported of each of the run's artifacts, and its address as `uri`."""
     asked = _text(1, CONTEXT) + _text(2, run)
     context = dict(_fields(_call(url, "GetContextByTypeAndName", asked))).get(1)
     assert context is not None, f"the metadata store has no run {run}"
