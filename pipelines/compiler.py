@@ -16,7 +16,9 @@ from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
 from pipelines import llada, placement
 from pipelines.overrides import choose
-from pipelines.placement import ANYHOW, Scheduling
+from pipelines.placement import ANYHOW, HOUR, Scheduling
+
+POLICY = "Which failures are tried again is the installation's to say: manifests/README.md."
 
 
 def write(recipe: Recipe, file: Path, *, profile: str, scheduling: Scheduling = ANYHOW) -> None:
@@ -43,7 +45,8 @@ def main() -> None:
         profile = placement.profile(options.recipe, options.placement)
         file = options.output / f"{options.recipe}.yaml"
         with stoppable():
-            write(recipe, file, profile=profile)
+            scheduling = Scheduling(resumes=placement.resumes(recipe))
+            write(recipe, file, profile=profile, scheduling=scheduling)
     except Stopped as notice:
         _end(f"stopped: {notice}", notice.code)
     except ValueError as error:
@@ -51,6 +54,23 @@ def main() -> None:
     except OSError as error:
         _end(f"error: {explain(error)}", 1)
     print(file)
+    print(survival(recipe, profile, scheduling))
+
+
+def survival(recipe: Recipe, profile: str, scheduling: Scheduling) -> str:
+    """What each stage can outlive: its attempts, their hours, its secrets and its checkpoints."""
+    lines = [("stage", "attempts", "hours each", "hours in all", "secrets", "checkpoints")]
+    for name, config in vars(recipe).items():
+        if name not in placement.STAGES:
+            continue
+        stage = scheduling.of(placement.PROFILES[profile][name])
+        kept = getattr(config, "checkpoint_uri", None) or "-"
+        hours = f"{stage.window // HOUR}" if stage.retries else "-"
+        secrets = " ".join(stage.secrets) or "-"
+        lines.append((name, f"{stage.retries + 1}", f"{stage.hours}", hours, secrets, kept))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join([*rows, POLICY])
 
 
 def _end(message: str, code: int) -> NoReturn:

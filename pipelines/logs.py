@@ -6,6 +6,8 @@ itself gives the same to whoever reaches it without the UI. Neither is promised 
 
 import urllib.parse
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 import kfp_server_api
 import urllib3
@@ -14,8 +16,8 @@ from kfp import Client
 LINES = 20
 
 
-def tail(client: Client, run: str, pod: str, namespace: str) -> list[str]:
-    """The last LINES lines that the pod wrote; none where no log can be read."""
+def tail(client: Client, run: Any, pod: str, namespace: str) -> list[str]:
+    """The last LINES lines that a pod of the run wrote; none where no log can be read."""
     for path in _addresses(run, pod, namespace):
         try:
             answer = client._run_api.api_client.call_api(
@@ -32,10 +34,12 @@ def tail(client: Client, run: str, pod: str, namespace: str) -> list[str]:
     return []
 
 
-def _addresses(run: str, pod: str, namespace: str) -> Iterator[str]:
-    names = {"podname": pod, "runid": run, "podnamespace": namespace}
+def _addresses(run: Any, pod: str, namespace: str) -> Iterator[str]:
+    names = {"podname": pod, "runid": run.run_id, "podnamespace": namespace}
+    if isinstance(run.created_at, datetime):
+        names["createdat"] = f"{run.created_at:%Y-%m-%d}"  # Argo archives by the workflow's day
     yield f"/k8s/pod/logs?{urllib.parse.urlencode(names)}"
-    yield f"/apis/v1alpha1/runs/{run}/nodes/{pod}/log"
+    yield f"/apis/v1alpha1/runs/{run.run_id}/nodes/{pod}/log"
 
 
 def why(run: str, pod: str | None, namespace: str) -> str:

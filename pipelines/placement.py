@@ -15,6 +15,7 @@ from kfp.dsl import PipelineConfig
 
 from components import USER
 from model.options import check
+from model.training.config import Resumable
 
 SECRETS = {
     "hub": {"token": "HF_TOKEN"},
@@ -167,6 +168,12 @@ def profile(recipe: str, name: str | None = None) -> str:
     """The named profile, or the one that the recipe needs. Raises ValueError for another name."""
     check("--placement", name, name is None or name in PROFILES, ", ".join(sorted(PROFILES)))
     return name or ("small" if recipe.startswith("tiny") else "gpu")
+
+
+def resumes(recipe: object) -> bool:
+    """Whether every training stage of a recipe keeps checkpoints."""
+    training = [config for config in vars(recipe).values() if isinstance(config, Resumable)]
+    return all(config.checkpoint_uri is not None for config in training)
 
 
 def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTask]:

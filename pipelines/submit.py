@@ -230,10 +230,9 @@ def _resumable(recipe: Recipe, place: str | None) -> Recipe:
 
 
 def _scheduling(options: argparse.Namespace, recipe: Recipe) -> placement.Scheduling:
-    training = [config for config in vars(recipe).values() if isinstance(config, Resumable)]
     return placement.Scheduling(
         cache=not options.no_cache,
-        resumes=all(config.checkpoint_uri is not None for config in training),
+        resumes=placement.resumes(recipe),
         spot=options.spot,
         queue=options.queue,
         priority=options.priority,

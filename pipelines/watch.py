@@ -64,7 +64,7 @@ def follow(server: Connection, run_id: str, stages: Sequence[Stage], *, poll: fl
                 break
             time.sleep(poll)
     if run.state != GOOD:
-        _say(*_failure(server, run_id, now))
+        _say(*_failure(server, run, run_id, now))
     return str(run.state)
 
 
@@ -118,13 +118,13 @@ def _notes(now: Sequence[Row], run_id: str, namespace: str) -> dict[str, str]:
     return notes
 
 
-def _failure(server: Connection, run_id: str, now: Sequence[Row]) -> list[str]:
+def _failure(server: Connection, run: Any, run_id: str, now: Sequence[Row]) -> list[str]:
     """The failed stages' last words, the commands for more, and how the run goes on."""
     lines = []
     for row in (row for row in now if row.state == "FAILED"):
         attempts = f" in attempt {row.attempt}" if row.attempt else ""
         lines.append(f"{row.stage.name} failed{attempts}{f': {row.error}' if row.error else ''}")
-        log = logs.tail(server.client, run_id, row.pod, server.home) if row.pod else []
+        log = logs.tail(server.client, run, row.pod, server.home) if row.pod else []
         lines += [f"  | {line}" for line in log]
         lines.append(f"  log:    {logs.more(run_id, row.pod, server.home)}")
         lines.append(f"  events: {logs.why(run_id, row.pod, server.home)}")

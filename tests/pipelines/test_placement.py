@@ -1,5 +1,9 @@
 """Where the compiled stages run: what each pod is told, and that it changes nothing of the run."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -7,6 +11,7 @@ from components import USER
 from pipelines import placement
 from pipelines.compiler import write
 from pipelines.recipes import RECIPES
+from tests.conftest import ROOT
 from tests.pipelines.conftest import STAGES, graphs
 
 MEMORY = {"Mi": 2**20, "Gi": 2**30}
@@ -123,6 +128,19 @@ def test_how_long_a_run_may_take_and_is_kept(compiled):
     kept = compiled.platform["platforms"]["kubernetes"]["pipelineConfig"]
     assert kept["resourceTtlOnFailure"] > kept["resourceTtlOnSuccess"] == 3600
     assert kept["activeDeadlineSeconds"] == 30 * 24 * 3600
+
+
+def test_the_compiler_says_what_every_stage_outlives(tmp_path):
+    command = [sys.executable, "-m", "pipelines.compiler", "tiny", "--output", str(tmp_path)]
+    for stage in ("pretrain", "sft", "dpo", "grpo"):
+        command += ["--set", f"{stage}.checkpoint_uri=s3://bucket/kept"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    file, *lines = done.stdout.splitlines()
+    rows = {line.split()[0]: line.split() for line in lines}
+    assert rows["sft"] == ["sft", "11", "2", "33", "wandb", "object-store", "s3://bucket/kept"]
+    assert rows["merge"] == ["merge", "3", "1", "6", "-", "-"]
+    pipeline = next(iter(yaml.safe_load_all(Path(file).read_text())))
+    assert pipeline["root"]["dag"]["tasks"]["sft"]["retryPolicy"]["maxRetryCount"] == 10
 
 
 def test_where_is_not_what(tmp_path):
