@@ -86,7 +86,7 @@ def retry(server: Connection, run_id: str) -> list[Stage]:
     version = server.client.get_pipeline_version(
         reference.pipeline_id, reference.pipeline_version_id
     )
-    order = stages(version.pipeline_spec)
+    order = stages(version.pipeline_spec or {})
     server.client._run_api.run_service_retry_run(run_id)  # the SDK's client has no call for it
     return order
 
@@ -193,7 +193,7 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
     )
     profile = placement.profile(options.recipe, options.placement)
     server = connect(options.host, options.namespace, options.ui)
-    if FIXED.search(IMAGE) is None:
+    if FIXED.search(IMAGE) is None and not options.no_cache:
         print(f"submit: warning: {MOVING}", file=sys.stderr)
     run, order = send(
         server,

@@ -24,7 +24,7 @@ from pipelines.progress import (
     Row,
     rows,
 )
-from pipelines.stages import Stage
+from pipelines.stages import RETRIED, Stage
 
 COLOURS = {
     GOOD: "green",
@@ -37,6 +37,9 @@ COLOURS = {
     RETRYING: "magenta",
     "SKIPPED": "dim",
 }
+NOT_RETRIED = (
+    "it has retries and was not started again: the installation's policy; see manifests/README.md"
+)
 PATIENCE = 10  # failed requests in a row after which the run is given up
 LONG = 60  # seconds that a pod may wait before the command that tells why is shown
 
@@ -126,6 +129,8 @@ def _failure(server: Connection, run: Any, run_id: str, now: Sequence[Row]) -> l
         lines.append(f"{row.stage.name} failed{attempts}{f': {row.error}' if row.error else ''}")
         log = logs.tail(server.client, run, row.pod, server.home) if row.pod else []
         lines += [f"  | {line}" for line in log]
+        if row.attempt == 1 and row.stage.template == RETRIED:
+            lines.append(f"  {NOT_RETRIED}")
         lines.append(f"  log:    {logs.more(run_id, row.pod, server.home)}")
         lines.append(f"  events: {logs.why(run_id, row.pod, server.home)}")
     if not lines:

@@ -80,6 +80,7 @@ def test_failed_run_is_exit_code_1():
     place = lines.index("pretrain failed in attempt 1")
     assert lines[place + 20] == "  | the loss is nan" and lines[place + 1] == "  | step 81"
     assert f"kubectl -n kubeflow logs {pod} -c main" in done.stdout
+    assert "has retries and was not started again: the installation's policy" in done.stdout
     (run,) = server.runs
     again = f"python -m pipelines.submit --retry {run} --host {server.url} --watch"
     assert lines[-2] == f"to go on from there: {again}"
@@ -91,6 +92,7 @@ def test_failed_run_without_a_log_still_says_how_to_get_one():
         done = submit(server, *FAST)
     assert done.returncode == 1
     assert "pretrain failed in attempt 2" in done.stdout and "  | " not in done.stdout
+    assert "was not started again" not in done.stdout
     assert "download CACHED 0" in done.stdout.splitlines()
     assert "describe pod llada-reasoning-ntvfk-retry-system" in done.stdout
 
@@ -185,7 +187,9 @@ def test_a_tag_that_moves_is_warned_of(image, warned):
     """The server would hand out the results of yesterday's image under today's name."""
     with Server() as server:
         done = submit(server, IMAGE=image)
-    assert done.returncode == 0
+        anew = submit(server, "--no-cache", IMAGE=image)
+    assert done.returncode == anew.returncode == 0
+    assert "warning" not in anew.stderr
     assert (f"IMAGE={image} may be another image tomorrow" in done.stderr) is warned
 
 
