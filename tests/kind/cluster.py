@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from components.container import IMAGE
 from tests.kind import metadata
+from tests.kind.disturb import Disturbance
 
 ROOT = Path(__file__).parents[2]
 NAME = "llada"
@@ -73,16 +74,18 @@ def up() -> None:
 def test() -> None:
     """The test below on the kind cluster."""
     with forwarded("svc/ml-pipeline-ui", 80) as url:
-        check(url)
+        check(url, "--context", CONTEXT)
 
 
-def check(url: str) -> None:
+def check(url: str, *context: str) -> None:
     """Runs both branches and compares what they made; REFERENCE names runs of an earlier time.
 
-    Nothing comes from KFP's cache, which would show the results of another image.
+    Nothing comes from KFP's cache, which would show the results of another image. Where PODS names
+    the namespace of the pods, kubectl kills a training process and deletes a pod of each run.
     """
     for preference in BRANCHES:
-        run = _submit(url, preference)
+        disturbance = Disturbance(["kubectl", *context], os.environ.get("PODS", ""))
+        run = _submit(url, preference, disturbance if os.environ.get("PODS") else None)
         found = metadata.artifacts(url, run)
         for artifact in found:
             if "exact_match" in artifact:
@@ -145,8 +148,8 @@ def forwarded(service: str, port: int) -> Iterator[str]:
             process.terminate()
 
 
-def _submit(url: str, preference: str) -> str:
-    """Runs the real command line; returns the id of a run that succeeded."""
+def _submit(url: str, preference: str, disturbance: Disturbance | None) -> str:
+    """Runs the real command line; returns the id of a run that succeeded, disturbed or not."""
     settings = [word for setting in SHORT for word in ("--set", setting)]
     command = [sys.executable, "-m", "pipelines.submit", "tiny", "--host", url, "--watch"]
     command += ["--no-cache", "--preference", preference]
@@ -158,9 +161,19 @@ def _submit(url: str, preference: str) -> str:
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)
+            if len(lines) == 1 and disturbance is not None:
+                disturbance.begin(_id(line))
+    deeds = disturbance.end() if disturbance is not None else []
+    print(*(f"cluster: {deed}" for deed in deeds), sep="\n")
     if process.returncode:
         _end(f"submit ended with exit code {process.returncode}", process.returncode)
-    return lines[0].strip().rsplit("/", 1)[-1]
+    if disturbance is not None and len(deeds) < 2:
+        _end(f"PODS={os.environ['PODS']}: the run was over before it was disturbed twice", 1)
+    return _id(lines[0])
+
+
+def _id(page: str) -> str:
+    return page.strip().rsplit("/", 1)[-1]
 
 
 def _kubectl(*arguments: str, quiet: bool = False) -> str:

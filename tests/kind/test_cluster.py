@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.kind import cluster
+from tests.kind import cluster, disturb
 from tests.pipelines.kfp_server import FAILED, Server
 
 FAKE = f'''#!{sys.executable}
@@ -29,6 +29,13 @@ if os.environ.get("FAIL") and os.environ["FAIL"] in words:
     sys.exit(3)
 if words == "kind get clusters":
     print(os.environ.get("CLUSTERS", ""))
+if "get" in arguments and "pods" in arguments:
+    names = ["x-system-container-driver-1", "x-retry-system-container-impl-1"]
+    pods = [{{"metadata": {{"name": name}}, "status": {{"phase": "Running"}}}} for name in names]
+    print(json.dumps({{"items": pods}}))
+if "exec" in arguments:
+    running = [name for name in os.environ["STAGES"].split() if name in arguments]
+    print(*running[:1])
 if "port-forward" in arguments:
     print(f"Forwarding from 127.0.0.1:{{os.environ['PORT']}} -> 3000", flush=True)
     signal.pause()
@@ -149,6 +156,53 @@ def test_both_branches_equal_those_of_this_machine(kind, reference, step):
     for version in server.versions.values():
         (pipeline, _) = version["spec"]
         assert pipeline["root"]["dag"]["tasks"]["download"]["cachingOptions"] == {}
+
+
+def test_a_run_is_disturbed_once_in_each_way(kind, reference):
+    """One stage's process is killed, another's pod deleted; the driver's is left alone."""
+    with Server(artifacts=made) as server:
+        done = kind("check", server.url, REFERENCE=reference, PODS="ours", STAGES="sft grpo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    pod = "x-retry-system-container-impl-1"
+    assert f"cluster: the process of sft was killed in {pod}" in done.stdout
+    assert f"cluster: pod {pod} was deleted" in done.stdout
+    calls = [call for call in kind.calls() if call[0] == "kubectl"]
+    assert all(call[1:3] == ["-n", "ours"] for call in calls)
+    assert len([call for call in calls if "delete" in call]) == len(cluster.BRANCHES)
+    assert all(pod in call for call in calls if "exec" in call)
+
+
+def test_a_run_that_is_not_disturbed_proves_nothing(kind, reference):
+    """Only sft ever runs here, whose process is killed: its pod is not deleted as well."""
+    with Server(artifacts=made) as server:
+        done = kind("check", server.url, REFERENCE=reference, PODS="ours", STAGES="sft")
+    assert done.returncode == 1 and "before it was disturbed twice" in done.stderr
+    looks = [call for call in kind.calls() if "look" in call]
+    assert all(call[call.index("look") + 1 :] == ["pretrain", "dpo", "grpo"] for call in looks)
+
+
+@pytest.mark.parametrize(("deed", "killed"), [("look", False), ("kill", True)])
+def test_the_process_of_a_stage_is_found_and_killed(tmp_path, deed, killed):
+    """The program that runs in a pod, on a process that looks like a stage."""
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "sft.py").write_text(
+        "import time; print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-m", "components.sft"]
+    stage = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env={})
+    try:
+        assert stage.stdout.readline()
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc" / str(stage.pid)).symlink_to(f"/proc/{stage.pid}")
+        here = f"prestop.stages(pathlib.Path({str(tmp_path / 'proc')!r}))"
+        code = disturb.STAGE.replace("prestop.stages()", here)
+        command = [sys.executable, "-c", code, deed, "pretrain", "sft"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout == "sft\n"
+        assert (stage.wait(10) == -9) if killed else (stage.poll() is None)
+    finally:
+        stage.kill()
+        stage.wait()
 
 
 def test_another_model_is_named(kind, reference):

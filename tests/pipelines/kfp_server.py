@@ -120,6 +120,7 @@ class Server(LocalServer):
         for name in run["runtime_config"].get("parameters", {}):
             if name not in known:
                 return 400, {"error_details": f"unknown parameter {name}"}
+        self.asked = 0
         return 200, add(self.runs, "run_id", run)
 
     def metadata(self, path, sent):
