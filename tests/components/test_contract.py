@@ -97,7 +97,7 @@ def test_config_is_light(room):
     path = ROOT / "components" / room / "config.py"
     assert packages(path) <= allowed
     own = {name for name in imports(path) if name.split(".")[0] in ("components", "model")}
-    light = ("model.options", "model.training.config")
+    light = ("model.options", "model.training.config", "components.evaluate.presets")
     assert all(name.startswith(light) or ".config" in name for name in own)
 
 
