@@ -18,6 +18,7 @@ import torch
 from benchmarks import processes
 from benchmarks.measure import Row, seconds
 from components.session.checkpoints import Checkpoints
+from components.session.metrics import History
 from model.training.config import Training
 
 CONFIG = {"steps": 60, "batch_size": 16, "micro_batch_size": 4, "max_length": 64}
@@ -78,7 +79,7 @@ def _checkpoints() -> Row:
         config = Training(
             steps=10, batch_size=1, micro_batch_size=1, learning_rate=1e-4, checkpoint_uri=folder
         )
-        checkpoints = Checkpoints("benchmark", config, {})
+        checkpoints = Checkpoints("benchmark", config, {}, History())
         (spent,) = seconds(lambda: checkpoints.save(1, _state(), {"step": 1}), repeats=3)
     interval = 60 * config.checkpoint_minutes
     return Row(

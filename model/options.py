@@ -156,13 +156,9 @@ class Lora(Checked):
 class Curriculum(Checked):
     """Masks positions beyond the original context more often, early in training.
 
-    Inside the original context a token is masked with probability p, beyond it with
-    q = 1 - (1 - p)^(1 + s), which is p at s = 0. There the loss of a masked token is weighted by
-    (dq/dp) / q in place of 1 / p. With that weight any masking schedule that rises from 0 to 1 at
-    each position bounds the likelihood (Shi et al., arXiv:2406.04329, on schedules that differ
-    between tokens), so the loss bounds -log p(text) for every s. Only the order in which tokens
-    are revealed differs: far positions come later. s falls linearly from `strength` to 0 at
-    `until`; from there on the loss is the plain one.
+    Inside the original context a token is masked with p, beyond it with q = 1 - (1 - p)^(1 + s). s
+    falls linearly from `strength` to 0; from `until` on the loss is the plain one.
+    `model.noising.apply_curriculum` shows why the loss bounds the likelihood for every s.
     """
 
     original_context: int

@@ -58,7 +58,6 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             betas=(0.9, 0.98),
             weight_decay=0.01,
             max_length=64,
-            padding="drawn",  # answers are of one length: a longer canvas would be foreign
             objective=LossOptions(band=(0.2, 1.0)),  # few masks teach little here, and are noise
             precision="fp32",
             seed=seed,
@@ -81,7 +80,7 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             steps=24,
             batch_size=256,
             micro_batch_size=64,
-            minibatch=64,
+            minibatch_size=64,
             learning_rate=1e-3,
             warmup_steps=4,
             clip=0.3,

@@ -18,11 +18,11 @@ class DpoConfig(Training):
     max_length: int = 4096
     """Longest prompt and answer in tokens; longer pairs are dropped and counted."""
     beta: float = 0.2
-    """How hard the margin is pushed: the inverse temperature of the implicit reward."""
+    """Inverse temperature of the implicit reward; a larger one pushes small margins harder."""
     draws: int = 8
     """Timesteps per ELBO, each with one mask."""
     loss: MarginLoss = "sigmoid"
-    """Loss of a margin: that of DPO, or IPO's square, which does not push margins to infinity."""
+    """Loss of a margin: DPO's, or IPO's square, which does not push margins to infinity."""
     label_smoothing: float = 0.0
     """Share of the pairs taken as labelled the wrong way round, for the sigmoid loss."""
     length_normalized: bool = False
@@ -37,7 +37,12 @@ class DpoConfig(Training):
         super().__post_init__()
         check("max_length", self.max_length, self.max_length >= 2, "2 or more")
         check("beta", self.beta, 0 < self.beta <= 1000, "above 0, up to 1000")
-        check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")
+        check(
+            "lora",
+            self.lora,
+            self.lora is not None,
+            "an adapter: the model without it is the reference",
+        )
         assert self.lora is not None
         dropout = self.lora.dropout
         check("lora.dropout", dropout, dropout == 0, "0: it would be noise in the margin")

@@ -1,7 +1,7 @@
-"""Preference pairs as token ids: read, checked, padded, and their noise.
+"""Preference pairs as token ids: read, checked and padded.
 
-A pair's ELBO must not depend on the batch that it happens to be in, so each answer has one EOS of
-its own and the padding behind it is neither seen nor scored. What is learnt is the stage's.
+A pair's ELBO must not depend on its batch, so each answer has one EOS of its own, and the padding
+behind it is neither seen nor scored.
 Shapes: B pairs, L length.
 """
 
@@ -24,14 +24,14 @@ SIDES = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt with the answer that is preferred and the one that is not, closed by EOS."""
+    """A prompt with the chosen and the rejected answer, each closed by EOS."""
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
 
     def key(self, *context: object) -> str:
-        """A fingerprint of the pair's content and of what else a value of it depends on."""
+        """A fingerprint of the pair's content and of `context`, the rest that decides a value."""
         content = json.dumps([self.prompt, self.chosen, self.rejected, *context])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -41,7 +41,7 @@ def read(
 ) -> tuple[list[Pair], dict[str, int]]:
     """The usable pairs, and how many rows were dropped for each reason.
 
-    Raises ValueError when none is left.
+    Raises ValueError when no pair is left.
     """
     pairs, dropped = [], Counter({"empty": 0, "identical": 0, "too_long": 0})
     for row in rows:
@@ -79,9 +79,9 @@ def pad(pairs: Sequence[Pair], eos: int) -> Batch:
 
 
 def pad_chosen(pairs: Sequence[Pair], eos: int, length: int) -> dict[str, torch.Tensor]:
-    """plain_tokens and plain_answer [B, L] of the chosen answers, as SFT has them.
+    """plain_tokens and plain_answer [B, L] of the chosen answers, padded as in SFT.
 
-    There the EOS up to `length` is learnt with the answer: no count of masks tells where it ends.
+    The EOS up to `length` is learnt with the answer, so that no count of masks tells where it ends.
     """
     batch = pad_dialogues([(pair.prompt, pair.chosen) for pair in pairs], eos, length)
     return {f"plain_{name}": tensor for name, tensor in batch.tensors.items()}

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from components.rewards.config import JudgeConfig, check_rewards
 from model.options import Estimator, Lora, check
-from model.training.config import Checkpointed
+from model.training.config import Resumable
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrpoConfig(Checkpointed):
+class GrpoConfig(Resumable):
     """GRPO with verifiable rewards. The defaults are those of the 8B recipe.
 
-    A step is one batch of rollouts; `batch_size` counts rollouts, so that batch_size / group
-    prompts are asked in each.
+    A step is one batch of rollouts. `batch_size` counts rollouts, so that a step has
+    batch_size / group prompts.
     """
 
     steps: int = 500
@@ -24,9 +24,10 @@ class GrpoConfig(Checkpointed):
     """Answers per prompt, compared with each other; divides batch_size."""
     inner_updates: int = 12
     """Passes over each batch of rollouts, each with masks of its own."""
-    minibatch: int | None = None
+    minibatch_size: int | None = None
     """Most rollouts in an optimizer step, a divisor of batch_size; null takes the whole batch. The
-    n rollouts whose group has a spread make ceil(n / minibatch) steps of nearly equal size."""
+    n rollouts of groups whose rewards differ make ceil(n / minibatch_size) steps of nearly equal
+    size."""
     normalize: bool = True
     """Whether advantages are divided by their group's standard deviation (off in Dr. GRPO)."""
     leave_one_out: bool = False
@@ -38,21 +39,22 @@ class GrpoConfig(Checkpointed):
     kl: float = 0.04
     """Weight of the divergence from the reference, the model without its adapter."""
     estimator: Estimator = "trajectory"
-    """How log-probabilities are estimated: the whole answer hidden in one pass (diffu-GRPO), the
-    mean of that and of two passes that share the answer out between them (coupled-GRPO), the ELBO
-    by quadrature, at the level of sequences (GDPO), or in the order in which the tokens were
-    committed (TraceRL)."""
+    """How log-probabilities are estimated. `one_pass` hides the whole answer (diffu-GRPO).
+    `complementary` is the mean of that pass and of two passes that split the answer between them
+    (coupled-GRPO). `elbo` is the ELBO by quadrature, for whole sequences (GDPO). `trajectory` takes
+    the tokens in the order in which they were committed (TraceRL)."""
     slice_tokens: int = 8
     """Tokens that the trajectory estimator scores in one view; 1 makes a view of every pass."""
     passes: int = 4
-    """Quadrature points of the elbo estimator, and most slices that the trajectory estimator scores
-    in an inner update: of an answer that has more they are drawn at random, and weigh more."""
+    """Forward passes per estimate: quadrature points of `elbo`, slices of `trajectory` (which needs
+    one more: a random offset splits a slice). Of an answer with more slices some are drawn at
+    random, with a larger weight."""
     prompt_mask: float = 0.15
     """Share of prompt tokens masked by the one-pass estimator."""
     gen_length: int = 256
     """New tokens per answer."""
     block_length: int = 16
-    """Tokens denoised together, a block after a block; at most gen_length."""
+    """Tokens that are denoised together, block after block; at most gen_length."""
     threshold: float | None = None
     """Confidence from which a token is committed at once; null commits on a fixed schedule."""
     temperature: float = 0.9
@@ -61,9 +63,9 @@ class GrpoConfig(Checkpointed):
     """Names of rewards (components/rewards/named.py) and their weights: the verdict of each
     problem's own verifier, exact, math, code, format, equations (of the thought), overlong."""
     reward_workers: int = 8
-    """Answers that are scored at the same time, where scoring runs code or compares formulas."""
+    """Answers that are scored at the same time; scoring may run code or compare formulas."""
     judge: JudgeConfig | None = None
-    """A language model that scores each group, beside the rewards; null asks none."""
+    """A language model that scores each group, beside the rewards; null uses no judge."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,10 +73,9 @@ class GrpoConfig(Checkpointed):
         check("group", self.group, groups, f"2 or more, a divisor of batch_size={self.batch_size}")
         updates = self.inner_updates
         check("inner_updates", updates, 1 <= updates <= 1000, "1 or more, up to 1000")
-        parts = self.minibatch is None or (
-            self.minibatch >= 1 and self.batch_size % self.minibatch == 0
-        )
-        check("minibatch", self.minibatch, parts, f"a divisor of batch_size={self.batch_size}")
+        size = self.minibatch_size
+        divides = size is None or (size >= 1 and self.batch_size % size == 0)
+        check("minibatch_size", size, divides, f"a divisor of batch_size={self.batch_size}")
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")
@@ -93,7 +94,12 @@ class GrpoConfig(Checkpointed):
         check("rewards", self.rewards, counts, "a weight other than 0, or a judge")
         workers = self.reward_workers
         check("reward_workers", workers, 1 <= workers <= 1000, "1 or more, up to 1000")
-        check("lora", self.lora, self.lora is not None, "an adapter: without it is the reference")
+        check(
+            "lora",
+            self.lora,
+            self.lora is not None,
+            "an adapter: the model without it is the reference",
+        )
         assert self.lora is not None
         dropout = self.lora.dropout
         check("lora.dropout", dropout, dropout == 0, "0: rollouts and updates score one policy")

@@ -1,16 +1,17 @@
 """GRPO's loop: rollouts, then inner updates on them, step after step.
 
 The views of each inner update are drawn once and shared by the policy, the behaviour policy and the
-reference. All that is random in a step is a function of its number, so that a run that was stopped
-goes on exactly. Estimators and objective are `model.estimators` and `model.preference`; rewards and
-rollouts are `rollouts.py`'s.
+reference. Everything random in a step is a function of its number, so that a run that was stopped
+goes on exactly. `model.estimators` has the estimators, `model.preference` the objective, and
+`rollouts.py` the rollouts and their rewards.
 """
 
 import itertools
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -29,15 +30,16 @@ from model.training import draws, optimizer
 from model.training.draws import Order
 from model.training.loop import TOLERATED
 from model.training.preemption import Interruption, Preempted
-from model.training.protocols import Checkpoints, Log, Snapshot
+from model.training.protocols import Log, Snapshot, StateStore
 
 # Minibatches, each an optimizer step, as micro-batches of row numbers.
 Plan = list[Sequence[torch.Tensor]]
 FEW = 4  # problems that a complaint names of each step
 
 
-class Round(NamedTuple):
-    """An inner update: what is scored together, under which views, and the scores before it."""
+@dataclass(frozen=True)
+class InnerUpdate:
+    """A pass over the rollouts: its minibatches, its views, and the scores before it [B, L]."""
 
     plan: Plan
     views: list[View]
@@ -51,19 +53,19 @@ class Learner:
     def __init__(
         self,
         model: LLaDA,
-        wrapped: PeftModel,
+        adapter: PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         problems: list[dict[str, Any]],
         config: GrpoConfig,
     ) -> None:
-        self.model, self.wrapped, self.tokenizer, self.config = model, wrapped, tokenizer, config
+        self.model, self.adapter, self.tokenizer, self.config = model, adapter, tokenizer, config
         self.problems = problems
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
         self.accelerator = optimizer.accelerate(config)
-        self.minibatch = config.minibatch or config.batch_size
-        # Of a step in which every rollout is of use; the schedule goes by these.
-        self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch)
+        self.minibatch_size = config.minibatch_size or config.batch_size
+        # Optimizer steps of a step whose rollouts are all of use; the schedule counts these.
+        self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch_size)
         total = config.steps * self.updates
         self.optimizer, self.schedule = optimizer.optimizer_for(model, config, steps=total)
         self.level: RatioLevel = "sequence" if config.estimator == "elbo" else "token"
@@ -75,7 +77,7 @@ class Learner:
         self,
         log: Log,
         *,
-        checkpoints: Checkpoints | None,
+        checkpoints: StateStore | None,
         snapshot: Snapshot | None,
     ) -> None:
         """Goes on to the last step, from `snapshot` where there is one.
@@ -91,19 +93,14 @@ class Learner:
             self.unrewarded = facts["unrewarded"]
             if self.judge is not None:
                 self.judge.calls, self.judge.failed = facts["judge_calls"], facts["judge_failed"]
-            optimizer.restore(
-                self.model,
-                self.optimizer,
-                self.schedule,
-                snapshot.tensors,
-                first * self.updates,
-            )
+            done, tensors = first * self.updates, snapshot.tensors
+            optimizer.restore(self.model, self.optimizer, self.schedule, tensors, done)
         with Interruption() as interruption:
             for number in range(first, self.config.steps):
                 log({"step": number + 1, **self.step(number)})
-                if checkpoints and (interruption.asked or checkpoints.is_due(number + 1)):
+                if checkpoints and (interruption.is_requested or checkpoints.is_due(number + 1)):
                     self._save(checkpoints, number + 1)
-                if interruption.asked:
+                if interruption.is_requested:
                     raise Preempted(f"stopped after step {number + 1}")
 
     def step(self, number: int) -> dict[str, Any]:
@@ -138,67 +135,73 @@ class Learner:
                 "rewarded, for the reasons above"
             )
 
-    def _save(self, checkpoints: Checkpoints, step: int) -> None:
-        state = optimizer.state(self.model, self.optimizer)
-        facts = {"step": step, "skipped": self.skipped, "bad": self.bad}
+    def _save(self, checkpoints: StateStore, step: int) -> None:
+        facts: dict[str, Any] = {"step": step, "skipped": self.skipped, "bad": self.bad}
         facts["unrewarded"] = self.unrewarded
         if self.judge is not None:
             facts |= {"judge_calls": self.judge.calls, "judge_failed": self.judge.failed}
-        checkpoints.save(step, state, facts)
+        checkpoints.save(step, optimizer.state(self.model, self.optimizer), facts)
 
     def update(self, rollouts: Rollouts, number: int, prompts: list[str]) -> dict[str, float]:
         """Inner updates of step `number`; before the first of them every ratio is exactly 1.
 
-        The figures are means over what was scored, whatever the micro-batches; steps that were not
-        finite are left out. Each optimizer step has the learning rate of its place in the run.
+        The figures are means over the scored tokens (or answers), whatever the micro-batches; steps
+        that were not finite are left out. Each optimizer step has the learning rate of its place in
+        the run.
         """
         passes = range(self.config.inner_updates)
-        rounds = [self._round(rollouts, is_first=inner == 0) for inner in passes]
-        steps = [(whole, minibatch) for whole in rounds for minibatch in whole.plan]
-        total = dict.fromkeys(("loss", "kl", "clipped", "count"), 0.0)
+        inner_updates = [self._prepare(rollouts, is_first=inner == 0) for inner in passes]
+        steps = [(inner, minibatch) for inner in inner_updates for minibatch in inner.plan]
+        totals, scored = dict.fromkeys(("loss", "kl", "clipped"), 0.0), 0
         last: dict[str, float] = {}
-        for place, (whole, minibatch) in enumerate(steps):
+        for place, (inner, minibatch) in enumerate(steps):
             position = number * self.updates + place * self.updates // len(steps)
             optimizer.seek(self.optimizer, self.schedule, position)
-            figures, last = self._optimize(rollouts, whole, minibatch, prompts, is_first=place == 0)
-            for name in figures:
-                total[name] += figures[name] * (figures["count"] if name != "count" else 1)
-        count = total.pop("count")
-        return {**{name: value / count for name, value in total.items() if count}, **last}
+            count = self._scored_count(rollouts, minibatch)
+            means, last = self._optimize(
+                rollouts, inner, minibatch, count, prompts, is_first=place == 0
+            )
+            totals = {name: total + means.get(name, 0.0) * count for name, total in totals.items()}
+            scored += count if means else 0
+        return {**{name: total / scored for name, total in totals.items() if scored}, **last}
+
+    def _scored_count(self, rollouts: Rollouts, minibatch: Sequence[torch.Tensor]) -> int:
+        """The tokens, or answers, over which an optimizer step is a mean."""
+        rows = torch.cat(list(minibatch))
+        return len(rows) if self.level == "sequence" else int(rollouts.answer_BL[rows].sum())
 
     def _optimize(
         self,
         rollouts: Rollouts,
-        whole: Round,
+        inner: InnerUpdate,
         minibatch: Sequence[torch.Tensor],
+        count: int,
         prompts: list[str],
         *,
         is_first: bool,
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """One optimizer step, its micro-batches' sums over the count of the whole minibatch.
+        """One optimizer step on a minibatch that scores `count` tokens, or answers.
 
         Returns the figures of its loss, none where it was not finite, and of its update.
         """
-        rows = torch.cat(list(minibatch))
-        count = len(rows) if self.level == "sequence" else int(rollouts.answer_BL[rows].sum())
         parts = [
-            self._backward(rollouts, whole, rows, count, is_first=is_first) for rows in minibatch
+            self._backward(rollouts, inner, rows, count, is_first=is_first) for rows in minibatch
         ]
-        total = {name: sum(part[name] for part in parts) for name in parts[0]}
+        means = {name: sum(part[name] for part in parts) for name in parts[0]}
         is_finite = [math.isfinite(part["loss"]) for part in parts]
         if not all(is_finite):
             self.optimizer.zero_grad()
             bad = [rows for rows, good in zip(minibatch, is_finite, strict=True) if not good]
             self._skip(rollouts, bad, prompts)
             return {}, {"learning_rate": self.optimizer.param_groups[0]["lr"]}
-        found = optimizer.clipped_step(
+        update = optimizer.clipped_step(
             self.accelerator, self.model, self.optimizer, self.schedule, self.config
         )
-        if not math.isfinite(found["gradient_norm"]):
+        if not math.isfinite(update["gradient_norm"]):
             self._skip(rollouts, minibatch, prompts)
-            return {}, {"learning_rate": found["learning_rate"]}
+            return {}, {"learning_rate": update["learning_rate"]}
         self.bad = []
-        return {**total, "count": count}, found
+        return means, update
 
     def _skip(self, rollouts: Rollouts, parts: Sequence[torch.Tensor], prompts: list[str]) -> None:
         """Counts a step that was not finite; one too many in a row ends the run."""
@@ -211,25 +214,27 @@ class Learner:
                 f"finite; problems by step: {[_few(names) for names in self.bad]}"
             )
 
-    def _round(self, rollouts: Rollouts, *, is_first: bool = False) -> Round:
-        """One inner update: its minibatches, its views, and what they score under the policy as it
-        is and under the reference, by the same micro-batches as the update.
+    def _prepare(self, rollouts: Rollouts, *, is_first: bool = False) -> InnerUpdate:
+        """Draws an inner update's minibatches and views, and scores them before any update.
 
-        Of the first one the first minibatch is left out: the policy that it updates is the old one.
+        The policy and the reference are scored by the same micro-batches as in the update, so that
+        ratios are exactly 1. The first inner update needs no old scores of its first minibatch,
+        because the policy that it updates is still the old one.
         """
         count, size = len(rollouts.tokens_BL), self.config.micro_batch_size
         order = torch.randperm(count, generator=self.random, device=self.random.device)
-        minibatches = order.tensor_split(math.ceil(count / self.minibatch))
+        minibatches = order.tensor_split(math.ceil(count / self.minibatch_size))
         plan = [minibatch.split(size) for minibatch in minibatches]
         views = draw_views(rollouts, self.config, self.random)
         old_BL = reference_BL = self._scored(rollouts, views, plan[1:] if is_first else plan)
         if self.config.kl:
-            with self.wrapped.disable_adapter():
+            with self.adapter.disable_adapter():
                 reference_BL = self._scored(rollouts, views, plan)
-        return Round(plan, views, old_BL, reference_BL)
+        return InnerUpdate(plan, views, old_BL, reference_BL)
 
     @torch.no_grad()
     def _scored(self, rollouts: Rollouts, views: list[View], plan: Plan) -> torch.Tensor:
+        """Log-probabilities [B, L] of a plan's rollouts, bit for bit those of an update."""
         scored_BL = torch.zeros(rollouts.tokens_BL.shape, device=self.model.device)
         with training_kernels(self.model.device):
             for rows in itertools.chain.from_iterable(plan):
@@ -241,26 +246,28 @@ class Learner:
     def _backward(
         self,
         rollouts: Rollouts,
-        whole: Round,
+        inner: InnerUpdate,
         rows: torch.Tensor,
         count: int,
         *,
         is_first: bool = False,
     ) -> dict[str, float]:
-        """Gradients of one micro-batch of an optimizer step that scores `count`; its part of the
-        step's figures. Of the first step the old scores are its own."""
+        """Gradients of one micro-batch; its part of the figures of a step that scores `count`.
+
+        In the first step the old scores are its own.
+        """
         config = self.config
-        part, views = rollouts.rows(rows), [view.rows(rows) for view in whole.views]
-        is_whole = self.level == "sequence"
+        part, views = rollouts.rows(rows), [view.rows(rows) for view in inner.views]
+        by_answer = self.level == "sequence"
         new_BL = self._log_probabilities(part, views)
-        old_BL = new_BL.detach() if is_first else whole.old_BL[rows]
-        reference_BL = whole.reference_BL[rows] if config.kl else old_BL
+        old_BL = new_BL.detach() if is_first else inner.old_BL[rows]
+        reference_BL = inner.reference_BL[rows] if config.kl else old_BL
         loss, figures = preference.grpo_loss(
             new_BL,
             old_BL,
             reference_BL,
             part.advantage_B,
-            part.answer_BL if is_whole else estimators.token_weights(views),
+            part.answer_BL if by_answer else estimators.token_weights(views),
             count=count,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
@@ -272,7 +279,7 @@ class Learner:
         return {"loss": float(loss.detach()), **figures}
 
     def _log_probabilities(self, rollouts: Rollouts, views: list[View]) -> torch.Tensor:
-        """Under the rollouts' temperature; views that score nothing here cost nothing."""
+        """[B, L] at the rollouts' temperature; views that score nothing here cost no pass."""
         with self.accelerator.autocast():
             return estimators.log_probabilities(
                 self.model,

@@ -1,6 +1,6 @@
 """Groups of answers to a batch of prompts: generated, rewarded and compared.
 
-The policy is in eval mode here, without dropout. What is learnt from the answers is `learner.py`'s.
+The policy is in eval mode here, without dropout. `learner.py` learns from the answers.
 Shapes: B answers, N prompts, G answers per prompt, P prompt, L = prompt and generated tokens.
 """
 
@@ -23,17 +23,18 @@ from model import preference, sampler
 from model.llada import LLaDA
 from model.tokenizer import encode_chat, pad_left, stop_tokens
 
-# Faults of the machine and of no answer; a RuntimeError is that math-verify does not start.
+# Faults of the machine, not of an answer; math-verify raises RuntimeError if it cannot start.
 MACHINE = (SandboxError, OSError, MemoryError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts:
-    """Answers with what the objective needs of them.
+    """Answers, with all that the objective needs.
 
-    `window_BL` is all that was denoised, `answer_BL` each answer up to the stop token that ended it
-    (all of the window where none did): what follows is padding that nothing sampled. `order_BL` is
-    the pass that committed a token, from 1. `problem_B` says which of the step's problems is asked.
+    `window_BL` is True on all that was denoised, `answer_BL` on each answer up to the stop token
+    that ended it (the whole window where none did); padding that nothing sampled follows.
+    `order_BL` is the pass that committed a token, from 1. `problem_B` is the number of the answer's
+    problem within the step.
     """
 
     tokens_BL: torch.Tensor
@@ -94,17 +95,17 @@ def _compare(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Advantages [N, G] and the figures.
 
-    They are zero in a group that cannot be compared: one that the judge failed to judge, or with an
-    answer whose reward failed.
+    Advantages are zero in a group that cannot be compared, because the judge failed or the reward
+    of an answer did.
     """
     stops = stop_tokens(tokenizer)
-    spoken = [answer[:-1] if answer[-1] in stops else answer for answer in answers]
-    texts = tokenizer.batch_decode(spoken, skip_special_tokens=False)
-    asked = [
+    unstopped = [answer[:-1] if answer[-1] in stops else answer for answer in answers]
+    texts = tokenizer.batch_decode(unstopped, skip_special_tokens=False)
+    repeated = [
         {**problem, "tokens": len(answer), "max_tokens": config.gen_length}
         for problem, answer in zip(_each(problems, config.group), answers, strict=True)
     ]
-    reward_B, figures = _rewards(texts, asked, config)
+    reward_B, figures = _rewards(texts, repeated, config)
     reward_NG = reward_B.view(-1, config.group)
     failed_N = reward_NG.isnan().any(1)
     unjudged_N = torch.zeros_like(failed_N)
@@ -152,19 +153,19 @@ def _generate(model, tokenizer, prompt_BP, seen_BP, config: GrpoConfig, generato
 
 
 def _rewards(
-    texts: list[str], asked: list[dict[str, Any]], config: GrpoConfig
+    texts: list[str], problems: list[dict[str, Any]], config: GrpoConfig
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The weighted reward of each answer [B] in fp64, NaN where it failed, and the figures.
 
-    These are the mean of the rewards and of every part by its name, and how many failed.
+    The figures are the mean reward, the mean of each part by its name, and the number of failures.
     """
     with ThreadPoolExecutor(config.reward_workers) as pool:
-        found = list(pool.map(_scored, texts, asked, itertools.repeat(config)))
-    scored = [score for score in found if isinstance(score, Scored)]
-    failures = [text for text in found if isinstance(text, str)]
+        scores = list(pool.map(_score, texts, problems, itertools.repeat(config)))
+    scored = [score for score in scores if isinstance(score, Scored)]
+    failures = [score for score in scores if isinstance(score, str)]
     if failures:
         print(f"grpo: no reward for {len(failures)} answers, the first: {failures[0]}", flush=True)
-    totals = [score.total if isinstance(score, Scored) else math.nan for score in found]
+    totals = [score.total if isinstance(score, Scored) else math.nan for score in scores]
     figures: dict[str, float] = {"rewards_failed": len(failures)}
     if scored:
         figures["reward"] = _mean([score.total for score in scored])
@@ -174,11 +175,11 @@ def _rewards(
     return torch.tensor(totals, dtype=torch.float64), figures
 
 
-def _scored(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | str:
-    """An answer's rewards, or the problem and why they cannot be computed.
+def _score(text: str, problem: dict[str, Any], config: GrpoConfig) -> Scored | str:
+    """An answer's rewards, or a line that names the problem and the reason of the failure.
 
-    A reward is the code of others that reads what a model wrote: whatever it raises is the fault of
-    one answer, but for a machine that cannot run what it is asked to.
+    A reward runs libraries, or the answer's own code, on text that a model wrote: any exception
+    counts against the one answer, unless the machine is at fault.
     """
     try:
         return named.score(text, problem, config.rewards)
@@ -198,13 +199,13 @@ def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], grou
         Group(_question(problem), texts[number * group : (number + 1) * group])
         for number, problem in enumerate(problems)
     ]
-    found = judge.score_groups(groups)
-    scores = torch.tensor([[0.0] * group if row is None else row for row in found])
-    return scores, torch.tensor([row is None for row in found])
+    rows = judge.score_groups(groups)
+    scores = torch.tensor([[0.0] * group if row is None else row for row in rows])
+    return scores, torch.tensor([row is None for row in rows])
 
 
 def _each(problems: list[dict[str, Any]], group: int) -> list[dict[str, Any]]:
-    """Each problem as often as it is asked."""
+    """Each problem once for every answer to it."""
     return [problem for problem in problems for _ in range(group)]
 
 

@@ -1,6 +1,6 @@
-"""Reinforces answers that verify: load, feed, roll out and train, save, record.
+"""Reinforces answers that verify: load, feed, train, save, record.
 
-Its loop is its own because it generates between its updates (`learner.py`, `rollouts.py`).
+The loop is GRPO's own (`learner.py`), because it generates between its updates (`rollouts.py`).
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from components.data import dataset as data
 from components.data.problems import tell, usable
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
-from components.session.session import open_base, train_and_record
+from components.session.session import keep_progress, open_base, record, save_trained
 from model import checkpoint
 from model.options import check
 from model.tokenizer import load_tokenizer
@@ -26,33 +26,35 @@ def run(
 
     Problems that cannot be judged or are too long for the context are left out, named and counted.
     """
+    # Load
     context = checkpoint.read_config(base).max_sequence_length
-    check(
-        "gen_length",
-        config.gen_length,
-        config.gen_length < context,
-        f"below {context}, the context",
-    )
+    fits = config.gen_length < context
+    check("gen_length", config.gen_length, fits, f"below {context}, the context")
+    # The problems before the model: bad data should not wait for minutes of loading.
     problems, left_out = _usable(dataset, load_tokenizer(base), config, context)
-    opened = model, wrapped, tokenizer = open_base(base, config)
-    assert wrapped is not None, "GrpoConfig refuses a run without an adapter"
-    learner = Learner(model, wrapped, tokenizer, problems, config)
-    train_and_record(
-        "grpo",
-        config,
-        opened,
-        learner.fit,
-        inputs={"base": base, "dataset": dataset},
-        trained=trained,
-        metrics=metrics,
-        summary={"problems": len(problems), **left_out},
-    )
+    session = open_base(base, config)
+    model, adapter, tokenizer = session
+    assert adapter is not None, "GrpoConfig refuses a run without an adapter"
+
+    # Feed
+    learner = Learner(model, adapter, tokenizer, problems, config)
+
+    # Train
+    inputs = {"base": base, "dataset": dataset}
+    with keep_progress("grpo", config, inputs=inputs, metrics=metrics) as progress:
+        learner.fit(progress.log, checkpoints=progress.checkpoints, snapshot=progress.snapshot)
+
+    # Save
+    save_trained(session, trained)
+
+    # Record
+    record(progress, trained, summary={"problems": len(problems), **left_out})
 
 
 def _usable(
     dataset: Path, tokenizer: PreTrainedTokenizerBase, config: GrpoConfig, context: int
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The problems that can be asked, and how many were left out by reason.
+    """The usable problems, and how many were left out for each reason.
 
     Raises ValueError where none is left.
     """

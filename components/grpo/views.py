@@ -9,7 +9,7 @@ from model.estimators import View
 
 
 def draw_views(rollouts: Rollouts, config: GrpoConfig, generator: torch.Generator) -> list[View]:
-    """Views of every answer, before they are shared out over micro-batches."""
+    """Views of every answer in the batch, before it is cut into micro-batches."""
     window_BL, answer_BL = rollouts.window_BL, rollouts.answer_BL
     if config.estimator == "complementary":
         return estimators.complementary(window_BL, answer_BL, generator=generator)

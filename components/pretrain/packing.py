@@ -1,8 +1,8 @@
 """Documents packed into windows: few cuts, little padding, and each document sees itself alone.
 
-Documents longer than the window are cut into windows; what is left of them and all shorter ones are
-packed by best fit (arXiv:2404.10830). A window is found by its number; which ones a step has is the
-training loop's. Shapes: B batch, L length.
+Documents longer than the window are cut into windows; their ends and all shorter documents are
+packed by best fit (arXiv:2404.10830). The training loop asks for windows by their numbers.
+Shapes: B batch, L length.
 """
 
 import bisect
@@ -15,7 +15,7 @@ from components.data.token_shards import Shards
 from model.training.draws import Draw
 from model.training.protocols import Batch
 
-BLOCK = 1 << 16  # pieces that are packed together, at random from the whole corpus
+BLOCK = 1 << 16  # pieces that are packed together, drawn at random from the whole corpus
 
 
 class Windows:
@@ -34,9 +34,9 @@ class Windows:
         lengths = np.minimum(shards.lengths[self.documents] - self.starts, window)
         order = np.random.default_rng(seed).permutation(len(lengths))
         packed = [
-            row
+            pieces
             for start in range(0, len(order), BLOCK)
-            for row in _packed(order[start : start + BLOCK], lengths, window)
+            for pieces in _pack(order[start : start + BLOCK], lengths, window)
         ]
         self.ends = np.cumsum([len(pieces) for pieces in packed])
         self.pieces = np.concatenate(packed)
@@ -63,29 +63,32 @@ class Windows:
 
         `documents` numbers the documents of a row from 1; 0 is padding, where `real` is False.
         """
-        kept = self._kept(draw)
-        own = kept[list(draw.places)]
+        lengths = self._cut_lengths(draw)
+        own = lengths[list(draw.places)]
         tokens = np.full((len(own), own.max()), self.pad, np.int64)
         documents = np.zeros(tokens.shape, np.int64)
-        for row, (number, length) in enumerate(zip(draw.picked, own.tolist(), strict=True)):
+        for row, (number, length) in enumerate(zip(draw.micro_batch, own.tolist(), strict=True)):
             parts = self[number]
             counts = [len(part) for part in parts]
             tokens[row, :length] = np.concatenate(parts)[:length]
             documents[row, :length] = np.repeat(np.arange(1, len(parts) + 1), counts)[:length]
         tensors = {"tokens": torch.from_numpy(tokens), "documents": torch.from_numpy(documents)}
         tensors["real"] = tensors["documents"] > 0
-        return Batch(tensors, int(own.sum()), share=float(own.sum() / kept.sum()))
+        return Batch(tensors, int(own.sum()), share=float(own.sum() / lengths.sum()))
 
-    def _kept(self, draw: Draw) -> np.ndarray:
-        """Tokens of each row of the whole batch: some rows are cut at random, so that short
-        sequences stay known (LLaDA, section 2.2)."""
+    def _cut_lengths(self, draw: Draw) -> np.ndarray:
+        """Tokens of each row of the whole batch.
+
+        Some rows are cut at random, so that the model keeps seeing short sequences (LLaDA, section
+        2.2).
+        """
         lengths = self.lengths[list(draw.examples)]
-        chance, place = draw.batch(2, len(lengths)).numpy()
+        uniform, place = draw.batch(2, len(lengths)).numpy()
         cut = 1 + (place * lengths).astype(np.int64)
-        return np.where(chance < self.random_length, cut, lengths)
+        return np.where(uniform < self.random_length, cut, lengths)
 
 
-def _packed(order: np.ndarray, lengths: np.ndarray, window: int) -> Iterator[list[int]]:
+def _pack(order: np.ndarray, lengths: np.ndarray, window: int) -> Iterator[list[int]]:
     """Best fit, longest first: each piece goes where the least room is left over."""
     by_room: dict[int, list[list[int]]] = {}
     rooms: list[int] = []  # the keys of by_room, sorted

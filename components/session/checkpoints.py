@@ -2,14 +2,14 @@
 
     <checkpoint_uri>/<stage>-<fingerprint>/step-00000100/
         state-00001.safetensors ...   trained weights and AdamW moments
-        facts.json                    the loop's facts: step, skipped steps, ...
+        facts.json                    the loop's facts (step, skipped steps, ...), W&B's id
         metrics.jsonl                 the records up to the step
         .manifest.json                sizes and checksums, written last
 
 The fingerprint is of the stage, its configuration and its inputs, so that one place serves all
 stages and runs, and a run only ever goes on from its own. Noise and data order are functions of the
-step (`model.training.draws`) and need no saving. One writer a run. What the tensors mean is
-`model.training.loop`'s.
+step (`model.training.draws`) and need no saving. A run has one writer. `model.training.optimizer`
+says what the tensors are.
 """
 
 import atexit
@@ -32,15 +32,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from components import artifact, storage
+from components.session.metrics import History
 from components.storage import directories
-from model.training.config import Checkpointed
+from model.training.config import Resumable
 from model.training.protocols import Snapshot
 
 FACTS = "facts.json"
 FORMAT = 1
 SHARD_BYTES = 2 << 30
 STEP = re.compile(r"step-(\d{8})")
-# Where a run is computed and kept; a run may go on with other values of these.
+# Fields that say where a run is computed and kept; a run may go on with other values of these.
 PLACE = (
     "activation_checkpointing",
     "checkpoint_keep",
@@ -55,12 +56,14 @@ PLACE = (
 class Checkpoints:
     """The checkpoints of one run; every process has one, the first writes."""
 
-    def __init__(self, stage: str, config: Checkpointed, inputs: Mapping[str, Path]) -> None:
+    def __init__(
+        self, stage: str, config: Resumable, inputs: Mapping[str, Path], history: History
+    ) -> None:
+        """`history` is what the run's log writes to: `save` reads it, `latest` fills it."""
         assert config.checkpoint_uri is not None
-        self.stage, self.config, self.processes = stage, config, PartialState()
+        self.stage, self.config, self.history = stage, config, history
+        self.processes = PartialState()
         self.location = storage.join(config.checkpoint_uri, _run(stage, config, inputs))
-        self.records: list[dict[str, Any]] = []
-        self.wandb: str | None = None
         self.saved_at = time.monotonic()
 
     def is_due(self, step: int) -> bool:
@@ -73,18 +76,18 @@ class Checkpoints:
     def save(
         self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
     ) -> None:
-        """Saves a state and the records so far, and deletes what is too old."""
+        """Saves a state and the history so far, and deletes the checkpoints that are too old."""
         if not self.processes.is_main_process:
             for _ in tensors:
-                pass  # a sharded tensor is gathered by all processes
+                pass  # a sharded tensor is gathered by all processes together
             return
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             draft = Path(folder)
             _write_tensors(draft, tensors)
-            lines = [json.dumps(record) + "\n" for record in self.records]
+            lines = [json.dumps(record) + "\n" for record in self.history.records]
             (draft / artifact.METRICS).write_text("".join(lines))
-            content = {"format": FORMAT, "wandb": self.wandb, **facts}
+            content = {"format": FORMAT, "wandb": self.history.wandb_id, **facts}
             (draft / FACTS).write_text(json.dumps(content))
             storage.delete(self._at(step))  # a damaged one of the same step
             directories.put_directory(draft, self._at(step))
@@ -93,16 +96,16 @@ class Checkpoints:
         self._say(f"checkpoint of step {step} saved in {self.saved_at - started:.2f} s")
 
     def latest(self) -> Snapshot | None:
-        """The newest usable state, whose records and W&B run this object then holds.
+        """The newest usable state, or None where there is none; its records go to the history.
 
-        Reports each one that is damaged. Raises ValueError when there are some and none is usable,
-        and OSError naming a local place where nothing can be written: not after hours of training.
+        Reports each checkpoint that is damaged. Raises ValueError where all are damaged, and
+        OSError naming a local place where nothing can be written: before hours of training.
         """
         if self.processes.is_main_process:
             _try(self.location)
-        folder = Path(tempfile.gettempdir()) / f"checkpoint-{_same(uuid.uuid4().hex)}"
+        folder = Path(tempfile.gettempdir()) / f"checkpoint-{_broadcast(uuid.uuid4().hex)}"
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        step = _same(self._choose(folder) if self.processes.is_main_process else None)
+        step = _broadcast(self._choose(folder) if self.processes.is_main_process else None)
         if step is None:
             return None
         if self.processes.is_local_main_process and not folder.exists():
@@ -110,7 +113,8 @@ class Checkpoints:
         self.processes.wait_for_everyone()
         facts = json.loads((folder / FACTS).read_text())
         lines = (folder / artifact.METRICS).read_text().splitlines()
-        self.records, self.wandb = [json.loads(line) for line in lines], facts["wandb"]
+        self.history.records[:] = [json.loads(line) for line in lines]
+        self.history.wandb_id = facts["wandb"]
         return Snapshot(facts, Tensors(folder))
 
     def _choose(self, folder: Path) -> int | None:
@@ -135,15 +139,15 @@ class Checkpoints:
         )
 
     def _steps(self) -> list[int]:
-        found = map(STEP.fullmatch, directories.list_directories(self.location))
-        return [int(match[1]) for match in found if match]
+        matches = map(STEP.fullmatch, directories.list_directories(self.location))
+        return [int(match[1]) for match in matches if match]
 
     def _prune(self, step: int) -> None:
-        """Keeps the newest; later ones than `step` are damaged, drafts without manifest are cut."""
+        """Deletes all but the newest up to `step`: later ones are damaged, drafts incomplete."""
         usable = sorted(number for number in self._steps() if number <= step)
-        kept = {_name(number) for number in usable[-self.config.checkpoint_keep :]}
-        below = {name.split("/")[0] for name in storage.list_files(self.location)}
-        for name in sorted(below - kept):
+        newest = {_name(number) for number in usable[-self.config.checkpoint_keep :]}
+        folders = {name.split("/")[0] for name in storage.list_files(self.location)}
+        for name in sorted(folders - newest):
             storage.delete(storage.join(self.location, name))
 
     def _at(self, step: int) -> str:
@@ -154,7 +158,7 @@ class Checkpoints:
 
 
 class Tensors(Mapping[str, torch.Tensor]):
-    """The tensors of a checkpoint, each read when it is asked for."""
+    """The tensors of a checkpoint, each read when it is used."""
 
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Any] = {}
@@ -172,19 +176,19 @@ class Tensors(Mapping[str, torch.Tensor]):
         return len(self.files)
 
 
-def _run(stage: str, config: Checkpointed, inputs: Mapping[str, Path]) -> str:
-    """The name of a run: the stage and a fingerprint of all that decides its result."""
+def _run(stage: str, config: Resumable, inputs: Mapping[str, Path]) -> str:
+    """The name of a run: the stage and a fingerprint of everything that decides its result."""
     values = dataclasses.asdict(config)
-    what = {
+    content = {
         "config": {name: value for name, value in values.items() if name not in PLACE},
         "inputs": {name: artifact.read(path)["fingerprint"] for name, path in inputs.items()},
     }
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return f"{stage}-{digest[:16]}"
 
 
 def _try(location: str) -> None:
-    """Writes to a local place. Of object storage only a save itself can tell."""
+    """Writes to a local place. Only a save can tell whether object storage takes one."""
     if not storage.is_remote(location):
         Path(location).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=location):
@@ -195,8 +199,8 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _same(value: Any) -> Any:
-    """The first process's value, in all."""
+def _broadcast(value: Any) -> Any:
+    """The first process's value, in every process."""
     return broadcast_object_list([value])[0]
 
 

@@ -1,15 +1,15 @@
-"""What the training stages share: opening a base, training with checkpoints, saving, recording.
+"""The steps that all training stages share: loading a base, keeping progress, saving, recording.
 
-The loop is `model.training.loop`, the losses are the model's; a stage says which data meet which
-loss.
+A stage brings its data and its loss. The loop is `model.training.loop`, or GRPO's own.
 """
 
+import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -18,55 +18,46 @@ from transformers import PreTrainedTokenizerBase
 
 from components import artifact
 from components.session.checkpoints import Checkpoints
-from components.session.metrics import MetricsLog
-from model import checkpoint, lora, noising, quantisation
+from components.session.metrics import History, MetricsLog
+from model import checkpoint, lora, quantisation
 from model.llada import LLaDA
 from model.options import check
 from model.tokenizer import load_tokenizer, new_token_ids
 from model.training import optimizer
-from model.training.config import Checkpointed, Optimization
+from model.training.config import Optimization, Resumable
+from model.training.protocols import Snapshot
 
-# Beginnings of the variables by which accelerate and its plugins are configured from outside.
+# How the variables begin by which accelerate and its plugins are configured from outside.
 ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "DEEPSPEED_")
-BUCKETS = 10
-Fit = Callable[..., None]
 
 
-class LossByRatio:
-    """The loss by mask ratio since the last step's record, which its mean hides.
+class Session(NamedTuple):
+    """A base that was opened for training."""
 
-    Of several processes the first one's share, a fair sample, is what is logged.
-    """
+    model: LLaDA
+    """The network, with the adapter in its layers if there is one."""
+    adapter: PeftModel | None
+    """The network as peft wraps it, or None where every weight is trained."""
+    tokenizer: PreTrainedTokenizerBase
 
-    def __init__(self) -> None:
-        self.sums: torch.Tensor | None = None
-        self.counts: torch.Tensor | None = None
 
-    def observe(self, loss_BL: torch.Tensor, noised: noising.Noised) -> None:
-        """Adds a micro-batch that is trained on; validation is not."""
-        if not torch.is_grad_enabled():
-            return
-        sums, counts = noising.loss_by_ratio(
-            loss_BL, noised.masked_BL, noised.ratio, buckets=BUCKETS
-        )
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.counts = counts if self.counts is None else self.counts + counts
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """A training run while it lasts: its log, its checkpoints, and the facts for its record."""
 
-    def take(self) -> dict[str, dict[str, float]]:
-        """The mean loss of a masked token by the lower end of its bucket, and starts anew."""
-        assert self.sums is not None and self.counts is not None
-        pairs = zip(self.sums.tolist(), self.counts.tolist(), strict=True)
-        means = {
-            f"{number / BUCKETS:.1f}": total / count
-            for number, (total, count) in enumerate(pairs)
-            if count
-        }
-        self.sums = self.counts = None
-        return {"loss_by_ratio": means}
+    stage: str
+    config: Resumable
+    inputs: Mapping[str, Path]
+    metrics: Path
+    log: MetricsLog
+    checkpoints: Checkpoints | None
+    """Where states are saved, or None where the configuration names no place."""
+    snapshot: Snapshot | None
+    """The newest state, from which the run goes on, or None at the start."""
 
 
 def check_context(base: Path, name: str, length: int, context: int | None = None) -> None:
-    """Raises ValueError naming the field unless so many tokens fit: before anything is loaded.
+    """Raises ValueError naming the field unless so many tokens fit, before anything is loaded.
 
     `context` is the longest sequence of the trained model, the base's own if it is None.
     """
@@ -80,8 +71,8 @@ def open_base(
     *,
     context: int | None = None,
     new_tokens: bool = True,
-) -> tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase]:
-    """The model with what will be trained on it, its adapter if there is one, and its tokenizer.
+) -> Session:
+    """The model of `base` with the configuration's adapter if there is one, and its tokenizer.
 
     Full training keeps fp32 weights, and so does fp32 arithmetic; in bf16 arithmetic the frozen
     base under an adapter keeps the precision in which it is stored. `context` is the longest
@@ -101,83 +92,57 @@ def open_base(
     model.checkpoint_activations = config.activation_checkpointing
     tokenizer = load_tokenizer(base)
     if config.lora is None:
-        return model, None, tokenizer
-    adapter = config.lora
-    if adapter.quantized:
+        return Session(model, None, tokenizer)
+    if config.lora.quantized:
         quantisation.quantize(model, optimizer.device_of(accelerator))
-    wrapped = lora.attach(
+    adapter = lora.attach(
         model,
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        dropout=adapter.dropout,
-        targets=adapter.targets,
-        rslora=adapter.rslora,
-        dora=adapter.dora,
-        new_tokens=new_token_ids(tokenizer) if new_tokens and adapter.new_tokens else (),
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        targets=config.lora.targets,
+        rslora=config.lora.rslora,
+        dora=config.lora.dora,
+        new_tokens=new_token_ids(tokenizer) if new_tokens and config.lora.new_tokens else (),
     )
-    return model, wrapped, tokenizer
+    return Session(model, adapter, tokenizer)
 
 
 def _forget_environment() -> None:
-    """Accelerate reads what it is not told, and some of what it is told, from these variables."""
+    """Removes the variables from which accelerate takes settings, even some that it was given."""
     for name in list(os.environ):
         if name.startswith(ACCELERATE):
             del os.environ[name]
 
 
-def train_and_record(
-    stage: str,
-    config: Checkpointed,
-    opened: tuple[LLaDA, PeftModel | None, PreTrainedTokenizerBase],
-    fit: Fit,
-    *,
-    watch: Callable[[], dict[str, Any]] = dict,
-    inputs: Mapping[str, Path],
-    trained: Path,
-    metrics: Path,
-    summary: Mapping[str, Any],
-) -> None:
-    """Trains, from the newest checkpoint where there is one, saves and records both outputs.
+@contextlib.contextmanager
+def keep_progress(
+    stage: str, config: Resumable, *, inputs: Mapping[str, Path], metrics: Path
+) -> Iterator[Progress]:
+    """Opens the log of a training run, and its checkpoints where the configuration has a place.
 
-    `fit` is a loop that lacks only its log, checkpoints and snapshot: `train.fit` with its model,
-    feed, loss and settings, or another. `watch` adds to each step's record.
+    A run that was stopped before finds its newest snapshot, and its records in the log.
     """
-    model, wrapped, tokenizer = opened
-    checkpoints = snapshot = None
+    history, checkpoints, snapshot = History(), None, None
     if config.checkpoint_uri is not None:
-        checkpoints = Checkpoints(stage, config, inputs)
+        checkpoints = Checkpoints(stage, config, inputs, history)
         snapshot = checkpoints.latest()
     with MetricsLog(
         metrics,
         stage=stage,
         total=config.steps,
         config=dataclasses.asdict(config),
-        records=checkpoints.records if checkpoints else (),
-        wandb_id=checkpoints.wandb if checkpoints else None,
+        history=history,
     ) as log:
-        if checkpoints:
-            checkpoints.records, checkpoints.wandb = log.records, log.wandb_id
-        fit(lambda record: log({**record, **watch()}), checkpoints=checkpoints, snapshot=snapshot)
-    save_trained(model, wrapped, tokenizer, trained)
-    if PartialState().is_main_process:
-        artifact.record(
-            {"trained": trained, "metrics": metrics},
-            stage=stage,
-            config=config,
-            inputs=inputs,
-            summary={**log.summary(), **summary},
-        )
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+        yield Progress(stage, config, inputs, metrics, log, checkpoints, snapshot)
 
 
-def save_trained(
-    model: LLaDA, adapter: PeftModel | None, tokenizer: PreTrainedTokenizerBase, path: Path
-) -> None:
+def save_trained(session: Session, path: Path) -> None:
     """Writes the adapter alone, or the whole model where every weight was trained.
 
     Every process must call it: sharded weights are gathered, the first process writes.
     """
+    model, adapter, tokenizer = session
     is_first, trained = PartialState().is_main_process, adapter or model
     state = {}
     for name, tensor in trained.state_dict().items():
@@ -194,8 +159,25 @@ def save_trained(
     tokenizer.save_pretrained(path)
 
 
+def record(progress: Progress, trained: Path, *, summary: Mapping[str, Any]) -> None:
+    """Records both outputs as complete, with the log's summary and the stage's own.
+
+    Every process must call it, and last: it leaves the process group.
+    """
+    if PartialState().is_main_process:
+        artifact.record(
+            {"trained": trained, "metrics": progress.metrics},
+            stage=progress.stage,
+            config=progress.config,
+            inputs=progress.inputs,
+            summary={**progress.log.summary(), **summary},
+        )
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
+
+
 def _save_adapter(adapter: PeftModel, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes the adapter without the empty card that peft adds, or changes where there is one."""
+    """Writes the adapter without the empty card that peft adds (or changes an existing one)."""
     with tempfile.TemporaryDirectory(dir=path, prefix=".draft-") as folder:
         adapter.save_pretrained(folder, state_dict=state)
         for file in Path(folder).glob("adapter_*"):
@@ -204,11 +186,11 @@ def _save_adapter(adapter: PeftModel, state: dict[str, torch.Tensor], path: Path
 
 def _save_model(model: LLaDA, state: dict[str, torch.Tensor], path: Path) -> None:
     with torch.device("meta"):
-        whole = LLaDA(model.config)
-    whole.load_state_dict(state, assign=True)
-    checkpoint.save(whole, path)
+        unsharded = LLaDA(model.config)
+    unsharded.load_state_dict(state, assign=True)
+    checkpoint.save(unsharded, path)
 
 
 def to_device(tensors: dict[str, torch.Tensor], model: LLaDA) -> dict[str, torch.Tensor]:
-    """A batch's tensors where the model is."""
+    """A batch's tensors on the model's device."""
     return {name: tensor.to(model.device) for name, tensor in tensors.items()}

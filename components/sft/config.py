@@ -17,14 +17,15 @@ class SftConfig(Training):
     learning_rate: float = 1e-5
     max_length: int = 4096
     """Longest dialogue in tokens, its end included; longer ones are dropped and counted."""
-    padding: Literal["batch", "max_length", "drawn"] = "batch"
-    """Length to which answers are padded with EOS, for all rows of a step: that of the longest
-    dialogue of its batch with one EOS (as LLaDA), max_length, or one drawn between the two for each
-    step. The padding is learnt with the answer: it teaches to end on a longer canvas."""
+    padding: Literal["batch", "max_length", "drawn"] = "drawn"
+    """Length to which all rows of a step are padded with EOS: the longest dialogue of the batch and
+    one EOS (as in LLaDA), max_length, or a length drawn between the two for each step. The padding
+    is learnt with the answer, so that the model also ends on a longer canvas; where all answers are
+    of one length, `batch` does not teach that."""
     examples: int | None = None
-    """How many of the dialogues are used, from the first; null uses all."""
+    """Number of dialogues that are used, from the first; null uses all."""
     objective: LossOptions = LossOptions()
-    """Departures from the plain loss, each off by default; the curriculum is pretraining's."""
+    """Departures from the plain loss, each off by default; answers have no curriculum."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,4 +35,6 @@ class SftConfig(Training):
         fewer = used is None or held < used
         check("validation_examples", held, fewer, f"fewer than the examples={used}")
         curriculum = self.objective.curriculum
-        check("objective.curriculum", curriculum, curriculum is None, "null: it is pretraining's")
+        check(
+            "objective.curriculum", curriculum, curriculum is None, "null: only pretraining has one"
+        )

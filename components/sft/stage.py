@@ -7,17 +7,20 @@ import torch
 from components.artifact import Input, Output
 from components.data import dataset as data
 from components.session.session import (
-    LossByRatio,
     check_context,
+    keep_progress,
     open_base,
+    record,
+    save_trained,
     to_device,
-    train_and_record,
 )
 from components.sft.config import SftConfig
 from components.sft.dialogues import answers, dialogues, pad_dialogues
 from model import diffusion
+from model.llada import LLaDA
 from model.training import loop
 from model.training.draws import Draw
+from model.training.figures import Figures
 from model.training.protocols import Batch, Feed
 
 
@@ -25,48 +28,62 @@ def run(
     config: SftConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
 ) -> None:
     """Trains `base` to denoise the answers of the dataset's dialogues; prompts are never masked."""
+    # Load
     check_context(base, "max_length", config.max_length)
-    opened = model, _, tokenizer = open_base(base, config)
+    session = open_base(base, config)
+    model, _, tokenizer = session
+
+    # Feed
     rows = data.read(dataset, "sft")[: config.examples]
     pairs = dialogues(rows, tokenizer, config.max_length)
-    losses = LossByRatio()
-
     lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
 
     def collate(draw: Draw) -> Batch:
         longest = max(lengths[number] for number in draw.examples)
-        chosen = [pairs[number] for number in draw.picked]
-        return pad_dialogues(chosen, tokenizer.eos_token_id, _padded(longest, config, draw))
+        length = _padded_length(longest, config, draw)
+        return pad_dialogues([pairs[n] for n in draw.micro_batch], tokenizer.eos_token_id, length)
 
-    def loss(batch: dict[str, torch.Tensor], draw: Draw) -> torch.Tensor:
-        batch = to_device(batch, model)
-        return diffusion.sft_loss(
+    feed = Feed(len(pairs), collate)
+    loss = functools.partial(_loss, model, config)
+
+    # Train
+    inputs = {"base": base, "dataset": dataset}
+    with keep_progress("sft", config, inputs=inputs, metrics=metrics) as progress:
+        loop.fit(
             model,
-            batch["tokens"],
-            batch["answer"],
-            options=config.objective,
-            observe=losses.observe,
-            generator=draw,
+            feed,
+            loss,
+            config,
+            progress.log,
+            checkpoints=progress.checkpoints,
+            snapshot=progress.snapshot,
         )
 
-    train_and_record(
-        "sft",
-        config,
-        opened,
-        functools.partial(loop.fit, model, Feed(len(pairs), collate), loss, config),
-        inputs={"base": base, "dataset": dataset},
-        trained=trained,
-        metrics=metrics,
-        watch=losses.take,
-        summary={"examples": len(pairs), "too_long": answers(rows) - len(pairs)},
-    )
+    # Save
+    save_trained(session, trained)
+
+    # Record
+    summary = {"examples": len(pairs), "too_long": answers(rows) - len(pairs)}
+    record(progress, trained, summary=summary)
 
 
-def _padded(longest: int, config: SftConfig, draw: Draw) -> int:
-    """The length of every row of a step: nothing that a micro-batch holds may tell an answer's."""
+def _padded_length(longest: int, config: SftConfig, draw: Draw) -> int:
+    """The length of all rows of a step; a micro-batch's own would tell its answers' lengths."""
     shortest, most = min(longest + 1, config.max_length), config.max_length
     if config.padding == "batch":
         return shortest
     if config.padding == "max_length":
         return most
     return shortest + int(draw.batch(1).item() * (most - shortest + 1))
+
+
+def _loss(model: LLaDA, config: SftConfig, batch: dict[str, torch.Tensor], draw: Draw) -> Figures:
+    """The figures of a micro-batch of padded dialogues."""
+    batch = to_device(batch, model)
+    denoised = diffusion.denoise(
+        model, batch["tokens"], batch["answer"], options=config.objective, generator=draw
+    )
+    return {
+        "loss": denoised.mean_by_answer(batch["answer"]),
+        "loss_by_ratio": denoised.loss_by_ratio(),
+    }

@@ -82,7 +82,7 @@ class Job:
 
     def check_stop(self) -> None:
         """Deletes the job and raises Preempted when this process was told to stop."""
-        if self.stop.asked:
+        if self.stop.is_requested:
             self.delete()
             raise Preempted(f"trainjob {self.name} was deleted")
 

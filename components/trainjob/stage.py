@@ -111,7 +111,7 @@ def _share(source: Path, target: Path, stop: Interruption) -> None:
     atomic.remove_drafts(target)
 
     def copy(file: str, to: str) -> None:
-        if stop.asked:
+        if stop.is_requested:
             raise Preempted("while the inputs were copied; no trainjob was created")
         shutil.copyfile(file, to)
 

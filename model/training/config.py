@@ -10,14 +10,14 @@ from typing import Literal
 from model.options import Checked, Lora, check
 
 S3 = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/.*)?")
-"""A bucket, and a key perhaps."""
+"""A bucket, and optionally a key."""
 SCHEME = re.compile(r"\w+:/")
 
 
 def check_place(name: str, place: str | None) -> None:
-    """Raises ValueError unless something can be kept at `place`: a whole local path, or S3.
+    """Raises ValueError unless `place` is null, an absolute local path or a place in S3.
 
-    What a relative path means differs between this machine and a container.
+    A relative path would mean one directory on this machine and another in a container.
     """
     if place is not None:
         good = place.startswith("/") or S3.fullmatch(place) is not None
@@ -81,7 +81,7 @@ class Optimization(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpointed(Optimization):
+class Resumable(Optimization):
     """A run that goes on after it was stopped: where its states are kept, and how often."""
 
     checkpoint_uri: str | None = None
@@ -98,16 +98,16 @@ class Checkpointed(Optimization):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_place("checkpoint_uri", self.checkpoint_uri)
-        given = self.checkpoint_steps
-        check("checkpoint_steps", given, given is None or given >= 1, "1 or more")
+        steps = self.checkpoint_steps
+        check("checkpoint_steps", steps, steps is None or steps >= 1, "1 or more")
         minutes = self.checkpoint_minutes
         check("checkpoint_minutes", minutes, minutes > 0, "above 0")
         check("checkpoint_keep", self.checkpoint_keep, self.checkpoint_keep >= 1, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Checkpointed):
-    """What the stages of the shared loop have beside that: validation, and several processes."""
+class Training(Resumable):
+    """A run of the shared loop, which also validates, and over several processes."""
 
     validation_examples: int = 0
     """Examples held out, from the end of the data; 0 trains on all and validates nothing."""
@@ -122,5 +122,5 @@ class Training(Checkpointed):
         check("validation_examples", held, held >= 0, "0 or more")
         check("validation_steps", self.validation_steps, self.validation_steps >= 1, "1 or more")
         quantized = self.lora is not None and self.lora.quantized
-        together = not (quantized and self.parallel == "shard")
-        check("parallel", self.parallel, together, "replicate, where lora.quantized is true")
+        fits = not (quantized and self.parallel == "shard")
+        check("parallel", self.parallel, fits, "replicate, where lora.quantized is true")

@@ -1,7 +1,7 @@
 """Which examples and which noise belong to a step: functions of (seed, step, place in the batch).
 
-Nothing of it is state, so that a resumed run draws what an uninterrupted one does, and so do any
-number of processes and micro-batches of any size. What is done with the draws is the loss's.
+There is no state: a resumed run draws the same numbers as an uninterrupted one, and so do any
+number of processes and micro-batches of any size.
 Shapes: B rows, L length.
 """
 
@@ -20,10 +20,11 @@ NOISE, DROPOUT, VALIDATION = "noise", "dropout", "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """Some places of a step's batch: which examples stand there, and the noise that is theirs.
+    """Some places of a step's batch: the examples that stand there, and their noise.
 
-    A row has a generator of its own on the CPU, where a longer draw only appends to a shorter one:
-    neither padding, nor the micro-batch, nor the device changes what is drawn for a token.
+    Each row has a generator of its own on the CPU, where a longer draw only appends to a shorter
+    one. So the noise of a token depends neither on padding, nor on the micro-batch, nor on the
+    device.
     """
 
     purpose: str
@@ -34,10 +35,10 @@ class Draw:
     places: Sequence[int]
     """The places of this micro-batch."""
     progress: float = 1.0
-    """How far training is, 0 to 1."""
+    """Fraction of training that is done, 0 to 1."""
 
     @property
-    def picked(self) -> list[int]:
+    def micro_batch(self) -> list[int]:
         """Numbers of the examples of this micro-batch."""
         return [self.examples[place] for place in self.places]
 
@@ -47,7 +48,7 @@ class Draw:
         return len(self.places) / len(self.examples)
 
     def key(self, purpose: str) -> int:
-        """A seed that no other micro-batch of these places' size has."""
+        """A seed that no other micro-batch of the same size has."""
         return key(purpose, self.seed, self.step * len(self.examples) + self.places[0])
 
     def of(self, purpose: str) -> "Draw":
@@ -55,7 +56,7 @@ class Draw:
         return replace(self, purpose=f"{self.purpose} {purpose}")
 
     def twice(self) -> "Draw":
-        """Two rows for each place, the second ones after all first ones, with noise apart."""
+        """Two rows for each place, the second rows after all first ones, with their own noise."""
         later = [place + len(self.examples) for place in self.places]
         examples = [*self.examples, *self.examples]
         return replace(self, examples=examples, places=[*self.places, *later])
@@ -71,7 +72,7 @@ class Draw:
         return ((offset + places_B / len(self.examples)) % 1).float()
 
     def uniform(self, length: int, number: int = 0) -> torch.Tensor:
-        """Uniform numbers [B, L] of the rows; another `number` gives others."""
+        """Uniform numbers [B, L] of the rows, the `number`-th set of them."""
         first = self.step * len(self.examples)
         rows = [self._uniform(f"rows {number}", first + place, length) for place in self.places]
         return torch.stack(rows)
@@ -99,7 +100,7 @@ def validation(held: Sequence[int], settings: Training) -> list[Draw]:
 
 
 Random = torch.Generator | Draw | None
-"""Where noise comes from: the places of a step, or a generator that goes on from call to call."""
+"""A source of noise: the places of a step, or a generator that goes on from call to call."""
 
 
 def timesteps(random: Random, rows: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -136,7 +137,7 @@ class Order:
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seeds the generators that dropout draws from; `torch.manual_seed` takes 0.3 ms for it."""
+    """Seeds the generators of dropout alone: `torch.manual_seed` seeds all, which takes 0.3 ms."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

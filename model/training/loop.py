@@ -1,7 +1,8 @@
-"""The one optimization loop, with the loss as an argument.
+"""The optimization loop of pretraining, SFT and DPO, with the loss as an argument.
 
-What an example is and what its loss means are the caller's, and so is where checkpoints are kept.
-GRPO and DPO, which step by themselves, take the pieces of `model.training.optimizer`.
+The caller says what an example is, what its loss means and where states are kept. GRPO generates
+between its updates, so it has a loop of its own and takes only the pieces of
+`model.training.optimizer`.
 """
 
 import math
@@ -14,12 +15,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from model.llada import LLaDA
-from model.training import draws, optimizer, throughput
+from model.options import check
+from model.training import draws, figures, optimizer, throughput
 from model.training.config import Training
 from model.training.draws import Draw, Order
+from model.training.figures import Figures, Part
 from model.training.optimizer import accelerate, clipped_step, optimizer_for
 from model.training.preemption import Interruption, Preempted
-from model.training.protocols import Checkpoints, Feed, Figures, Log, Loss, Snapshot
+from model.training.protocols import Feed, Log, Loss, Snapshot, StateStore
 
 TOLERATED = 2  # steps in a row without a finite loss or gradient; one more ends the run
 
@@ -31,17 +34,17 @@ def fit(
     settings: Training,
     log: Log,
     *,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: StateStore | None = None,
     snapshot: Snapshot | None = None,
 ) -> None:
     """Trains to step `settings.steps`, from `snapshot` where there is one.
 
-    A loss is a scalar, or scalars by name of which "loss" is trained and the others are logged.
-    `log` gets one record a step: step, loss (of the whole batch, however it is shared out), tokens,
-    their speed, gradient_norm, learning_rate, skipped_steps, peak_memory_bytes, and where
-    they are known validation_loss and mfu. A step whose loss or gradient is not finite changes no
-    weight; three in a row raise FloatingPointError naming their examples. SIGTERM saves and raises
-    Preempted. Raises ValueError when the batch cannot be shared out among the processes.
+    `log` gets one record a step: step, the figures of the loss (of the whole batch, however it is
+    shared out), tokens, their speed, gradient_norm, learning_rate, skipped_steps,
+    peak_memory_bytes, and where they are known validation_loss and mfu. A step whose loss or
+    gradient is not finite changes no weight; three in a row raise FloatingPointError naming their
+    examples. SIGTERM saves and raises Preempted. Raises ValueError when the batch cannot be shared
+    out among the processes.
     """
     loop = Loop(model, feed, loss, settings, checkpoints)
     if snapshot is not None:
@@ -59,9 +62,8 @@ class Objective(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, tensors: dict[str, torch.Tensor], draw: Draw) -> Figures:
-        """The loss of a micro-batch, and what else is logged of it."""
-        found = self.loss(tensors, draw)
-        return found if isinstance(found, dict) else {"loss": found}
+        """The figures of a micro-batch, "loss" among them."""
+        return self.loss(tensors, draw)
 
 
 class Loop:
@@ -75,23 +77,15 @@ class Loop:
         feed: Feed,
         loss: Loss,
         settings: Training,
-        checkpoints: Checkpoints | None,
+        checkpoints: StateStore | None,
     ) -> None:
         self.model, self.feed, self.settings, self.checkpoints = model, feed, settings, checkpoints
         self.accelerator: Accelerator = accelerate(settings)
         self.micro_batches = settings.batch_size // settings.micro_batch_size
         self.device = optimizer.device_of(self.accelerator)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        if self.micro_batches % self.world:
-            wanted = settings.micro_batch_size * self.world
-            raise ValueError(
-                f"batch_size={settings.batch_size}, allowed: a multiple of {wanted}, "
-                f"micro_batch_size times {self.world} processes"
-            )
         self.trained_on = feed.count - settings.validation_examples
-        if self.trained_on < 1:
-            held = f"validation_examples={settings.validation_examples}"
-            raise ValueError(f"{held}, allowed: fewer than the {feed.count} examples")
+        self._check_sizes()
         blocks = list(model.model["transformer"]["blocks"])
         shard = settings.parallel == "shard"
         self.objective = optimizer.parallelize(
@@ -104,6 +98,13 @@ class Loop:
         self.step, self.saved, self.skipped = 0, 0, 0
         self.bad: list[list[int]] = []  # examples of the steps in a row that were not finite
         self.pending: dict[str, Any] | None = None  # a step's record before its validation
+
+    def _check_sizes(self) -> None:
+        settings, unit = self.settings, self.settings.micro_batch_size * self.world
+        allowed = f"a multiple of {unit}, micro_batch_size times {self.world} processes"
+        check("batch_size", settings.batch_size, self.micro_batches % self.world == 0, allowed)
+        held, allowed = settings.validation_examples, f"fewer than the {self.feed.count} examples"
+        check("validation_examples", held, self.trained_on >= 1, allowed)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Takes up a saved state."""
@@ -123,84 +124,99 @@ class Loop:
             self._finish(log)
             if len(self.bad) > TOLERATED:
                 raise FloatingPointError(self._complaint())
-            if self.checkpoints and self._agree(self.checkpoints.is_due(self.step)):
-                self._save()
+            if self.checkpoints and self._is_due(self.checkpoints):
+                self._save(self.checkpoints)
 
     def _advance(self) -> dict[str, Any]:
         """One optimizer step; returns its record."""
         started = time.perf_counter()
         examples = self.order.batch(self.step)
-        size, parts, tokens = self.settings.micro_batch_size, [], 0
-        for first in range(0, self.micro_batches, self.world):
-            index = first + self.rank
-            is_last = first + self.world == self.micro_batches
-            places = range(index * size, (index + 1) * size)
-            found, count = self._gather(*self._backward(examples, places, is_last))
-            parts += found
-            tokens += count
-        losses = [part["loss"] for part in parts]
-        totals = {name: sum(part[name] for part in parts) for name in parts[0]}
-        figures = self._update(totals["loss"])
-        if "loss" in figures:
+        parts = self._backward_batch(examples)
+        total, tokens = figures.add(parts)
+        record = figures.record(total)
+        update = self._update(record["loss"])
+        if "loss" in update:
             self.bad = []
-            figures = {**totals, **figures}
         else:
-            self.skipped += 1
-            bad = [examples[n * size : (n + 1) * size] for n in _not_finite(losses)]
-            self.bad.append([number for part in bad for number in part] or examples)
+            self._skip(examples, parts)
+            record = {name: record[name] for name in total if total[name].ndim}
         return {
             "step": self.step + 1,
-            **figures,
+            **record,
+            **update,
             **self._speed(tokens, time.perf_counter() - started),
             "skipped_steps": self.skipped,
         }
 
-    def _backward(self, examples: list[int], places: range, is_last: bool) -> tuple[Figures, int]:
-        """Gradients of one micro-batch; its part of the step's figures, and its tokens."""
-        draw = Draw(
-            purpose=draws.NOISE,
-            seed=self.settings.seed,
-            step=self.step,
-            examples=examples,
-            places=places,
-            progress=self.step / self.settings.steps,
-        )
+    def _backward_batch(self, examples: list[int]) -> list[Part]:
+        """Gradients of a batch of examples; the parts of all its micro-batches, in their order."""
+        size = self.settings.micro_batch_size
+        parts: list[Part] = []
+        for first in range(0, self.micro_batches, self.world):
+            index = first + self.rank
+            draw = Draw(
+                purpose=draws.NOISE,
+                seed=self.settings.seed,
+                step=self.step,
+                examples=examples,
+                places=range(index * size, (index + 1) * size),
+                progress=self.step / self.settings.steps,
+            )
+            is_last = first + self.world == self.micro_batches
+            parts += figures.gather(*self._backward(draw, is_last), self.accelerator)
+            self._stop_if_told()
+        return parts
+
+    def _backward(self, draw: Draw, is_last: bool) -> tuple[Figures, int]:
+        """Gradients of one micro-batch; its weighed figures, and its tokens."""
         draws.seed_dropout(draw.key(draws.DROPOUT), self.device)
+        # Replicas exchange their gradients once a step, in the last backward pass.
         is_local = self.keeps_gradients and not is_last
         with self.accelerator.no_sync(self.objective) if is_local else nullcontext():
-            found, tokens = self._figures(draw)
+            weighed, tokens = self._forward(draw)
             # Between processes gradients are averaged, within one they add up.
-            self.accelerator.backward(found["loss"] * self.world)
-        return {name: value.detach() for name, value in found.items()}, tokens
+            self.accelerator.backward(weighed["loss"] * self.world)
+        return weighed, tokens
 
-    def _figures(self, draw: Draw) -> tuple[Figures, int]:
-        """What a micro-batch adds to the figures of its batch, and its tokens."""
+    def _forward(self, draw: Draw) -> tuple[Figures, int]:
+        """A micro-batch's figures as they add up in its batch, and its tokens."""
         batch = self.feed.collate(draw)
         share = draw.share if batch.share is None else batch.share
         with self.accelerator.autocast():
-            found = self.objective(batch.tensors, draw)
-        return {name: value * share for name, value in found.items()}, batch.tokens
+            means = self.objective(batch.tensors, draw)
+        return figures.weigh(means, share), batch.tokens
 
     def _update(self, loss: float) -> dict[str, float]:
-        """The optimizer step unless the loss is not finite; the record lacks what is not."""
+        """The optimizer step unless the loss is not finite; only a whole step names its loss."""
         if not math.isfinite(loss):
             rate = self.optimizer.param_groups[0]["lr"]
             self.optimizer.zero_grad()
             self.schedule.step()
             return {"learning_rate": rate}
-        figures = clipped_step(
+        update = clipped_step(
             self.accelerator, self.model, self.optimizer, self.schedule, self.settings
         )
-        if not math.isfinite(figures["gradient_norm"]):
-            return {"learning_rate": figures["learning_rate"]}
-        return {"loss": loss, **figures}
+        if not math.isfinite(update["gradient_norm"]):
+            return {"learning_rate": update["learning_rate"]}
+        return {"loss": loss, **update}
+
+    def _skip(self, examples: list[int], parts: list[Part]) -> None:
+        """Counts a step that was not finite, and keeps the numbers of its examples.
+
+        Those are the examples of the micro-batches to blame; all of them for a gradient.
+        """
+        size = self.settings.micro_batch_size
+        is_finite = [math.isfinite(part.figures["loss"].item()) for part in parts]
+        blamed = [n for n, number in enumerate(examples) if not is_finite[n // size]]
+        self.skipped += 1
+        self.bad.append([examples[n] for n in blamed] or examples)
 
     def _speed(self, tokens: int, seconds: float) -> dict[str, float]:
-        figures: dict[str, float] = {"tokens": tokens, "tokens_per_second": tokens / seconds}
+        speed: dict[str, float] = {"tokens": tokens, "tokens_per_second": tokens / seconds}
         if self.peak_flops is not None:
             each = throughput.flops_per_token(self.model, tokens / self.settings.batch_size)
-            figures["mfu"] = tokens * each / seconds / (self.peak_flops * self.world)
-        return {**figures, "peak_memory_bytes": throughput.peak_memory(self.device)}
+            speed["mfu"] = tokens * each / seconds / (self.peak_flops * self.world)
+        return {**speed, "peak_memory_bytes": throughput.peak_memory(self.device)}
 
     def _finish(self, log: Log) -> None:
         """Validates where it is time, and hands on the step's record."""
@@ -216,62 +232,53 @@ class Loop:
     def _validate(self) -> float:
         """The loss of the held-out examples, batch by batch, with the same noise every time."""
         held = range(self.trained_on, self.feed.count)
-        parts = draws.validation(held, self.settings)
+        micro_batches = draws.validation(held, self.settings)
         self.model.eval()
-        losses: list[float] = []
-        for first in range(0, len(parts), self.world):
-            index = (first + self.rank) % len(parts)  # one too many is computed and dropped
-            losses += [part["loss"] for part in self._gather(*self._figures(parts[index]))[0]]
+        parts: list[Part] = []
+        for first in range(0, len(micro_batches), self.world):
+            # Processes that are left over compute a micro-batch anew; zip drops it below.
+            draw = micro_batches[(first + self.rank) % len(micro_batches)]
+            parts += figures.gather(*self._forward(draw), self.accelerator)
+            self._stop_if_told()
         self.model.train()
-        weighed = zip(losses, parts, strict=False)
-        return sum(loss * len(part.examples) for loss, part in weighed) / len(held)
+        pairs = zip(parts, micro_batches, strict=False)
+        total = sum(part.figures["loss"].item() * len(draw.examples) for part, draw in pairs)
+        return total / len(held)
 
-    def _gather(self, found: Figures, tokens: int) -> tuple[list[dict[str, float]], int]:
-        """The figures of all processes in the micro-batches' order, and the sum of their tokens.
+    def _is_due(self, checkpoints: StateStore) -> bool:
+        """Whether the first process wants to save: clocks differ."""
+        return self._in_any_process(self.rank == 0 and checkpoints.is_due(self.step))
 
-        Where one of the processes was asked to stop, all do.
-        """
-        asked = self.interruption.asked
+    def _in_any_process(self, flag: bool) -> bool:
         if self.world == 1:
-            parts = [{name: value.item() for name, value in found.items()}]
-        else:
-            rows = torch.zeros(self.world + 1, max(len(found), 2), dtype=torch.float64)
-            rows[self.rank, : len(found)] = torch.stack([*found.values()]).double()
-            rows[-1, :2] = torch.tensor([tokens, asked])
-            *shares, last = self.accelerator.reduce(rows.to(self.device)).tolist()
-            parts = [dict(zip(found, share, strict=False)) for share in shares]
-            tokens, asked = int(last[0]), bool(last[1])
-        if asked:
+            return flag
+        flags = torch.tensor([float(flag)], device=self.device)
+        return bool(self.accelerator.reduce(flags).item())
+
+    def _stop_if_told(self) -> None:
+        """Stops if any of the processes was told to: they must stop at the same micro-batch."""
+        if self._in_any_process(self.interruption.is_requested):
             self._stop()
-        return parts, tokens
-
-    def _agree(self, wish: bool) -> bool:
-        """The first process's wish: clocks differ."""
-        if self.world == 1:
-            return wish
-        ours = torch.tensor([float(wish and self.rank == 0)], device=self.device)
-        return bool(self.accelerator.reduce(ours).item())
 
     def _stop(self) -> NoReturn:
-        """Saves the last whole step and raises; what the passes of a part of a step did is lost."""
+        """Saves the last whole step and raises; the passes since then are lost."""
         self.optimizer.zero_grad()
         if self.checkpoints is None:
             raise Preempted(
                 f"stopped after step {self.step}; without checkpoint_uri nothing is kept"
             )
         if self.step > self.saved:
-            self._save()
+            self._save(self.checkpoints)
         raise Preempted(f"stopped, step {self.step} is saved; the same command goes on from there")
 
-    def _save(self) -> None:
-        assert self.checkpoints is not None
+    def _save(self, checkpoints: StateStore) -> None:
         facts = {
             "step": self.step,
             "skipped": self.skipped,
             "bad": self.bad,
             "pending": self.pending,
         }
-        self.checkpoints.save(self.step, optimizer.state(self.model, self.optimizer), facts)
+        checkpoints.save(self.step, optimizer.state(self.model, self.optimizer), facts)
         self.saved = self.step
 
     def _complaint(self) -> str:
@@ -280,7 +287,3 @@ class Loop:
             f"steps {first} to {self.step}: the loss or its gradient is not finite; "
             f"examples by step: {self.bad}"
         )
-
-
-def _not_finite(losses: list[float]) -> list[int]:
-    return [number for number, loss in enumerate(losses) if not math.isfinite(loss)]

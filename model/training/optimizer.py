@@ -1,7 +1,7 @@
-"""Arithmetic, processes, AdamW, its schedule and one clipped update; on accelerate and FSDP2.
+"""Arithmetic, processes, AdamW, its schedule and one clipped step; on accelerate and FSDP2.
 
-The loop that uses them is `model.training.loop`; GRPO and DPO, which step by themselves, use them
-directly.
+`model.training.loop` is made of these pieces, and so is GRPO's loop, which generates between its
+steps.
 """
 
 import math
@@ -17,9 +17,9 @@ from model.training.config import Optimization
 
 
 def accelerate(settings: Optimization) -> Accelerator:
-    """An accelerator with the arithmetic that the settings ask for, in this process's place.
+    """An accelerator with the arithmetic of the settings.
 
-    Under torchrun it joins the others: NCCL between GPUs, gloo between CPUs.
+    Under torchrun it joins the other processes: NCCL between GPUs, gloo between CPUs.
     """
     torch.set_float32_matmul_precision("highest")
     copies = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
@@ -32,13 +32,13 @@ def accelerate(settings: Optimization) -> Accelerator:
 
 
 def arithmetic(settings: Optimization) -> str:
-    """How passes multiply, as accelerate names it: "bf16", or "no" for fp32."""
+    """Arithmetic of the passes as accelerate names it: "bf16", or "no" for fp32."""
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _multiplies_bf16())
     return "bf16" if bf16 else "no"
 
 
 def device_of(accelerator: Accelerator) -> torch.device:
-    """This process's device; accelerate numbers CPUs, which safetensors and others do not know."""
+    """This process's device. Accelerate numbers CPUs, and safetensors does not know `cpu:0`."""
     device = accelerator.device
     return torch.device("cpu") if device.type == "cpu" else device
 
@@ -52,7 +52,7 @@ def _multiplies_bf16() -> bool:
 def optimizer_for(
     model: nn.Module, settings: Optimization, *, steps: int | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Fused AdamW over what is trainable, and linear warmup followed by the settings' decay."""
+    """Fused AdamW over the trainable weights, and linear warmup followed by the settings' decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable,
@@ -117,7 +117,7 @@ def parallelize(
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every trained weight and its AdamW moments, whole, by name; all processes must join."""
+    """Every trained weight and its AdamW moments by name, unsharded; all processes must join."""
     for name, parameter in _trained(model):
         yield f"weight/{name}", full_tensor(parameter.detach())
         for field, tensor in optimizer.state[parameter].items():
@@ -131,20 +131,20 @@ def restore(
     tensors: Mapping[str, torch.Tensor],
     step: int,
 ) -> None:
-    """Puts back what `state` gave after `step` steps, and the schedule with it.
+    """Puts back the tensors of `state` after `step` steps, and the schedule of that step.
 
-    Raises ValueError on a missing tensor or another shape.
+    Raises ValueError for a tensor that is missing or of another shape.
     """
     seek(optimizer, schedule, step)
     for name, parameter in _trained(model):
         with torch.no_grad():
-            parameter.copy_(_share(parameter, _found(tensors, f"weight/{name}", parameter)))
+            parameter.copy_(_share(parameter, _checked(tensors, f"weight/{name}", parameter)))
         if f"step/{name}" not in tensors:
             continue  # AdamW has no moments before a parameter's first update
         optimizer.state[parameter] = {
             "step": tensors[f"step/{name}"].to(parameter.device),
-            "exp_avg": _share(parameter, _found(tensors, f"exp_avg/{name}", parameter)),
-            "exp_avg_sq": _share(parameter, _found(tensors, f"exp_avg_sq/{name}", parameter)),
+            "exp_avg": _share(parameter, _checked(tensors, f"exp_avg/{name}", parameter)),
+            "exp_avg_sq": _share(parameter, _checked(tensors, f"exp_avg_sq/{name}", parameter)),
         }
 
 
@@ -159,7 +159,7 @@ def seek(
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor put together from the shares of all processes, which must all ask for it."""
+    """The tensor put together from the shares of all processes, which must all call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -167,7 +167,9 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
-def _found(tensors: Mapping[str, torch.Tensor], name: str, parameter: torch.Tensor) -> torch.Tensor:
+def _checked(
+    tensors: Mapping[str, torch.Tensor], name: str, parameter: torch.Tensor
+) -> torch.Tensor:
     if name not in tensors:
         raise ValueError(f"{name} is missing")
     tensor, expected = tensors[name], tuple(parameter.shape)
@@ -177,7 +179,7 @@ def _found(tensors: Mapping[str, torch.Tensor], name: str, parameter: torch.Tens
 
 
 def _share(parameter: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor where the parameter is; this process's share of it where that is sharded."""
+    """The tensor on the parameter's device; of a sharded parameter this process's share."""
     tensor = tensor.to(parameter.device, parameter.dtype)
     if not isinstance(parameter, DTensor):
         return tensor

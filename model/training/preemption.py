@@ -1,7 +1,7 @@
 """Signals: training notices SIGTERM and stops between two passes, so that it can save.
 
-All else ends where it is, by an exception, so that what is open is closed and temporary files go.
-Standard library only. Saving is the loop's, the exit code the command line's.
+Every other process ends where it is, by an exception, so that open files are closed and temporary
+ones deleted. Standard library only. The loop saves, the command line sets the exit code.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ EXIT_CODE = 143  # 128 + SIGTERM, as a shell reports it; the pipeline starts the
 
 
 class Preempted(Exception):
-    """The process was told to stop and did; the message says from where it goes on."""
+    """The process was told to stop, and did. The message says where the next one goes on."""
 
     code = EXIT_CODE
 
@@ -32,9 +32,9 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block SIGTERM, SIGINT and SIGHUP raise Stopped; what nohup ignores stays so."""
+    """Within the block SIGTERM, SIGINT and SIGHUP raise Stopped, unless nohup has them ignored."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {n: found for n, found in before.items() if found not in (None, signal.SIG_IGN)}
+    before = {n: handler for n, handler in before.items() if handler not in (None, signal.SIG_IGN)}
     for number in before:
         signal.signal(number, _stop)
     try:
@@ -46,7 +46,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Within the block the signals wait, so that what is started there is known when they come."""
+    """Within the block signals wait, so that a process started there is known when they come."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -55,7 +55,7 @@ def deferred() -> Iterator[None]:
 
 
 def leave(number: int, frame: FrameType | None) -> None:
-    """Ends at once, during slow imports: an exception might be swallowed by what is imported."""
+    """Ends at once, during slow imports: a module being imported might swallow an exception."""
     print(f"stopped: by {signal.Signals(number).name}", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
@@ -65,17 +65,17 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 class Interruption:
-    """Within the block SIGTERM sets `asked` instead of ending the process."""
+    """Within the block SIGTERM sets `is_requested` instead of ending the process."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.is_requested = False
 
     def __enter__(self) -> Self:
         self.before = signal.signal(signal.SIGTERM, self._notice)
         return self
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.is_requested = True
 
     def __exit__(
         self,

@@ -1,4 +1,4 @@
-"""What a training loop is given: examples, a loss, and where records and checkpoints go."""
+"""The arguments of a training loop: examples, a loss, and where its records and states go."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from model.training.draws import Draw
+from model.training.figures import Figures
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Batch:
     tensors: dict[str, torch.Tensor]
     tokens: int
     share: float | None = None
-    """What its loss counts in the step's; the shares of a step add up to 1. None: by examples."""
+    """Weight of its loss in the step's; the shares of a step add up to 1. None: by examples."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Feed:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A saved state: what the loop said of itself, and its tensors."""
+    """A saved state of a run: the loop's own facts, and its tensors by name."""
 
     facts: dict[str, Any]
     tensors: Mapping[str, torch.Tensor]
 
 
-class Checkpoints(Protocol):
-    """Where states are kept; in each process, of which the first writes."""
+class StateStore(Protocol):
+    """Where snapshots are kept. Every process has one, the first process writes."""
 
     def is_due(self, step: int) -> bool:
         """Whether to save after this step."""
@@ -47,6 +48,7 @@ class Checkpoints(Protocol):
         """Saves a state; every process must exhaust `tensors`."""
 
 
-Figures = dict[str, torch.Tensor]
-Loss = Callable[[dict[str, torch.Tensor], Draw], torch.Tensor | Figures]
+Loss = Callable[[dict[str, torch.Tensor], Draw], Figures]
+"""The figures of a micro-batch, from its tensors and its draw; "loss" is trained."""
 Log = Callable[[dict[str, Any]], None]
+"""Takes the record of a step."""

@@ -1,7 +1,7 @@
 """How much of a GPU training uses: model FLOPs per token and peak memory.
 
-Counted as in PaLM (arXiv:2204.02311, appendix B): what the mathematics needs, recomputation not
-included. The peaks are the vendors' dense bf16 figures.
+FLOPs are counted as in PaLM (arXiv:2204.02311, appendix B): those that the mathematics needs,
+without recomputation. The peaks are the vendors' dense bf16 figures.
 """
 
 import resource
@@ -38,12 +38,12 @@ def flops_per_token(model: LLaDA, length: float) -> float:
 
 
 def _size(weight: torch.Tensor) -> int:
-    """Elements of a weight, of which bitsandbytes packs two into a byte."""
+    """Elements of a weight; bitsandbytes packs two of them into a byte."""
     return weight.numel() if weight.is_floating_point() else 2 * weight.numel()
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's dense bf16 FLOPs per second; None where the figure is not known here."""
+    """The device's dense bf16 FLOPs per second, or None for a device that PEAKS does not list."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -51,7 +51,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak so far: what torch allocated on a GPU, else the process's resident set."""
+    """Most bytes so far: allocated by torch on a GPU, or else resident in the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -134,7 +134,16 @@ MODEL = [
     "tokenizer",
     "window",
 ]
-TRAINING = ["config", "draws", "loop", "optimizer", "preemption", "protocols", "throughput"]
+TRAINING = [
+    "config",
+    "draws",
+    "figures",
+    "loop",
+    "optimizer",
+    "preemption",
+    "protocols",
+    "throughput",
+]
 LOOSE = [
     "artifact",
     "atomic",

@@ -22,7 +22,7 @@ CONFIG = {
     "steps": 3,
     "batch_size": 16,
     "micro_batch_size": 4,
-    "minibatch": 8,
+    "minibatch_size": 8,
     "learning_rate": 1e-2,
     "group": 4,
     "inner_updates": 2,
@@ -49,15 +49,15 @@ def test_ratios_are_exactly_one_before_the_first_update(taught, downloaded, esti
     rollouts, _ = roll_out(
         subject.model, subject.tokenizer, subject.problems[:4], subject.config, subject.random
     )
-    plan, views, old_BL, reference_BL = subject._round(rollouts)
-    assert old_BL.any() and torch.equal(old_BL, reference_BL)
-    for minibatch in plan:
+    inner = subject._prepare(rollouts)
+    assert inner.old_BL.any() and torch.equal(inner.old_BL, inner.reference_BL)
+    for minibatch in inner.plan:
         for rows in minibatch:
             new_BL = subject._log_probabilities(
-                rollouts.rows(rows), [view.rows(rows) for view in views]
+                rollouts.rows(rows), [view.rows(rows) for view in inner.views]
             )
             assert new_BL.requires_grad
-            assert torch.equal(new_BL.detach(), old_BL[rows])
+            assert torch.equal(new_BL.detach(), inner.old_BL[rows])
 
 
 def test_every_inner_update_has_views_of_its_own(taught, downloaded):
@@ -65,8 +65,8 @@ def test_every_inner_update_has_views_of_its_own(taught, downloaded):
     rollouts, _ = roll_out(
         subject.model, subject.tokenizer, subject.problems[:4], subject.config, subject.random
     )
-    first, second = subject._round(rollouts), subject._round(rollouts)
-    assert not torch.equal(first[1][0].hidden_BL, second[1][0].hidden_BL)
+    first, second = subject._prepare(rollouts), subject._prepare(rollouts)
+    assert not torch.equal(first.views[0].hidden_BL, second.views[0].hidden_BL)
 
 
 def test_order_of_commits_is_the_samplers(taught, downloaded):

@@ -69,17 +69,17 @@ def test_the_micro_batch_changes_nothing(taught, downloaded, estimator):
             downloaded / "dataset",
             estimator=estimator,
             micro_batch_size=micro,
-            minibatch=None,
+            minibatch_size=None,
             gen_length=40,
         )
         rollouts = rolled(subject)
         assert len(set(rollouts.answer_BL.sum(1).tolist())) > 1
-        whole = subject._round(rollouts)
+        inner = subject._prepare(rollouts)
         away(subject)
         count = len(rollouts.tokens_BL)
         if estimator != "elbo":
             count = int(rollouts.answer_BL.sum())
-        parts = [subject._backward(rollouts, whole, rows, count) for rows in whole.plan[0]]
+        parts = [subject._backward(rollouts, inner, rows, count) for rows in inner.plan[0]]
         figures = {name: sum(part[name] for part in parts) for name in parts[0]}
         found.append((figures, {name: p.grad for name, p in trained(subject).items()}))
     (figures, gradients), *others = found
@@ -97,9 +97,9 @@ def test_the_micro_batch_changes_nothing(taught, downloaded, estimator):
 def test_a_minibatch_is_rollouts_of_a_step_though_groups_were_dropped(
     taught, downloaded, minibatch, useful, sizes
 ):
-    subject = learner(taught, downloaded / "dataset", minibatch=minibatch)
+    subject = learner(taught, downloaded / "dataset", minibatch_size=minibatch)
     rollouts = rolled(subject).rows(torch.arange(useful))
-    plan = subject._round(rollouts).plan
+    plan = subject._prepare(rollouts).plan
     assert [sum(map(len, step)) for step in plan] == sizes
     subject.update(rollouts, 0, prompts(subject))
     steps = {int(state["step"]) for state in subject.optimizer.state.values()}
@@ -115,7 +115,7 @@ def test_the_learning_rate_goes_by_the_step_though_groups_were_dropped(taught, d
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(taught, downloaded):
-    subject = learner(taught, downloaded / "dataset", minibatch=None, inner_updates=1)
+    subject = learner(taught, downloaded / "dataset", minibatch_size=None, inner_updates=1)
     rollouts = rolled(subject)
     broken = dataclasses.replace(rollouts, advantage_B=torch.full((16,), torch.inf))
     before = {name: p.detach().clone() for name, p in trained(subject).items()}
@@ -144,14 +144,14 @@ def test_the_first_minibatch_needs_no_old_scores(taught, downloaded):
     for is_first in (False, True):
         subject = learner(taught, downloaded / "dataset")
         rollouts = rolled(subject)
-        whole = subject._round(rollouts, is_first=is_first)
-        first = torch.cat(list(whole.plan[0]))
-        assert bool(whole.old_BL[first].any()) != is_first
-        for rows in whole.plan[0]:
-            subject._backward(rollouts, whole, rows, 100, is_first=is_first)
+        inner = subject._prepare(rollouts, is_first=is_first)
+        first = torch.cat(list(inner.plan[0]))
+        assert bool(inner.old_BL[first].any()) != is_first
+        for rows in inner.plan[0]:
+            subject._backward(rollouts, inner, rows, 100, is_first=is_first)
         found.append([p.grad.clone() for p in trained(subject).values()])
-        later = torch.cat(list(whole.plan[1]))
-        found[-1].append(whole.old_BL[later])
+        later = torch.cat(list(inner.plan[1]))
+        found[-1].append(inner.old_BL[later])
     assert any(gradient.any() for gradient in found[0])
     for one, other in zip(*found, strict=True):
         assert torch.equal(one, other)
@@ -179,8 +179,8 @@ def test_scores_are_taken_at_the_rollouts_temperature(taught, downloaded):
         subject = learner(taught, downloaded / "dataset", estimator="one_pass", prompt_mask=0.0)
         rollouts = rolled(subject)
         subject.config = dataclasses.replace(subject.config, temperature=temperature)
-        whole = subject._round(rollouts)
-        found[temperature] = whole.old_BL
+        inner = subject._prepare(rollouts)
+        found[temperature] = inner.old_BL
     noisy = rollouts.tokens_BL.masked_fill(rollouts.window_BL, subject.model.config.mask_token_id)
     with torch.no_grad():
         logits = subject.model(noisy, rollouts.attention_BL)
@@ -285,7 +285,7 @@ def test_an_answer_as_long_as_the_context_is_refused_before_anything_is_loaded(
     [
         ({"block_length": 17}, "block_length=17, allowed: 1 to gen_length=16"),
         ({"slice_tokens": 0}, "slice_tokens=0, allowed: 1 or more"),
-        ({"minibatch": 5}, "minibatch=5, allowed: a divisor of batch_size=16"),
+        ({"minibatch_size": 5}, "minibatch_size=5, allowed: a divisor of batch_size=16"),
         ({"group": 3}, "group=3, allowed: 2 or more, a divisor of batch_size=16"),
     ],
     ids=json.dumps,

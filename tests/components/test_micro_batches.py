@@ -92,7 +92,7 @@ def sft_on(downloaded, tokenizer, tmp_path):
 def test_a_batch_is_as_long_as_its_longest_row(sft_on, micro):
     """Not as the longest prompt with the longest answer; one EOS more only where it fits."""
     mixed = (100, 20), (20, 100)
-    options = {"micro_batch_size": micro}
+    options = {"micro_batch_size": micro, "padding": "batch"}
     assert sft_on(*mixed, max_length=128, **options) == [121]
     assert sft_on(*mixed, max_length=120, **options) == [120]
     assert sft_on((108, 20), (20, 108), max_length=128, **options) == [128]  # the whole context

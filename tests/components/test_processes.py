@@ -42,13 +42,17 @@ def alone(tmp_path_factory, downloaded):
 
 
 def alike(records, weights, expected):
-    """Every figure of every step to 1e-5, and the weights to what Adam makes of that."""
+    """Every figure of every step to 1e-5, and the weights to what Adam makes of that.
+
+    The loss by mask ratio is that of the whole batch as well, not of one process's share.
+    """
     theirs, tensors = expected
     assert [row["step"] for row in records] == [row["step"] for row in theirs]
     for ours, other in zip(records, theirs, strict=True):
         assert {name: ours[name] for name in FIGURES if name in ours} == pytest.approx(
             {name: other[name] for name in FIGURES if name in other}, rel=1e-5, abs=1e-5
         )
+        assert ours["loss_by_ratio"] == pytest.approx(other["loss_by_ratio"], rel=1e-5, abs=1e-5)
     assert weights.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert (weights[name] - tensor).abs().max() < 1e-4, name
@@ -90,14 +94,14 @@ def test_sigterm_to_one_of_two_stops_both(runs, tmp_path, alone):
 
 def watch():
     """Every process writes which noise its rows met."""
-    right = diffusion.sft_loss
+    right = diffusion.denoise
 
-    def loss(*given, generator, **options):
+    def denoise(*given, generator, **options):
         for row in generator.uniform(4).tolist():
             print(f"noise {json.dumps(row)}", flush=True)
         return right(*given, generator=generator, **options)
 
-    diffusion.sft_loss = loss
+    diffusion.denoise = denoise
 
 
 def noise(runs):

@@ -22,7 +22,13 @@ from tests.conftest import ROOT, stage
 STEPS = {"steps": 2, "batch_size": 4, "micro_batch_size": 2}
 SMALL = {**STEPS, "max_length": 64, "examples": 50}
 LONG = {**SMALL, "steps": 60}
-ROLLOUTS = {"batch_size": 4, "micro_batch_size": 4, "minibatch": 4, "group": 2, "reward_workers": 1}
+ROLLOUTS = {
+    "batch_size": 4,
+    "micro_batch_size": 4,
+    "minibatch_size": 4,
+    "group": 2,
+    "reward_workers": 1,
+}
 GRPO = {**ROLLOUTS, "steps": 1, "gen_length": 8, "block_length": 8}
 PAIRS = {"steps": 1, "batch_size": 4, "micro_batch_size": 2, "max_length": 64, "draws": 1}
 TINY = {"d_model": 8, "n_layers": 1, "n_heads": 1, "mlp_hidden_size": 8}

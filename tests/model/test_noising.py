@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from model import diffusion, noising
-from model.noising import EPS, corrupt, loss_by_ratio
+from model import diffusion
+from model.noising import EPS, apply_curriculum, corrupt, loss_by_ratio
 from model.options import Curriculum, LossOptions
 from tests.model.test_llada import small
 
@@ -127,8 +127,8 @@ def test_curriculum_is_a_bound_that_the_true_model_attains(strength):
     steps = 4000
     ratio = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps)[:, None]
     curriculum = Curriculum(original_context=2, strength=strength)
-    places = torch.zeros(steps, 4)
-    p, divisor = noising._curriculum(ratio, places, None, curriculum, 0.0)
+    places = torch.arange(4).expand(steps, 4)
+    p, divisor = apply_curriculum(ratio, places, curriculum, 0.0)
     total = torch.zeros(steps, dtype=torch.float64)
     for mask in itertools.product((False, True), repeat=4):
         chance = torch.where(torch.tensor(mask), p, 1 - p).prod(1)
@@ -225,15 +225,15 @@ def test_z_loss_is_added_to_masked_tokens():
 
 
 def test_loss_by_ratio_adds_up():
-    seen = []
     model, text = small(), tokens(6)
     real = torch.ones_like(text, dtype=torch.bool)
-    loss = diffusion.pretraining_loss(
-        model, text, real, observe=lambda *given: seen.append(given), generator=seeded()
-    )
-    (loss_BL, noised) = seen[0]
+    loss = diffusion.pretraining_loss(model, text, real, generator=seeded())
+    denoised = diffusion.denoise(model, text, real, attention_mask_BL=real, generator=seeded())
+    loss_BL, noised = denoised.loss_BL, denoised.noised
     assert not loss_BL.requires_grad
     assert (loss_BL / noised.divisor).sum() / real.sum() == loss
+    tenths = loss_by_ratio(loss_BL, noised.masked_BL, noised.ratio, buckets=10)
+    assert torch.equal(denoised.loss_by_ratio(), tenths)
     sums, counts = loss_by_ratio(loss_BL, noised.masked_BL, noised.ratio, buckets=4)
     for bucket in range(4):
         rows = ((noised.ratio * 4).long() == bucket)[:, 0]

@@ -7,8 +7,10 @@ import signal
 import socket
 
 import pytest
+import torch
 
 from components.artifact import METRICS
+from model import diffusion
 from tests.components.forked import finish, start, wait_for_steps
 
 SMALL = {"batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
@@ -165,6 +167,31 @@ def test_sigterm_saves_and_says_so(runs, tmp_path, straight):
     assert f"goes on from step {step}" in runs.complete(config)
     weights, records = straight["full"]
     assert (runs.weights(), curve(runs.records())) == (weights, curve(records))
+
+
+def stop_in_validation():
+    """The process tells itself to stop in the first pass that has no gradient."""
+    right = diffusion.denoise
+
+    def denoise(*given, **options):
+        if not torch.is_grad_enabled():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return right(*given, **options)
+
+    diffusion.denoise = denoise
+
+
+def test_sigterm_in_validation_loses_no_record(runs, tmp_path):
+    """The record of the step before it is kept with the state, and logged after the validation."""
+    config = {**ADAPTED, "steps": 4, "validation_examples": 8, "validation_steps": 2}
+    runs.complete(config)
+    weights, records = runs.weights(), runs.records()
+    config["checkpoint_uri"] = str(tmp_path / "kept")
+    runs.complete(config, 143, patch=stop_in_validation)
+    assert steps_in(tmp_path / "kept") == [2] and len(runs.records()) == 1
+    assert "goes on from step 2" in runs.complete(config)
+    assert (runs.weights(), curve(runs.records())) == (weights, curve(records))
+    assert all(row["loss_by_ratio"] for row in runs.records())
 
 
 def test_sigterm_without_checkpoints(runs):

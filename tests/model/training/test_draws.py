@@ -64,7 +64,7 @@ def test_a_rows_noise_depends_on_its_place_alone(seed, step, length):
     assert torch.equal(whole.uniform(length), longer[:, :length])
     assert torch.equal(whole.timesteps(), torch.cat([row.timesteps() for row in alone]))
     assert torch.equal(whole.batch(3), alone[5].batch(3))
-    assert whole.picked == [row.picked[0] for row in alone]
+    assert whole.micro_batch == [row.micro_batch[0] for row in alone]
 
 
 def test_timesteps_are_stratified_over_the_step_and_uniform_over_steps():
