@@ -82,58 +82,24 @@ def log_likelihoods(
     cfg_scale: float = 0.0,
     draw: MaskDraw = "exact",
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[float]:
-    """`log_likelihood` of each (prompt_P, answer_A), in the order of `requests`.
-
-    The arguments are those of `each_log_likelihood`. `progress` is called with the number of
-    requests just done.
-    """
-    likelihoods = [0.0] * len(requests)
-    for group in each_log_likelihood(
-        model,
-        requests,
-        samples=samples,
-        batch_size=batch_size,
-        tokens_per_pass=tokens_per_pass,
-        cfg_scale=cfg_scale,
-        draw=draw,
-        seed=seed,
-    ):
-        for index, value in group:
-            likelihoods[index] = value
-        if progress:
-            progress(len(group))
-    return likelihoods
-
-
-@torch.inference_mode()
-def each_log_likelihood(
-    model: LLaDA,
-    requests: Sequence[Request],
-    *,
-    samples: int = 128,
-    batch_size: int = 16,
-    tokens_per_pass: int | None = None,
-    cfg_scale: float = 0.0,
-    draw: MaskDraw = "exact",
-    seed: int = 0,
-    numbers: Sequence[int] | None = None,
-) -> Iterator[list[tuple[int, float]]]:
-    """Yields lists of (i, `log_likelihood` of request i), up to `GROUP` requests at a time.
+    """`log_likelihood` of each (prompt_P, answer_A), many at a time, in the order of `requests`.
 
     Request i draws its masks from `request_generator(seed, numbers[i])`, by default with i itself,
     so that its value does not depend on the other requests, except by rounding. `batch_size`
     samples are stratified together, as upstream does. `tokens_per_pass` bounds the tokens of a
     pass, padding included (half as many with guidance): by default 1024 on a CPU and 32768
     elsewhere. Equal noisy sequences are computed once: short answers have few masks (a single token
-    has one), and the choices of a question share the fully masked sequence. Raises what
-    `log_likelihood` raises, before the first pass.
+    has one), and the choices of a question share the fully masked sequence. `progress` is called
+    with the number of requests just done.
     """
     numbers = range(len(requests)) if numbers is None else numbers
     budget = pass_budget(model, tokens_per_pass)
     for _, answer_A in requests:
         _check(samples, min(batch_size, samples), answer_A)
+    likelihoods = np.zeros(len(requests))
     for group in groups(requests):
         rows: dict[tuple[bytes, bytes], NoisySequence] = {}
         for place, index in enumerate(group):
@@ -142,7 +108,10 @@ def each_log_likelihood(
             masks_SA = answer_masks(length, samples, batch_size, draw=draw, generator=generator)
             _add_rows(rows, place, requests[index], masks_SA, model.config.mask_token_id)
         losses = _losses(model, list(rows.values()), len(group), budget, cfg_scale)
-        yield list(zip(group, (-losses).tolist(), strict=True))
+        likelihoods[group] = -losses.cpu().numpy()
+        if progress:
+            progress(len(group))
+    return likelihoods.tolist()
 
 
 def pass_budget(model: LLaDA, tokens_per_pass: int | None) -> int:
