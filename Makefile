@@ -20,7 +20,7 @@ OWN_INDEX := $(shell cat .venv/torch-index 2>/dev/null)
 INDEX := $(if $(filter file,$(origin TORCH_INDEX)),$(OWN_INDEX),$(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help setup pipeline-run pipeline-compile image-build image-push component-run \
+.PHONY: FORCE help setup pipeline-run ask pipeline-compile image-build image-push component-run \
 	kind-up kind-test kind-down test test-quick gpu-test check bench format lock clean
 
 help: ## list the targets
@@ -51,6 +51,9 @@ endif
 
 pipeline-run: .venv/ready ## run the whole pipeline here: RECIPE=tiny PREFERENCE=grpo|dpo SEED=0 RUNS=.runs RUNNER=process|docker
 	@$(BIN)/python -m pipelines.local --recipe $(RECIPE) --preference $(PREFERENCE) --seed $(SEED) --runs $(RUNS) --runner $(RUNNER) $(foreach setting,$(SET),--set '$(setting)')
+
+ask: .venv/ready ## ask the last run's model: PROMPT="371 + 153 =" RUNS=.runs ARGS="--show"
+	@$(BIN)/python -m pipelines.generate '$(RUNS)/latest' $(ARGS) -- "$$PROMPT"
 
 image-build: .venv/ready ## build the image of every stage: FLAVOUR=cpu|cuda TAG=llada-reasoning:dev BASE_IMAGE= TORCH_INDEX=
 	@$(BIN)/python -m images.build --flavour '$(FLAVOUR)' --tag '$(TAG)' $(if $(BASE_IMAGE),--base-image '$(BASE_IMAGE)') $(if $(TORCH_INDEX),--torch-index '$(TORCH_INDEX)')

@@ -111,7 +111,8 @@ def generate_all(
     waiting = deque(_row(index, requests[index], model.device) for index in order)
     running: list[_Row] = []
     while waiting or running:
-        while waiting and _fits([*running, waiting[0]], batch_size, tokens_per_batch):
+        context = model.config.max_sequence_length
+        while waiting and _fits([*running, waiting[0]], batch_size, tokens_per_batch, context):
             running.append(waiting.popleft())
         _advance(model, running, block_length, cfg_scale, cache, on_pass, options)
         for row in running:
@@ -130,12 +131,20 @@ def _size(request: Request) -> int:
     return len(request.prompt) + request.gen_length
 
 
-def _fits(rows: list[_Row], batch_size: int, tokens_per_batch: int | None) -> bool:
+def _fits(rows: list[_Row], batch_size: int, tokens_per_batch: int | None, context: int) -> bool:
+    """Whether the rows may run together.
+
+    Their window is as long as the longest beginning and the longest rest, which may be of two rows
+    and then beyond the context. Later borders only shorten it: what is begun grows by the block by
+    which the rest shrinks.
+    """
     if len(rows) == 1:
         return True
     longest = max(row.tokens for row in rows)
     within = tokens_per_batch is None or len(rows) * longest <= tokens_per_batch
-    return len(rows) <= batch_size and within
+    begun = max(row.tokens - row.left for row in rows)
+    window = begun + max(row.left for row in rows)
+    return len(rows) <= batch_size and within and window <= context
 
 
 def _advance(

@@ -3,19 +3,23 @@
 A weight is updated by a low-rank product (LoRA, arXiv:2106.09685, with the scale of rsLoRA,
 arXiv:2312.03732, or the magnitudes of DoRA, arXiv:2402.09353), has some of its rows replaced
 (trained tokens), or is replaced as a whole (saved modules). Weights are merged one at a time, some
-rows at a time, so that memory does not grow with the model.
+rows at a time, so that memory does not grow with the model. The merge stage writes the result to
+files; `apply` puts it into a model in memory.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
+from model import checkpoint
 from model.checkpoint import refuse_nan
+from model.llada import LLaDA
 from model.lora import CONFIG, PREFIX, WEIGHTS
 from model.options import check
 from model.safetensors_files import Span, read_json
@@ -40,6 +44,37 @@ UNSUPPORTED = (
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 TOKENS, WHOLE = ".token_adapter.trainable_tokens_delta", ".weight"
+
+
+class Weight(Protocol):
+    """A weight whose rows can be read: of a file (`Span`) or of an earlier merge (`Held`)."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self, first: int, last: int) -> torch.Tensor:
+        """Rows first..last-1, in memory of their own."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A weight in memory."""
+
+    tensor: torch.Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def read(self, first: int, last: int) -> torch.Tensor:
+        return self.tensor[first:last].clone()
 
 
 class Adapter:
@@ -90,7 +125,7 @@ class Adapter:
                     )
             self._indices(name, base[name].shape[0])
 
-    def merge(self, name: str, weight: Span) -> Iterator[torch.Tensor]:
+    def merge(self, name: str, weight: Weight) -> Iterator[torch.Tensor]:
         """Yields the merged weight in its own dtype, as successive blocks of rows.
 
         LoRA: W + scale B A, product and sum in fp32, rounded once. DoRA (equation 5):
@@ -110,7 +145,7 @@ class Adapter:
             refuse_nan(rounded, f"{self.path}: merged weight {name}")
             yield rounded
 
-    def _with_product(self, name: str, weight: Span) -> Iterator[torch.Tensor]:
+    def _with_product(self, name: str, weight: Weight) -> Iterator[torch.Tensor]:
         parts = {part: self._tensors.get_tensor(k) for part, k in self._parts[name].items()}
         low, high = parts[A].float(), parts[B].float()
         scale, rows = self._scale(name, low.shape[0]), weight.shape[0]
@@ -127,7 +162,7 @@ class Adapter:
                     block.mul_((sizes / torch.linalg.norm(block, dim=1))[:, None])
                 yield block
 
-    def _with_tokens(self, name: str, weight: Span) -> Iterator[torch.Tensor]:
+    def _with_tokens(self, name: str, weight: Weight) -> Iterator[torch.Tensor]:
         rows = self._tensors.get_tensor(self._parts[name][TOKENS])
         places = dict(zip(self._indices(name, weight.shape[0]), range(len(rows)), strict=True))
         for top in range(0, weight.shape[0], _rows(weight, ROWS)):
@@ -200,6 +235,35 @@ class Adapter:
             )
 
 
-def _rows(weight: Span, numbers: int) -> int:
+@torch.no_grad()
+def apply(model: LLaDA, base: Path, adapters: Sequence[Path]) -> None:
+    """Gives `model`, loaded from `base`, the weights that merging the adapters in turn would write.
+
+    Each updated weight is read from the base's files, is rounded to their dtype after every
+    adapter as the merge stage rounds it, and only then takes the model's dtype and device: the
+    logits are those of the merged model, bit for bit. The last adapter that was trained on an
+    extended context brings its configuration along. Only the weight that is being updated is in
+    memory twice. Raises ValueError naming the adapter and the setting or tensor that does not fit;
+    all of them are checked before the first weight changes.
+    """
+    spans = checkpoint.inspect(base)[1]
+    if model.config.weight_tying:
+        spans.pop(checkpoint.HEAD, None)  # the model has no head of its own: it uses the embedding
+    updates = [Adapter(path) for path in adapters]
+    for adapter in updates:
+        adapter.check(spans)
+    for name in sorted(set().union(*(adapter.names for adapter in updates))):
+        weight: Weight = spans[name]
+        for adapter in updates:
+            if name in adapter.names:
+                weight = Held(torch.cat(list(adapter.merge(name, weight))))
+        place = model.get_parameter(name)
+        place.data = weight.read(0, weight.shape[0]).to(place.device, place.dtype)
+    for path in adapters:
+        if (path / checkpoint.CONFIG).exists():
+            model.config = checkpoint.read_config(path)
+
+
+def _rows(weight: Weight, numbers: int) -> int:
     """How many rows of a weight hold at most `numbers` numbers; at least one."""
     return max(1, numbers // math.prod(weight.shape[1:]))

@@ -112,6 +112,7 @@ MODEL = [
     "attention",
     "batching",
     "cache",
+    "canvas",
     "checkpoint",
     "config",
     "cross_entropy",

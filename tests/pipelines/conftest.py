@@ -12,6 +12,7 @@ from components.preflight.config import Recipe
 from pipelines import placement
 from pipelines.recipes import RECIPES
 from tests.conftest import ROOT
+from tests.pipelines.asked import ask, converse  # noqa: F401
 
 IMAGE = {"IMAGE": "registry.example/llada@sha256:" + "0" * 64}
 
