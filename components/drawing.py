@@ -22,6 +22,17 @@ def document(title: str, parts: list[str]) -> str:
     )
 
 
+def as_bar(score: dict[str, Any]) -> dict[str, Any]:
+    """A task's score as `bars` draws it."""
+    problems = score["problems"]
+    return {
+        "accuracy": score["score"],
+        "standard_error": score["standard_error"] or 0.0,
+        "correct": round(score["score"] * problems),
+        "problems": problems,
+    }
+
+
 def bars(evaluations: dict[str, dict[str, Any]]) -> str:
     """Accuracies as horizontal bars, with a whisker of one standard error to either side."""
     rows = [_bar(number, *item) for number, item in enumerate(evaluations.items())]
