@@ -1,5 +1,6 @@
 """Measures exact match on unseen problems with lm_eval: load, ask, judge, trace, save, record."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from components.data import problems
 from components.evaluate import display, forms
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
+from components.evaluate.store import open_store
 from components.evaluate.task import VERDICT, ask, sample
+from components.evaluate.team import Team, join
 from model import checkpoint, sampler
 from model.tokenizer import load_tokenizer
 
@@ -29,14 +32,16 @@ def run(
     accuracy: Parameter,
 ) -> None:
     """Asks `model` the dataset's test problems and writes results, samples and traces."""
+    team = join()
+    if team.rank:
+        _load(config, model, evaluation, team).serve()
+        return
     rows, unusable = problems.usable(dataset, "test", VERDICT, limit=config.limit)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    network = checkpoint.load(model, dtype=dtype, device=device)
-    lm = DiffusionLM(network, load_tokenizer(model), config)
+    lm = _load(config, model, evaluation, team)
     faults = _too_long(lm, rows)
     problems.tell(dataset / "test.jsonl", faults, "counted as wrong")
-    samples = ask(lm, list(rows.values()), config.form, workers=config.reward_workers)
+    with contextlib.closing(lm):
+        samples = ask(lm, list(rows.values()), config.form, workers=config.reward_workers)
     counts = {"too_long": len(faults), "unusable": unusable}
     results = _results(samples, lm) | counts
     (evaluation / "results.json").write_text(json.dumps(results, indent=1))
@@ -49,6 +54,8 @@ def run(
     summary.write_text(display.summary(results, samples))
     accuracy.write_text(json.dumps(results["accuracy"]))
     print(f"evaluate: {results['correct']} of {results['problems']} exact", flush=True)
+    if config.checkpoint_uri is None and lm.store:
+        lm.store.clear()
     artifact.record(
         {"evaluation": evaluation, "metrics": metrics},
         stage="evaluate",
@@ -56,6 +63,13 @@ def run(
         inputs={"model": model, "dataset": dataset},
         summary=results,
     )
+
+
+def _load(config: EvaluateConfig, model: Path, evaluation: Path, team: Team) -> DiffusionLM:
+    dtype = torch.float32 if team.device == "cpu" else torch.bfloat16
+    network = checkpoint.load(model, dtype=dtype, device=team.device)
+    store = open_store(config, evaluation, [artifact.read(model)["fingerprint"], str(dtype)])
+    return DiffusionLM(network, load_tokenizer(model), config, store=store, team=team)
 
 
 def _too_long(lm: DiffusionLM, rows: dict[int, dict[str, Any]]) -> dict[int, str]:

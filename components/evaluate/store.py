@@ -81,6 +81,17 @@ def identity(config: EvaluateConfig, fingerprints: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def open_store(config: EvaluateConfig, evaluation: Path, fingerprints: Iterable[str]) -> "Store":
+    """The store of an evaluation: below `checkpoint_uri`, or in its own output directory.
+
+    `fingerprints` are those of the model and of its adapters in their order.
+    """
+    content = identity(config, fingerprints)
+    if config.checkpoint_uri is None:
+        return Store(evaluation, content)
+    return Store(storage.join(config.checkpoint_uri, f"evaluate-{content[:16]}"), content)
+
+
 class Store:
     """Finished requests below a directory or an S3 prefix; each process writes its own file."""
 
