@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from components import storage
 from components.evaluate.config import EvaluateConfig
@@ -145,18 +144,15 @@ class Store:
         found: dict[str, Finished] = {}
         for name in self._names():
             with storage.open_file(storage.join(self.place, name)) as stream:
-                for line in stream.read().split(b"\n"):
-                    if record := _record(line):
-                        found[record.pop("key")] = Finished(**record)
+                found |= dict(filter(None, map(_kept, stream.read().split(b"\n"))))
         return found
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """A line's record; None where the process was killed while it wrote the line."""
+def _kept(line: bytes) -> tuple[str, Finished] | None:
+    """A line's key and request; None where the process was killed while it wrote the line."""
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    if isinstance(record["value"], list):
-        record["value"] = tuple(record["value"])
-    return record
+    key, value = record.pop("key"), record.pop("value")
+    return key, Finished(tuple(value) if isinstance(value, list) else value, **record)
