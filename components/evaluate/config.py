@@ -111,7 +111,7 @@ class EvaluateConfig(Checked):
         Raises ValueError for an unknown preset.
         """
         name = values.get("preset")
-        return {**protocol(name), **values} if isinstance(name, str) else values
+        return {**protocol(name).fields, **values} if isinstance(name, str) else values
 
     def __post_init__(self) -> None:
         super().__post_init__()
