@@ -1,5 +1,6 @@
 """Measures a model's scores on tasks with lm_eval: load, ask, judge, trace, save, record."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from components.data import problems
 from components.evaluate import display, results, tasks
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
+from components.evaluate.store import open_store
 from components.evaluate.task import VERDICT, UnseenProblems
+from components.evaluate.team import Team, join
 from components.evaluate.tracing import trace
 from components.merge import adapted
 
@@ -33,13 +36,16 @@ def run(
     accuracy: Parameter,
 ) -> None:
     """Puts tasks to `model`, and writes results, samples and traces."""
+    team = join()
+    if team.rank:
+        _load(config, model, adapters, evaluation, team).serve()
+        return
     rows, unusable = _test_rows(config, dataset)
     suite = tasks.suite(config, list(rows.values()))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    lm = DiffusionLM(*adapted.load(model, adapters, dtype=dtype, device=device), config)
+    lm = _load(config, model, adapters, evaluation, team)
     fitting, too_long = _fitting(lm, suite, rows, dataset)
-    answers = results.ask(lm, suite, config)
+    with contextlib.closing(lm):
+        answers = results.ask(lm, suite, config)
     samples = results.samples(answers, suite, config)
     counts = {"too_long": too_long, "unusable": unusable}
     content = results.content(answers, suite, config, lm, counts)
@@ -57,6 +63,8 @@ def run(
     summary.write_text(display.summary(content, figures, samples))
     accuracy.write_text(json.dumps(content["accuracy"]))
     print("\n".join(f"evaluate: {line}" for line in display.lines(content)), flush=True)
+    if config.checkpoint_uri is None and lm.store:
+        lm.store.clear()
     artifact.record(
         {"evaluation": evaluation, "metrics": metrics},
         stage="evaluate",
@@ -64,6 +72,16 @@ def run(
         inputs={"model": model, "dataset": dataset, **_named(adapters)},
         summary=figures | {"tasks": content["tasks"]},
     )
+
+
+def _load(
+    config: EvaluateConfig, model: Path, adapters: Inputs, evaluation: Path, team: Team
+) -> DiffusionLM:
+    dtype = torch.float32 if team.device == "cpu" else torch.bfloat16
+    loaded = adapted.load(model, adapters, dtype=dtype, device=team.device)
+    fingerprints = [artifact.read(path)["fingerprint"] for path in (model, *adapters)]
+    store = open_store(config, evaluation, [*fingerprints, str(dtype)])
+    return DiffusionLM(*loaded, config, store=store, team=team)
 
 
 def _named(adapters: Inputs) -> dict[str, Path]:

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from components import storage
 from components.evaluate.config import EvaluateConfig
@@ -81,6 +80,17 @@ def identity(config: EvaluateConfig, fingerprints: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def open_store(config: EvaluateConfig, evaluation: Path, fingerprints: Iterable[str]) -> "Store":
+    """The store of an evaluation: below `checkpoint_uri`, or in its own output directory.
+
+    `fingerprints` are those of the model and of its adapters in their order.
+    """
+    content = identity(config, fingerprints)
+    if config.checkpoint_uri is None:
+        return Store(evaluation, content)
+    return Store(storage.join(config.checkpoint_uri, f"evaluate-{content[:16]}"), content)
+
+
 class Store:
     """Finished requests below a directory or an S3 prefix; each process writes its own file."""
 
@@ -134,18 +144,15 @@ class Store:
         found: dict[str, Finished] = {}
         for name in self._names():
             with storage.open_file(storage.join(self.place, name)) as stream:
-                for line in stream.read().split(b"\n"):
-                    if record := _record(line):
-                        found[record.pop("key")] = Finished(**record)
+                found |= dict(filter(None, map(_kept, stream.read().split(b"\n"))))
         return found
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    """A line's record; None where the process was killed while it wrote the line."""
+def _kept(line: bytes) -> tuple[str, Finished] | None:
+    """A line's key and request; None where the process was killed while it wrote the line."""
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    if isinstance(record["value"], list):
-        record["value"] = tuple(record["value"])
-    return record
+    key, value = record.pop("key"), record.pop("value")
+    return key, Finished(tuple(value) if isinstance(value, list) else value, **record)
