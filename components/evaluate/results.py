@@ -96,7 +96,7 @@ def _score(name: str, results: dict[str, Any], suite: Suite) -> dict[str, Any]:
     error: Any = values.get(f"{metric}_stderr,{filtering}")
     counts = results["n-samples"]
     problems = sum(counts[part]["effective"] for part in _leaves(name, suite))
-    score = float(values[key] or 0.0)
+    score = float(values[key])
     if isinstance(suite.tasks.get(name), UnseenProblems):
         error = (score * (1 - score) / problems) ** 0.5
     return {
@@ -142,16 +142,20 @@ def _own(row: dict[str, Any], config: EvaluateConfig) -> dict[str, Any]:
 def _theirs(row: dict[str, Any], metric: str) -> dict[str, Any]:
     """`correct` is the value of the metric; None where it is no number, as with perplexity."""
     (first, *_) = row["arguments"]
-    value, responses = row.get(metric), [answers[0] for answers in row["resps"]]
-    is_number = isinstance(value, int | float | np.number) and math.isfinite(value)
+    responses = [answers[0] for answers in row["resps"]]
     return {
         "problem": row["doc_id"],
         "prompt": requests.readable(first[0]),
         "answer": str(row["target"]),
         "response": responses[0] if isinstance(responses[0], str) else json_values(responses),
         "solution": json_values(row["filtered_resps"][0]),
-        "correct": float(value) if is_number else None,
+        "correct": _number(row.get(metric)),
     }
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float | np.number) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def json_values(value: Any) -> Any:
