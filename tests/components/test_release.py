@@ -100,6 +100,16 @@ def release(evaluated, model, root, accuracy, check=True):
     )
 
 
+def test_the_gate_names_its_task(evaluated, downloaded, tmp_path):
+    """A task that was not asked is refused; the one that was is on the record."""
+    paths = {"model": downloaded / "model", "evaluation": evaluated / "evaluation"}
+    paths |= {"release": tmp_path / "release", "metrics": tmp_path / "metrics"}
+    done = stage("release", {"accuracy": 0, "task": "gsm8k"}, check=False, **paths)
+    refused(done, tmp_path, "task='gsm8k', allowed: a task of the evaluation: test")
+    stage("release", {"accuracy": 0, "task": "test"}, **paths)
+    assert artifact.read(tmp_path / "release")["summary"]["task"] == "test"
+
+
 def test_release_is_the_model_with_a_card(evaluated, downloaded, tmp_path):
     release(evaluated, downloaded / "model", tmp_path, 0)
     record, model = artifact.verify(tmp_path / "release"), artifact.read(downloaded / "model")
