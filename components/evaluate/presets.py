@@ -98,9 +98,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "llada-instruct-arc_challenge": _asked(0.892, "arc_challenge_chat", 512, 512),
     "llada-instruct-gsm8k": _asked(0.688, "gsm8k_cot", 512, 512, **SHOTS, **NO_EARLY_END),
     "llada-instruct-gsm8k-semi": _asked(0.789, "gsm8k_cot", 256, 8, **SHOTS),
-    "llada-instruct-minerva_math": _asked(
-        0.296, "minerva_math", 512, 512, **SHOTS, **NO_EARLY_END
-    ),
+    "llada-instruct-minerva_math": _asked(0.296, "minerva_math", 512, 512, **SHOTS, **NO_EARLY_END),
     "llada-instruct-minerva_math-semi": _asked(0.427, "minerva_math", 512, 64, **SHOTS),
     "llada-instruct-humaneval": _asked(0.470, "humaneval_instruct", 512, 512, **NO_EOS),
     "llada-instruct-mbpp": _asked(0.396, "mbpp_instruct", 256, 256, **NO_EARLY_END),

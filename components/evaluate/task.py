@@ -39,9 +39,7 @@ class UnseenProblems(Task):
     VERSION = 2.0
     OUTPUT_TYPE = "generate_until"
 
-    def __init__(
-        self, name: str, problems: list[dict[str, Any]], form: Form, workers: int
-    ) -> None:
+    def __init__(self, name: str, problems: list[dict[str, Any]], form: Form, workers: int) -> None:
         """`workers` answers are judged at the same time."""
         # Task.__init__ is not called, because it loads a dataset; lm_eval's own ConfigurableTask
         # does without it as well.
