@@ -90,14 +90,15 @@ class EvaluateConfig(Checked):
     """Most tokens of the answers that are generated together, their prompts and padding included;
     null has no bound."""
     limit: int | None = None
-    """Number of problems asked of each task, counted from the first; null asks all that a dataset
-    has, and 256 of a task that is made from the seed."""
+    """Number of problems asked of each task, counted from the first; null asks all of them, and 256
+    of a task that is made from the seed, which has 10000 at most."""
     allow_code: bool = False
     """Run programs that the model writes, in the sandbox, where an lm_eval task asks for it."""
     reward_workers: int = 8
     """Answers that are judged at the same time, for verifiers that run other processes."""
     traces: int = 8
-    """Number of problems, from the first, whose denoising is recorded pass by pass."""
+    """Number of problems of each task of ours, from the first, whose denoising is recorded pass by
+    pass."""
     seed: int = 0
     """Seed of likelihoods, of draws at a temperature, and of the tasks that are made."""
     checkpoint_uri: str | None = None

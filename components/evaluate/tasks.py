@@ -5,7 +5,7 @@ that cannot be had, worked examples that a task does not have, programs without 
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,17 +51,20 @@ def suite(config: EvaluateConfig, rows: Sequence[dict[str, Any]]) -> Suite:
     others = [name for name in config.tasks if name not in OWN]
     manager = _manager(config.task_files, others) if others else None
     for name in config.tasks:
-        if name == TEST:
-            own = UnseenProblems(name, list(rows), config.form, config.reward_workers)
-            _add(result, {"tasks": {name: own}})
-        elif name in local.MADE:
-            made = local.problems(name, config.limit, config.seed)
-            own = UnseenProblems(name, made, config.form, config.reward_workers)
-            _add(result, {"tasks": {name: own}})
-        else:
-            assert manager is not None
+        if name in OWN:
+            is_test = name == TEST
+            own = rows if is_test else local.problems(name, config.limit, config.seed)
+            _add(result, {"tasks": {name: _unseen(name, own, config)}})
+        elif manager is not None:
             _add(result, _load(manager, name, config), name)
     return result
+
+
+def _unseen(name: str, rows: Sequence[dict[str, Any]], config: EvaluateConfig) -> UnseenProblems:
+    """A task of ours; a problem without a system message of its own gets the configuration's."""
+    system = {"system": config.system} if config.system else {}
+    problems = [{**system, **row} for row in rows]
+    return UnseenProblems(name, problems, config.form, config.reward_workers)
 
 
 def _add(result: Suite, loaded: Mapping[str, Any], name: str | None = None) -> None:
@@ -70,7 +73,9 @@ def _add(result: Suite, loaded: Mapping[str, Any], name: str | None = None) -> N
     result.tasks.update(loaded["tasks"])
     result.groups.update(loaded.get("groups", {}))
     result.parts.update(loaded.get("group_map", {}))
-    result.names.extend([name] if name in result.groups else loaded["tasks"])
+    group = result.groups.get(name or "")
+    has_score = group is not None and group.has_aggregation
+    result.names.extend([str(name)] if has_score else loaded["tasks"])
 
 
 def _manager(files: Sequence[str], names: Sequence[str]) -> TaskManager:
@@ -138,10 +143,3 @@ def _set_examples(name: str, task: Task, count: int | None) -> None:
     sampler = getattr(task, "sampler", None)
     known = len(sampler.df) if sampler is not None else wanted
     check("fewshot", wanted, wanted <= known, f"up to {known} for the task {name}")
-
-
-def requests(suite: Suite, config: EvaluateConfig) -> Iterator[tuple[str, int]]:
-    """Name and number of problems of every task."""
-    for name, task in suite.tasks.items():
-        count = len(list(task.eval_docs))
-        yield name, min(count, config.limit or count)

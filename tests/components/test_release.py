@@ -57,7 +57,7 @@ def test_files_for_people(evaluated):
     page, summary = (evaluated / "page").read_text(), (evaluated / "summary").read_text()
     assert page.startswith("<!doctype html>") and page.count("class='trace'") == 2
     assert "<script" not in page
-    assert summary.startswith("# Exact match") and "| accuracy |" in summary
+    assert summary.startswith("# Scores") and "| accuracy |" in summary
     rows = [line for line in summary.splitlines() if line.endswith((" yes |", " no |"))]
     assert len(rows) == 3
     for row in rows:
@@ -122,8 +122,8 @@ def test_card_names_a_base_of_the_hub_alone(hub_model, base_model, words):
     given = {"model": "/home/me/secret/base", "revision": "main"}
     summary = {"parameters": 7, "hub_model": hub_model}
     entry = {"stage": "download", "output": "model", "config": given, "summary": summary}
-    results = {"problems": 3, "accuracy": 0.5, "standard_error": 0.1}
-    text = card(ReleaseConfig(), {"git_commit": None, "lineage": [entry]}, results)
+    score = {"problems": 3, "score": 0.5, "standard_error": 0.1, "metric": "exact_match,verdict"}
+    text = card(ReleaseConfig(), {"git_commit": None, "lineage": [entry]}, "test", score)
     head = yaml.safe_load(text.split("---\n")[1])
     assert head.get("base_model") == base_model and words in text
     assert "/home" not in text
