@@ -61,7 +61,7 @@ def test_files_for_people(evaluated):
     rows = [line for line in summary.splitlines() if line.endswith((" yes |", " no |"))]
     assert len(rows) == 3
     for row in rows:
-        assert len(re.findall(r"(?<!\\)\|", row)) == 5
+        assert len(re.findall(r"(?<!\\)\|", row)) == 6
 
 
 def test_accuracy_is_a_figure_for_the_pipeline(evaluated):
