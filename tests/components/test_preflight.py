@@ -19,7 +19,7 @@ SMALL = {
     "sft": {"max_length": 64, "steps": 100, "warmup_steps": 50},
     "dpo": {"max_length": 64},
     "grpo": {"gen_length": 24, "block_length": 8, "steps": 10, "batch_size": 16}
-    | {"micro_batch_size": 4, "minibatch_size": 4, "inner_updates": 3, "warmup_steps": 120},
+    | {"micro_batch_size": 4, "minibatch": 4, "inner_updates": 3, "warmup_steps": 120},
     "evaluate": {"gen_length": 24, "block_length": 8},
 }
 
