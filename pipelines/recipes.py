@@ -80,7 +80,7 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             steps=24,
             batch_size=256,
             micro_batch_size=64,
-            minibatch_size=64,
+            minibatch=64,
             learning_rate=1e-3,
             warmup_steps=4,
             clip=0.3,

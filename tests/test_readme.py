@@ -59,14 +59,6 @@ def one_line(words):
     return " ".join(shlex.join(words).split())
 
 
-def coming(words):
-    """A command as a parameter; `ask` and its programs are on the page before they are here."""
-    is_here = importlib.util.find_spec("pipelines.generate") is not None
-    is_asking = {"ask", "pipelines.generate", "pipelines.chat"} & {*words}
-    mark = pytest.mark.xfail(bool(is_asking) and not is_here, reason="not here yet", strict=True)
-    return pytest.param(words, marks=mark)
-
-
 def make(*arguments):
     """The commands that `make` would run."""
     done = subprocess.run(
@@ -116,7 +108,7 @@ def outcome(monkeypatch, capsys):
     return start
 
 
-@pytest.mark.parametrize("words", [coming(words) for words in PROGRAMS], ids=one_line)
+@pytest.mark.parametrize("words", PROGRAMS, ids=one_line)
 def test_program_knows_every_argument(outcome, words):
     module, arguments = program(words)
     code, line = outcome(module, FLAG, *arguments)
@@ -152,7 +144,6 @@ def test_stage_of_a_container(outcome):
         assert outcome(f"components.{stage}", *rest)[0] == 0
 
 
-@pytest.mark.xfail("--index-url" not in (ROOT / "Makefile").read_text(), reason="not here yet")
 def test_setup_takes_the_index():
     (words,) = SETUPS
     index = words[-1].partition("=")[2]

@@ -70,7 +70,7 @@ def run(
         stage="evaluate",
         config=config,
         inputs={"model": model, "dataset": dataset, **_named(adapters)},
-        summary=figures | {"tasks": content["tasks"]},
+        summary=figures,
     )
 
 

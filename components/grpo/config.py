@@ -24,9 +24,9 @@ class GrpoConfig(Resumable):
     """Answers per prompt, compared with each other; divides batch_size."""
     inner_updates: int = 12
     """Passes over each batch of rollouts, each with masks of its own."""
-    minibatch_size: int | None = None
+    minibatch: int | None = None
     """Most rollouts in an optimizer step, a divisor of batch_size; null takes the whole batch. The
-    n rollouts of groups whose rewards differ make ceil(n / minibatch_size) steps of nearly equal
+    n rollouts of groups whose rewards differ make ceil(n / minibatch) steps of nearly equal
     size."""
     normalize: bool = True
     """Whether advantages are divided by their group's standard deviation (off in Dr. GRPO)."""
@@ -74,9 +74,9 @@ class GrpoConfig(Resumable):
         check("group", self.group, groups, f"2 or more, a divisor of batch_size={self.batch_size}")
         updates = self.inner_updates
         check("inner_updates", updates, 1 <= updates <= 1000, "1 or more, up to 1000")
-        size = self.minibatch_size
+        size = self.minibatch
         divides = size is None or (size >= 1 and self.batch_size % size == 0)
-        check("minibatch_size", size, divides, f"a divisor of batch_size={self.batch_size}")
+        check("minibatch", size, divides, f"a divisor of batch_size={self.batch_size}")
         check("clip_low", self.clip_low, 0 < self.clip_low < 1, "between 0 and 1")
         check("clip_high", self.clip_high, self.clip_high > 0, "above 0")
         check("kl", self.kl, self.kl >= 0, "0 or more")

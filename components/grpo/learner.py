@@ -63,9 +63,9 @@ class Learner:
         self.order = Order(len(problems), config.batch_size // config.group, config.seed)
         self.random = torch.Generator(model.device)
         self.accelerator = optimizer.accelerate(config)
-        self.minibatch_size = config.minibatch_size or config.batch_size
+        self.minibatch = config.minibatch or config.batch_size
         # Optimizer steps of a step whose rollouts are all of use; the schedule counts these.
-        self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch_size)
+        self.updates = config.inner_updates * math.ceil(config.batch_size / self.minibatch)
         total = config.steps * self.updates
         self.optimizer, self.schedule = optimizer.optimizer_for(model, config, steps=total)
         self.level: RatioLevel = "sequence" if config.estimator == "elbo" else "token"
@@ -223,7 +223,7 @@ class Learner:
         """
         count, size = len(rollouts.tokens_BL), self.config.micro_batch_size
         order = torch.randperm(count, generator=self.random, device=self.random.device)
-        minibatches = order.tensor_split(math.ceil(count / self.minibatch_size))
+        minibatches = order.tensor_split(math.ceil(count / self.minibatch))
         plan = [minibatch.split(size) for minibatch in minibatches]
         views = draw_views(rollouts, self.config, self.random)
         old_BL = reference_BL = self._scored(rollouts, views, plan[1:] if is_first else plan)

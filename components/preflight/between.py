@@ -110,5 +110,5 @@ def _updates(config: Optimization) -> int:
     """Optimizer steps of the whole run; GRPO takes several of them for every batch."""
     if not isinstance(config, GrpoConfig):
         return config.steps
-    minibatches = config.batch_size // (config.minibatch_size or config.batch_size)
+    minibatches = config.batch_size // (config.minibatch or config.batch_size)
     return config.steps * config.inner_updates * minibatches

@@ -52,8 +52,11 @@ def _score(config: ReleaseConfig, results: dict[str, Any]) -> tuple[str, dict[st
 
 
 def _check_model(config: ReleaseConfig, model: Path, evaluation: Path, accuracy: float) -> None:
-    evaluated = artifact.read(evaluation)["inputs"]["model"]["fingerprint"]
-    own = artifact.read(model)["fingerprint"]
+    inputs = artifact.read(evaluation)["inputs"]
+    evaluated, own = inputs["model"]["fingerprint"], artifact.read(model)["fingerprint"]
+    adapters = [name for name in inputs if name.startswith("adapter")]
+    origin = f"of a model with {len(adapters)} adapters that are not merged"
+    check("evaluation", origin, not adapters, "one of the model alone")
     check("evaluation", f"of model {evaluated[:12]}", evaluated == own, f"one of {own[:12]}")
     check("accuracy", accuracy, accuracy >= config.accuracy, f"{config.accuracy} or more")
 

@@ -22,7 +22,7 @@ CONFIG = {
     "steps": 3,
     "batch_size": 16,
     "micro_batch_size": 4,
-    "minibatch_size": 8,
+    "minibatch": 8,
     "learning_rate": 1e-2,
     "group": 4,
     "inner_updates": 2,

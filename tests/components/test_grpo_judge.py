@@ -97,7 +97,7 @@ def test_problems_beyond_the_context(taught, downloaded, tmp_path, left):
     problems = [{"location": str(tmp_path / "data" / "problems.jsonl")}]
     source = {"model": str(downloaded / "model"), "problems": problems}
     stage("download", source, model=tmp_path / "m", dataset=made, metrics=tmp_path / "got")
-    config = {**FEW, "batch_size": 4, "minibatch_size": 4}
+    config = {**FEW, "batch_size": 4, "minibatch": 4}
     done = grpo(taught, made, tmp_path, config, check=False)
     if left:
         assert done.returncode == 0, done.stderr

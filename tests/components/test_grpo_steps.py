@@ -69,7 +69,7 @@ def test_the_micro_batch_changes_nothing(taught, downloaded, estimator):
             downloaded / "dataset",
             estimator=estimator,
             micro_batch_size=micro,
-            minibatch_size=None,
+            minibatch=None,
             gen_length=40,
         )
         rollouts = rolled(subject)
@@ -97,7 +97,7 @@ def test_the_micro_batch_changes_nothing(taught, downloaded, estimator):
 def test_a_minibatch_is_rollouts_of_a_step_though_groups_were_dropped(
     taught, downloaded, minibatch, useful, sizes
 ):
-    subject = learner(taught, downloaded / "dataset", minibatch_size=minibatch)
+    subject = learner(taught, downloaded / "dataset", minibatch=minibatch)
     rollouts = rolled(subject).rows(torch.arange(useful))
     plan = subject._prepare(rollouts).plan
     assert [sum(map(len, step)) for step in plan] == sizes
@@ -115,7 +115,7 @@ def test_the_learning_rate_goes_by_the_step_though_groups_were_dropped(taught, d
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(taught, downloaded):
-    subject = learner(taught, downloaded / "dataset", minibatch_size=None, inner_updates=1)
+    subject = learner(taught, downloaded / "dataset", minibatch=None, inner_updates=1)
     rollouts = rolled(subject)
     broken = dataclasses.replace(rollouts, advantage_B=torch.full((16,), torch.inf))
     before = {name: p.detach().clone() for name, p in trained(subject).items()}
@@ -285,7 +285,7 @@ def test_an_answer_as_long_as_the_context_is_refused_before_anything_is_loaded(
     [
         ({"block_length": 17}, "block_length=17, allowed: 1 to gen_length=16"),
         ({"slice_tokens": 0}, "slice_tokens=0, allowed: 1 or more"),
-        ({"minibatch_size": 5}, "minibatch_size=5, allowed: a divisor of batch_size=16"),
+        ({"minibatch": 5}, "minibatch=5, allowed: a divisor of batch_size=16"),
         ({"group": 3}, "group=3, allowed: 2 or more, a divisor of batch_size=16"),
     ],
     ids=json.dumps,

@@ -19,7 +19,7 @@ SMALL = {
     "sft": {"max_length": 64, "steps": 100, "warmup_steps": 50},
     "dpo": {"max_length": 64},
     "grpo": {"gen_length": 24, "block_length": 8, "steps": 10, "batch_size": 16}
-    | {"micro_batch_size": 4, "minibatch_size": 4, "inner_updates": 3, "warmup_steps": 120},
+    | {"micro_batch_size": 4, "minibatch": 4, "inner_updates": 3, "warmup_steps": 120},
     "evaluate": {"gen_length": 24, "block_length": 8},
 }
 
@@ -92,6 +92,15 @@ def test_pretraining_may_make_room(tmp_path, name, field, allowed):
     if name != "pretrain":
         done = preflight(**longer)
         refused(done, tmp_path, f"{name}.{field}=513", "512 (the context of pretrain.context)")
+
+
+def test_every_model_is_evaluated_on_the_same_tasks(tmp_path):
+    tasks = {"tasks": ["countdown", "test"]}
+    done = preflight(evaluate=tasks)
+    refused(done, tmp_path, "evaluate_base.tasks=['test'], allowed: ['countdown', 'test']")
+    assert preflight(evaluate=tasks, evaluate_base=tasks).returncode == 0
+    done = preflight(evaluate=tasks, evaluate_base=tasks, release={"task": "test"})
+    refused(done, tmp_path, "release.task='test', allowed: null or 'countdown'")
 
 
 def test_all_lengths_are_said_at_once(tmp_path):

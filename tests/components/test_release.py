@@ -61,7 +61,7 @@ def test_files_for_people(evaluated):
     rows = [line for line in summary.splitlines() if line.endswith((" yes |", " no |"))]
     assert len(rows) == 3
     for row in rows:
-        assert len(re.findall(r"(?<!\\)\|", row)) == 5
+        assert len(re.findall(r"(?<!\\)\|", row)) == 6
 
 
 def test_accuracy_is_a_figure_for_the_pipeline(evaluated):
@@ -98,6 +98,16 @@ def release(evaluated, model, root, accuracy, check=True):
         release=root / "release",
         metrics=root / "metrics",
     )
+
+
+def test_the_gate_names_its_task(evaluated, downloaded, tmp_path):
+    """A task that was not asked is refused; the one that was is on the record."""
+    paths = {"model": downloaded / "model", "evaluation": evaluated / "evaluation"}
+    paths |= {"release": tmp_path / "release", "metrics": tmp_path / "metrics"}
+    done = stage("release", {"accuracy": 0, "task": "gsm8k"}, check=False, **paths)
+    refused(done, tmp_path, "task='gsm8k', allowed: a task of the evaluation: test")
+    stage("release", {"accuracy": 0, "task": "test"}, **paths)
+    assert artifact.read(tmp_path / "release")["summary"]["task"] == "test"
 
 
 def test_release_is_the_model_with_a_card(evaluated, downloaded, tmp_path):

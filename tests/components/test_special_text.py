@@ -87,14 +87,14 @@ def test_the_control_tokens_of_every_part_are_the_templates(given, tokenizer):
 def test_training_goes_on(given, tmp_path):
     for name, config in {
         "sft": {**TRAINED, "max_length": 512},
-        "grpo": {**TRAINED, **LORA, **SHORT, "minibatch_size": 2, "group": 2},
+        "grpo": {**TRAINED, **LORA, **SHORT, "minibatch": 2, "group": 2},
     }.items():
         out = {"trained": tmp_path / name / "a", "metrics": tmp_path / name / "m"}
         stage(name, config, base=given / "model", dataset=given / "dataset", **out)
 
 
 def test_rollouts_ask_for_the_text(given):
-    config = coerce.build(GrpoConfig, {**TRAINED, **LORA, **SHORT, "minibatch_size": 2, "group": 2})
+    config = coerce.build(GrpoConfig, {**TRAINED, **LORA, **SHORT, "minibatch": 2, "group": 2})
     model, _, tokenizer = open_base(given / "model", config)
     rows = [data.read(given / "dataset", "test")[number] for number in (0, 3)]
     found, _ = roll_out(model, tokenizer, rows, config, torch.Generator().manual_seed(0))

@@ -25,7 +25,7 @@ LONG = {**SMALL, "steps": 60}
 ROLLOUTS = {
     "batch_size": 4,
     "micro_batch_size": 4,
-    "minibatch_size": 4,
+    "minibatch": 4,
     "group": 2,
     "reward_workers": 1,
 }

@@ -156,7 +156,7 @@ def program(taught):
     running.process.communicate()
 
 
-def test_ctrl_c_stops_an_answer(program):
+def test_ctrl_c_stops_an_answer(program, taught):
     """The next question is asked as if there had been none before."""
     program.until("/help names")
     program.process.stdin.write("1 + 1 =\n")
@@ -167,7 +167,9 @@ def test_ctrl_c_stops_an_answer(program):
     program.process.stdin.write("/set gen_length=8\n/set steps=1\n3 + 5 =\n")
     program.until("tokens/s")
     output, errors = program.process.communicate("/quit\n")
-    assert output.strip() and "Traceback" not in errors and program.process.returncode == 0
+    expected = Dialogue(taught).ask("3 + 5 =", gen_length=8, block_length=96, steps=1)
+    assert output == f"{expected}\n"
+    assert "Traceback" not in errors and program.process.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

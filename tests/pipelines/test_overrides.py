@@ -12,7 +12,7 @@ from pipelines.overrides import choose
 from tests.conftest import ROOT
 from tests.pipelines.kfp_server import Server
 
-TOGETHER = ("grpo.batch_size=48", "grpo.micro_batch_size=48", "grpo.minibatch_size=48")
+TOGETHER = ("grpo.batch_size=48", "grpo.micro_batch_size=48", "grpo.minibatch=48")
 
 
 def run(module, *arguments, settings=()):
@@ -32,7 +32,7 @@ def refused(done, *words):
 @pytest.mark.parametrize("order", list(itertools.permutations(TOGETHER)))
 def test_settings_that_are_valid_only_together(order):
     grpo = choose("tiny", settings=list(order)).grpo
-    assert (grpo.batch_size, grpo.micro_batch_size, grpo.minibatch_size) == (48, 48, 48)
+    assert (grpo.batch_size, grpo.micro_batch_size, grpo.minibatch) == (48, 48, 48)
 
 
 def test_compiled_together(tmp_path):
@@ -40,7 +40,7 @@ def test_compiled_together(tmp_path):
     assert done.returncode == 0, done.stderr
     pipeline, _ = yaml.safe_load_all((tmp_path / "tiny.yaml").read_text())
     given = pipeline["root"]["inputDefinitions"]["parameters"]["grpo"]["defaultValue"]
-    assert [given[key] for key in ("batch_size", "micro_batch_size", "minibatch_size")] == [48] * 3
+    assert [given[key] for key in ("batch_size", "micro_batch_size", "minibatch")] == [48] * 3
 
 
 def test_submitted_together():
@@ -48,7 +48,7 @@ def test_submitted_together():
         done = run("submit", "tiny", "--host", server.url, settings=TOGETHER)
         assert done.returncode == 0, done.stderr
         (sent,) = server.runs.values()
-    assert sent["runtime_config"]["parameters"]["grpo"]["minibatch_size"] == 48
+    assert sent["runtime_config"]["parameters"]["grpo"]["minibatch"] == 48
 
 
 @pytest.mark.parametrize(
