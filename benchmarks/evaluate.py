@@ -29,7 +29,7 @@ from model.llada import LLaDA
 from model.tokenizer import load_tokenizer, train_tokenizer
 
 CONFIG = EvaluateConfig(
-    form="text", gen_length=32, block_length=8, cache="none", samples=32, batch_size=16
+    form="text", gen_length=32, block_length=8, cache="none", samples=128, batch_size=16
 )
 EVERY = 8  # of so many requests the loop takes one
 ANSWERS, CHOICES, TOKENS = 60, 20, 15
@@ -88,10 +88,10 @@ def shape(tokenizer: PreTrainedTokenizerBase) -> LLaDAConfig:
 
 
 def generating() -> list[Instance]:
-    """Prompts of 3 to 15 words, each with a letter as its stop text."""
+    """Prompts of 10 to 40 words, each with a letter as its stop text."""
     draw = random.Random(1)
     return [
-        Instance("generate_until", {}, (_text(draw, 3, 15), {"until": [draw.choice(LETTERS)]}), 0)
+        Instance("generate_until", {}, (_text(draw, 10, 40), {"until": [draw.choice(LETTERS)]}), 0)
         for _ in range(ANSWERS)
     ]
 
@@ -101,7 +101,7 @@ def choosing(questions: int, low: int, high: int) -> list[Instance]:
     draw = random.Random(2 + high)
     requests = []
     for _ in range(questions):
-        context = _text(draw, 3, 15)
+        context = _text(draw, 10, 40)
         texts = [f" {letter}" for letter in "abcd"]
         if high > 1:
             texts = [f" {_text(draw, low // 2 or 1, high // 2)}" for _ in range(4)]
@@ -183,7 +183,13 @@ def _row(
     def evaluation() -> None:
         mine[:] = ours(model, tokenizer, requests)
 
-    baseline, spent = measure.seconds(loop, evaluation, repeats=ROUNDS, device=model.device)
+    baseline, spent = measure.seconds(
+        loop,
+        evaluation,
+        warm_up=lambda: (one(model, few[0]), ours(model, tokenizer, requests[:1])),
+        repeats=ROUNDS,
+        device=model.device,
+    )
     if is_answer:
         theirs = [
             encoder.answer_text(query, tokens)[0]  # type: ignore[arg-type]
