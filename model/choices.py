@@ -77,7 +77,7 @@ def reveal_each(
 
     The verdict is upstream's `suffix_greedy_prediction`. `until_not_greedy` stops at an answer's
     first token that is not the likeliest, where the verdict is certain; the score is then partial.
-    `tokens_per_pass` and `cfg_scale` are those of `likelihood.each_log_likelihood`. Raises
+    `tokens_per_pass` and `cfg_scale` are those of `likelihood.log_likelihoods`. Raises
     ValueError on an empty answer, before the first pass.
     """
     if not all(len(answer_A) for _, answer_A in requests):

@@ -77,8 +77,9 @@ class EvaluateConfig(Checked):
     likelihood_cfg_scale: float = 0.0
     """Classifier-free guidance of likelihoods."""
     choices: Choices = "likelihood"
-    """How a choice of a question is scored: by its likelihood (a bound), or by the confidence of
-    its tokens when they are all masked (iLLaDA, arXiv:2606.25331)."""
+    """How a choice of a question is scored: by its likelihood (a bound), or by the probabilities of
+    its tokens as they are revealed one by one, where the model is most confident first
+    (model/choices.py), which takes a pass per token."""
     check_greedy: bool = False
     """Say for every likelihood whether greedy decoding gives that text; costs a pass per token."""
     too_long: TooLong = "refuse"

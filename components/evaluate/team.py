@@ -60,7 +60,8 @@ class Team:
         by_prompt: dict[tuple[int, ...], list[Query]] = {}
         for query in queries:
             by_prompt.setdefault(query.prompt, []).append(query)
-        loads, shares = [0] * self.size, [[] for _ in range(self.size)]  # type: list[int], list[list[Query]]
+        loads = [0] * self.size
+        shares: list[list[Query]] = [[] for _ in range(self.size)]
         for group in sorted(by_prompt.values(), key=lambda group: -_work(group)):
             rank = loads.index(min(loads))
             loads[rank] += _work(group)
