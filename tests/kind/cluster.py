@@ -42,8 +42,9 @@ SHORT = (
     "release.accuracy=0",
 )
 BRANCHES = ("grpo", "dpo")
-MODELS = ("download", "pretrain", "merge", "sft", "dpo", "grpo", "release")
-OUTPUTS = ("model", "trained", "release")
+# The release is a copy of the last merge, with a card that names the image's commit.
+MODELS = ("download", "pretrain", "merge", "sft", "dpo", "grpo")
+OUTPUTS = ("model", "trained")
 WAYS = {
     "docker": "install Docker",
     "kind": "see https://kind.sigs.k8s.io, version 0.30.0",
@@ -88,8 +89,8 @@ def check(url: str, *context: str) -> None:
         run = _submit(url, preference, disturbance if os.environ.get("PODS") else None)
         found = metadata.artifacts(url, run)
         for artifact in found:
-            if "exact_match" in artifact:
-                print(f"{preference}: exact match {artifact['exact_match']}")
+            if artifact.get("stage") == "evaluate":
+                print(f"{preference}: accuracy {artifact.get('accuracy')}")
         theirs, ours = models(found), models(reference(preference))
         if theirs != ours:
             lost = sorted(stage for stage, _ in theirs.keys() ^ ours.keys())
@@ -102,7 +103,7 @@ def models(records: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter(
         (record["stage"], record["fingerprint"])
         for record in records
-        if record.get("stage") in MODELS and "fingerprint" in record
+        if record.get("stage") in MODELS and record["output"] in OUTPUTS
     )
 
 
@@ -121,8 +122,7 @@ def _records(run: Path) -> list[dict[str, Any]]:
     files = sorted(run.glob("artifacts/**/.artifact.json"))
     if not files:
         _end(f"{run}: no run of the pipeline is there", 2)
-    records = [json.loads(file.read_text()) for file in files]
-    return [record for record in records if record["output"] in OUTPUTS]
+    return [json.loads(file.read_text()) for file in files]
 
 
 def down() -> None:

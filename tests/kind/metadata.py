@@ -15,7 +15,7 @@ Fields = Iterator[tuple[int, Any]]
 
 
 def artifacts(url: str, run: str) -> list[dict[str, Any]]:
-    """What the stages reported of each of the run's artifacts, and its address as `uri`."""
+    """What the stages reported of each of the run's artifacts, and which `output` it is."""
     asked = _text(1, CONTEXT) + _text(2, run)
     context = dict(_fields(_call(url, "GetContextByTypeAndName", asked))).get(1)
     assert context is not None, f"the metadata store has no run {run}"
@@ -28,7 +28,7 @@ def _artifact(message: bytes) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for field, value in _fields(message):
         if field == 3:
-            properties["uri"] = value.decode()
+            properties["output"] = value.decode().rpartition("/")[2]  # <root>/.../<output>
         elif field == 5:
             entry = dict(_fields(value))
             properties[entry[1].decode()] = _value(entry.get(2, b""))

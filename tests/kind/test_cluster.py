@@ -115,13 +115,19 @@ def test_a_step_that_fails_ends_it(kind):
 def made(preference, changed=None):
     """What the stages of a branch tell KFP about their artifacts, as their records do."""
     stages = ["download", "pretrain", "merge", "sft", "merge", preference, "merge", "release"]
+    outputs = ["model", "trained", "model", "trained", "model", "trained", "model", "release"]
     weights = [
-        {"stage": stage, "fingerprint": f"{number}-{preference}", "bytes": 12345678901}
-        for number, stage in enumerate(stages)
+        {"stage": stage, "output": output, "fingerprint": f"{stage}-{number}", "bytes": 2**40}
+        for number, (stage, output) in enumerate(zip(stages, outputs, strict=True))
     ]
     if changed is not None:
         weights[changed]["fingerprint"] = "another"
-    return [*weights, {"accuracy": 0.25, "exact_match": 0.25}]
+    rest = [
+        {"stage": "download", "output": "dataset", "fingerprint": "of the cluster"},
+        {"output": "metrics", "accuracy": 0.25, "steps": 20},
+        {"stage": "evaluate", "output": "evaluation", "fingerprint": "e", "accuracy": 0.25},
+    ]
+    return [*weights, *rest]
 
 
 @pytest.fixture
@@ -129,13 +135,12 @@ def reference(tmp_path):
     """Records of earlier runs of both branches."""
     folder = tmp_path / "reference"
     for preference in cluster.BRANCHES:
-        for number, properties in enumerate(made(preference)[:-1]):
+        for number, properties in enumerate(made(preference)):
             record = folder / preference / "artifacts" / str(number) / ".artifact.json"
             record.parent.mkdir(parents=True)
-            record.write_text(json.dumps(properties | {"output": "model"}))
-        log = folder / preference / "artifacts" / "metrics" / ".artifact.json"
-        log.parent.mkdir()
-        log.write_text(json.dumps({"stage": "sft", "output": "metrics", "fingerprint": "x"}))
+            if properties["output"] == "dataset":
+                properties["fingerprint"] = "of this machine"
+            record.write_text(json.dumps({"stage": "sft", "fingerprint": "x", **properties}))
     return str(folder)
 
 
@@ -150,9 +155,9 @@ def test_both_branches_equal_those_of_this_machine(kind, reference, step):
     given = grpo["runtime_config"]["parameters"]
     assert given["sft"]["steps"] == 20 and given["release"]["accuracy"] == 0
     assert dpo["runtime_config"]["parameters"]["preference"] == "dpo"
-    assert "grpo: exact match 0.25" in done.stdout
+    assert "grpo: accuracy 0.25" in done.stdout
     lines = [line for line in done.stdout.splitlines() if line.startswith("cluster: ")]
-    assert lines == [f"cluster: run {run} passed: 8 models are equal" for run in server.runs]
+    assert lines == [f"cluster: run {run} passed: 7 models are equal" for run in server.runs]
     for version in server.versions.values():
         (pipeline, _) = version["spec"]
         assert pipeline["root"]["dag"]["tasks"]["download"]["cachingOptions"] == {}
@@ -213,9 +218,9 @@ def test_another_model_is_named(kind, reference):
 
 
 def test_a_model_that_is_missing_is_named(kind, reference):
-    with Server(artifacts=lambda preference: made(preference)[:-2]) as server:
+    with Server(artifacts=lambda preference: made(preference)[1:]) as server:
         done = kind("check", server.url, REFERENCE=reference)
-    assert done.returncode == 1 and "this machine: release" in done.stderr
+    assert done.returncode == 1 and "this machine: download" in done.stderr
 
 
 def test_reference_that_is_not_there(kind, tmp_path):

@@ -59,7 +59,12 @@ def frame(name, content):
 
 
 def artifact(properties):
-    """An artifact with the properties that a stage gives it."""
+    """An artifact with the properties that a stage gives it, at the address of its output."""
     kinds = {str: "string_value", int: "int_value", float: "double_value"}
-    own = [{"key": key, "value": {kinds[type(value)]: value}} for key, value in properties.items()]
-    return {"id": 1, "uri": "s3://bucket/one", "custom_properties": own}
+    own = [
+        {"key": key, "value": {kinds[type(value)]: value}}
+        for key, value in properties.items()
+        if key != "output"
+    ]
+    address = f"s3://bucket/root/run/task/uuid/{properties['output']}"
+    return {"id": 1, "uri": address, "custom_properties": own}
