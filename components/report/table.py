@@ -49,8 +49,10 @@ def scores(tasks: dict[str, dict[str, Any]]) -> str:
 
 def _interval(score: dict[str, Any]) -> str:
     value, error = score["score"], score["standard_error"]
-    if error is None:
+    if value > 1:  # no share: a perplexity
         return f"{value:.4g}"
+    if error is None:
+        return f"{100 * value:.1f}%"
     low, high = max(value - QUANTILE * error, 0.0), value + QUANTILE * error
     return f"{100 * value:.1f}% ({100 * low:.1f} to {100 * min(high, 1.0):.1f})"
 

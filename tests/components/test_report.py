@@ -31,6 +31,7 @@ REPORT = {
     "tasks": {
         "test": {"base": score(0.0, 0.0), "sft": score(0.62, 0.03)},
         "gsm8k": {"base": score(0.5, 0.1), "sft": score(0.99, 0.02)},
+        "wikitext": {"base": score(31.5, None), "sft": score(0.25, None)},
     },
     "table": [ROW],
     "total_seconds": 2.0,
@@ -94,6 +95,7 @@ def test_each_task_by_stage_with_its_interval():
     assert "| task | base | sft |" in text
     assert "| test | 0.0% (0.0 to 0.0) | 62.0% (56.1 to 67.9) |" in text
     assert "| gsm8k | 50.0% (30.4 to 69.6) | 99.0% (95.1 to 100.0) |" in text
+    assert "| wikitext | 31.5 | 25.0% |" in text
     assert "gsm8k" in rendered() and "99.0% (198/200)" in rendered()
 
 
