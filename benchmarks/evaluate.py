@@ -2,10 +2,11 @@
 
 A third each: 68 answers of up to 32 tokens that end at their stop text after different lengths, 68
 choices of 2 to 20 tokens and 64 of a single token, four to a question. The loop does what LLaDA's
-evaluation script does: one request at a time, the logits of every position, all passes of an answer,
-whatever its stop text, and all samples of a likelihood. It takes every eighth request; its seconds are
-those times the share of tokens that go through the model: a request costs what its tokens cost. Both take
-the same draws, so that likelihoods must agree but for rounding; answers are compared as texts.
+evaluation script does: one request at a time, the logits of every position, all passes of an
+answer, whatever its stop text, and all samples of a likelihood. It takes every eighth request; its
+seconds are those times the share of tokens that go through the model: a request costs what its
+tokens cost. Both take the same draws, so that likelihoods must agree but for rounding; answers are
+compared as texts.
 """
 
 import random
