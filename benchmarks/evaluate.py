@@ -1,11 +1,12 @@
 """Seconds for 200 mixed requests of an evaluation, against a loop that takes them one at a time.
 
-60 answers of up to 32 tokens that end at their stop text after different lengths, 80 choices of 2
-to 20 tokens and 60 of a single token, four to a question. The loop does what LLaDA's evaluation
-script does: one request at a time, the logits of every position, all passes of an answer whatever
-its stop text, all samples of a likelihood. It takes every eighth request, and its seconds are those
-times the share of tokens that go through the model: a request costs what its tokens cost. Both take
-the same draws, so that likelihoods must agree but for rounding; answers are compared as texts.
+A third each: 68 answers of up to 32 tokens that end at their stop text after different lengths, 68
+choices of 2 to 20 tokens and 64 of a single token, four to a question. The loop does what LLaDA's
+evaluation script does: one request at a time, the logits of every position, all passes of an
+answer, whatever its stop text, and all samples of a likelihood. It takes every eighth request; its
+seconds are those times the share of tokens that go through the model: a request costs what its
+tokens cost. Both take the same draws, so that likelihoods must agree but for rounding; answers are
+compared as texts.
 """
 
 import random
@@ -32,7 +33,7 @@ CONFIG = EvaluateConfig(
     form="text", gen_length=32, block_length=8, cache="none", samples=128, batch_size=16
 )
 EVERY = 8  # of so many requests the loop takes one
-ANSWERS, CHOICES, TOKENS = 60, 20, 15
+ANSWERS, CHOICES, TOKENS = 68, 17, 16
 """Answers, questions with longer choices, and questions with choices of one token."""
 BAR = 3.0
 ROUNDS = 3
