@@ -135,7 +135,8 @@ def _failure(server: Connection, run: Any, run_id: str, now: Sequence[Row]) -> l
         lines.append(f"  events: {logs.why(run_id, row.pod, server.home)}")
     if not lines:
         lines.append(f"no stage failed by itself; {logs.more(run_id, None, server.home)}")
-    again = f"python -m pipelines.submit --retry {run_id} --host {server.host} --watch"
+    profile = f" --namespace {server.namespace}" if server.namespace else ""
+    again = f"python -m pipelines.submit --retry {run_id} --host {server.host}{profile} --watch"
     return [*lines, f"to go on from there: {again}"]
 
 

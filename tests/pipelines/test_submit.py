@@ -87,6 +87,14 @@ def test_failed_run_is_exit_code_1():
     assert lines[-1].startswith("failed: http://")
 
 
+def test_failed_run_of_a_profile_goes_on_in_it(tmp_path):
+    with Server(answers=FAILED, multi_user=True) as server:
+        done = submit(server, "--namespace", "me", *FAST, home=tmp_path)
+    assert done.returncode == 1
+    assert f"--host {server.url} --namespace me --watch" in done.stdout
+    assert "kubectl -n me logs llada-reasoning-hr42x" in done.stdout
+
+
 def test_failed_run_without_a_log_still_says_how_to_get_one():
     with Server(answers=["failed-after-retry"]) as server:
         done = submit(server, *FAST)
