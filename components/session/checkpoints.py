@@ -31,7 +31,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from components import artifact, storage
+from components import artifact, atomic, storage
 from components.session.metrics import History
 from components.storage import directories
 from model.training.config import Resumable
@@ -41,6 +41,7 @@ FACTS = "facts.json"
 FORMAT = 1
 SHARD_BYTES = 2 << 30
 STEP = re.compile(r"step-(\d{8})")
+DRAFT = re.compile(rf"\.step-\d{{8}}{atomic.DRAFT.replace('.', '[.]')}")
 # Fields that say where a run is computed and kept; a run may go on with other values of these.
 PLACE = (
     "activation_checkpointing",
@@ -143,11 +144,15 @@ class Checkpoints:
         return [int(match[1]) for match in matches if match]
 
     def _prune(self, step: int) -> None:
-        """Deletes all but the newest up to `step`: later ones are damaged, drafts incomplete."""
+        """Deletes all but the newest up to `step`: later ones are damaged, drafts incomplete.
+
+        Whatever else is in the place belongs to a person and stays.
+        """
         usable = sorted(number for number in self._steps() if number <= step)
         newest = {_name(number) for number in usable[-self.config.checkpoint_keep :]}
-        folders = {name.split("/")[0] for name in storage.list_files(self.location)}
-        for name in sorted(folders - newest):
+        folders = {name.partition("/")[0] for name in storage.list_files(self.location)}
+        own = {name for name in folders if STEP.fullmatch(name) or DRAFT.fullmatch(name)}
+        for name in sorted(own - newest):
             storage.delete(storage.join(self.location, name))
 
     def _at(self, step: int) -> str:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from components import atomic
+from components import atomic, names
 from components.artifact import checksum
 from components.storage import (
     MANIFEST,
@@ -71,6 +71,7 @@ def get_directory(location: Location, local: Path) -> None:
         manifest = read_json(join(location, MANIFEST))
     except FileNotFoundError:
         raise FileNotFoundError(f"{location}: no {MANIFEST}, so it is not complete") from None
+    names.check_all(manifest["files"], join(location, MANIFEST), StorageError)
     with _drafted(local) as draft:
         for name, facts in manifest["files"].items():
             get_file(join(location, name), draft / name)

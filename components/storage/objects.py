@@ -145,12 +145,14 @@ def put(location: Location, content: bytes, *, new: bool) -> None:
             _client().put_object(Bucket=bucket, Key=key, Body=content)
 
 
-def remove(locations: list[str]) -> None:
-    """Removes those of the objects that exist, in this order."""
-    for location in locations:
-        bucket, key = _split(location)
+def remove(location: Location, *, first: str) -> None:
+    """Removes an object and all below it, the object `first` of the directory before the others."""
+    bucket, key = _split(location)
+    below = sorted(sizes_below(location), key=lambda name: name != first)
+    own = [key] if size_of(location) is not None else []
+    for each in [*own, *(f"{key}/{name}" for name in below)]:
         with _explained(location):
-            _client().delete_object(Bucket=bucket, Key=key)
+            _client().delete_object(Bucket=bucket, Key=each)
 
 
 def _range(location: Location, start: int, end: int) -> bytes:

@@ -153,6 +153,7 @@ LOOSE = [
     "container",
     "drawing",
     "failure",
+    "names",
     "outputs",
     "selftest",
 ]
