@@ -155,6 +155,7 @@ LOOSE = [
     "failure",
     "names",
     "outputs",
+    "records",
     "selftest",
 ]
 ROOMS = {"data", "rewards", "session", "storage"}

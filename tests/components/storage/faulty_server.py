@@ -62,10 +62,11 @@ class Faulty:
 
     @staticmethod
     def send(handler, answer):
+        size = 1024 if answer.pause else 1 << 20
         try:
-            for start in range(0, len(answer.body), 1024 if answer.pause else 1 << 20):
+            for start in range(0, len(answer.body), size):
                 time.sleep(answer.pause)
-                handler.wfile.write(answer.body[start : start + (1024 if answer.pause else 1 << 20)])
+                handler.wfile.write(answer.body[start : start + size])
         except OSError:
             handler.close_connection = True  # the client went first
 
