@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from components import atomic, names
-from components.storage import finding, hub, objects
-from components.storage.errors import AlreadyThere, Location, StorageError
+from components.storage import finding, hub, objects, uploads
+from components.storage.errors import AlreadyThere, Location, StorageError, Unavailable
 from components.storage.finding import Listing, Sizes
 
-__all__ = ["AlreadyThere", "Listing", "Location", "StorageError"]
+__all__ = ["AlreadyThere", "Listing", "Location", "StorageError", "Unavailable"]
 MANIFEST = ".manifest.json"
 
 
@@ -100,7 +100,7 @@ def put_file(local: Path, location: Location) -> None:
     """Copies a local file to a location, whole or not at all."""
     if not is_remote(location):
         return get_file(local, Path(location))
-    objects.upload(local, location)
+    uploads.upload(local, location)
 
 
 def read_json(location: Location) -> Any:

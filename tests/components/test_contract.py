@@ -28,7 +28,7 @@ NETWORK = {
     "kubernetes",
 }
 ALLOWED = {
-    "storage/objects.py": {"boto3"},
+    "storage/connection.py": {"boto3"},
     "storage/hub.py": {"huggingface_hub", "httpx2"},
     "rewards/judge.py": {"openai"},
     "trainjob/cluster.py": {"kubernetes", "urllib3"},

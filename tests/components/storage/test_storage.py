@@ -11,7 +11,7 @@ import urllib.parse
 import pytest
 
 from components import storage
-from components.storage import AlreadyThere, StorageError, directories, objects
+from components.storage import AlreadyThere, StorageError, connection, directories
 from tests.components.conftest import free_port, point_at
 from tests.components.storage.faulty_server import Faulty
 
@@ -245,7 +245,7 @@ def test_endpoint_down(folder, monkeypatch, operation):
 
 
 def test_no_credentials(folder, monkeypatch, tmp_path):
-    for name in objects.ENVIRONMENT:
+    for name in connection.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -282,7 +282,7 @@ def test_values_of_a_wrong_form_are_named(monkeypatch, folder, name, value, word
     place = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "us-east-1"}
     for key, given in {**keys, **place, name: value}.items():
         monkeypatch.setenv(key, given)
-    objects._connect.cache_clear()
+    connection.forget()
     refused("read", "s3://bucket/x", folder, words)
 
 
