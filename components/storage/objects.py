@@ -24,6 +24,7 @@ from components.storage.retries import persist
 PART = 8 << 20  # bytes of one ranged request
 THREADS = 8
 CHUNK = 16 << 10
+REPLACED = "another object took its place while it was read"
 SLOWEST = 64 << 10  # bytes a second, below which an answer counts as broken
 GRACE = 30.0  # seconds
 TRIES = 3  # of a whole file whose content is not that of the object
@@ -215,6 +216,8 @@ def _range(location: Location, start: int, end: int, facts: Facts) -> bytes:
         answer = client().get_object(
             Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition
         )
+        if facts.tag and answer.get("ETag", facts.tag).strip('"') != facts.tag:
+            raise Changed(REPLACED)  # some servers ignore the condition
         if answer.get("ContentRange") != (wanted := f"bytes {start}-{end - 1}/{facts.size}"):
             raise Spoilt(f"the answer holds {answer.get('ContentRange')}, not {wanted}")
         return _body(answer["Body"], end - start)
@@ -223,7 +226,7 @@ def _range(location: Location, start: int, end: int, facts: Facts) -> bytes:
         return persist(location, request)
     except aws.ClientError as error:
         if code_of(error) in ("PreconditionFailed", "412"):
-            raise Changed("another object took its place while it was read") from error
+            raise Changed(REPLACED) from error
         raise
 
 

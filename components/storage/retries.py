@@ -17,7 +17,7 @@ import botocore.exceptions as aws
 from botocore.parsers import ResponseParserError
 
 from components.storage import connection
-from components.storage.errors import Location, Spoilt
+from components.storage.errors import Changed, Location, Spoilt
 from model.options import check
 
 MINUTES = "STORAGE_RETRY_MINUTES"
@@ -44,7 +44,7 @@ BROKEN = (
     ResponseParserError,
     Spoilt,
 )
-FINAL = (aws.SSLError, aws.ProxyConnectionError, aws.InvalidProxiesConfigError)
+FINAL = (Changed, aws.SSLError, aws.ProxyConnectionError, aws.InvalidProxiesConfigError)
 T = TypeVar("T")
 
 

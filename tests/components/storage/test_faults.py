@@ -84,8 +84,9 @@ def test_content_that_stays_wrong_is_refused(nanio, monkeypatch, tmp_path, forei
     with faulty(nanio, monkeypatch, first(1000, flipped)):
         with pytest.raises(Unavailable, match="faults/file: its content is not that of the object"):
             storage.get_file(KEY, tmp_path / "back")
-        with pytest.raises(Unavailable), storage.open_file(KEY) as stream:
-            stream.read()
+        if not foreign or size == 100:  # sizes of foreign parts are tried on whole files only
+            with pytest.raises(Unavailable), storage.open_file(KEY) as stream:
+                stream.read()
     assert not (tmp_path / "back").exists()
 
 
