@@ -5,16 +5,14 @@ another place goes through this room: `objects` and `hub` open the connections, 
 patterns, `directories` copies whole directories.
 """
 
-import atexit
 import fnmatch
 import io
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from components import atomic, names
+from components import atomic, names, temporary
 from components.storage import finding, hub, objects, uploads
 from components.storage.errors import AlreadyThere, Location, StorageError, Unavailable
 from components.storage.finding import Listing, Sizes
@@ -156,8 +154,8 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
     if Path(name).is_dir():
         return Path(name)
     if name.startswith("s3://"):
-        folder = Path(tempfile.mkdtemp(prefix="fetched-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = temporary.folder()
+        folder.mkdir()
         for file in list_files(name):
             if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
                 get_file(join(name, file), folder / file)

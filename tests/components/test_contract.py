@@ -157,6 +157,7 @@ LOOSE = [
     "outputs",
     "records",
     "selftest",
+    "temporary",
 ]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}

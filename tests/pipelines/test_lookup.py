@@ -1,6 +1,5 @@
 """Which model a path names: artifacts, upstream's files, runs, and what is none of these."""
 
-import json
 import shutil
 import subprocess
 import sys

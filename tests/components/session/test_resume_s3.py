@@ -41,7 +41,7 @@ def test_resumes_from_object_storage(tmp_path, downloaded, s3, environment):
     names = objects(s3, prefix)
     steps = {name.split("/step-")[1].split("/")[0] for name in names}
     assert steps == {"00000024", "00000030"}  # the newest two
-    newest = next(name for name in names if "step-00000030/state" in name)
+    newest = next(name for name in names if "step-00000030/" in name and "/state-" in name)
     content = s3.client().get_object(Bucket="bucket", Key=newest)["Body"].read()
     s3.client().put_object(Bucket="bucket", Key=newest, Body=content[:-1])
     text = runs.complete(config, environment=environment)

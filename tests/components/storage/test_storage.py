@@ -1,5 +1,6 @@
 """Storage on a local path and on two real S3 servers: the same semantics, and one-line errors."""
 
+import contextlib
 import os
 import random
 import socket
@@ -7,6 +8,7 @@ import socketserver
 import tempfile
 import threading
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -178,6 +180,26 @@ def test_find(place, folder):
     assert found("c.txt") == [f"{place}/c.txt"]
     with pytest.raises(FileNotFoundError, match=r"\*\.zst: no such file"):
         storage.find(storage.join(place, "*.zst"))
+
+
+def test_two_writers_leave_what_one_of_them_wrote(s3, tmp_path):
+    """Whichever manifest counts, its files are whole."""
+    for number in range(5):
+        place = f"s3://bucket/two-{random.getrandbits(32):x}"
+
+        def write(writer, place=place, number=number):
+            local = tmp_path / f"{number}-{writer}"
+            local.mkdir()
+            for name in "abcdef":
+                (local / name).write_text(writer)
+            with contextlib.suppress(AlreadyThere):
+                directories.put_directory(local, place, writer=writer)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(write, ("one", "other")))
+        directories.get_directory(place, tmp_path / f"back-{number}")
+        back = contents(tmp_path / f"back-{number}")
+        assert back.keys() == set("abcdef") and len(set(back.values())) == 1
 
 
 def test_second_writer_loses(s3, folder):
