@@ -255,9 +255,14 @@ def _broadcast(value: Any) -> Any:
 
 def _check(folder: Path, step: int) -> None:
     """Raises ValueError unless the folder holds a state of this step in this format."""
-    facts = json.loads((folder / FACTS).read_text())
+    facts = storage.read_json(folder / FACTS)
+    if not isinstance(facts, dict) or not isinstance(facts.get("wandb"), str):
+        raise ValueError(f"{FACTS} is not of a checkpoint")
     if (facts["format"], facts["step"]) != (FORMAT, step):
         raise ValueError(f"{FACTS} is of step {facts['step']} in format {facts['format']}")
+    for number, line in enumerate((folder / artifact.METRICS).read_text().splitlines(), 1):
+        if not isinstance(json.loads(line), dict):
+            raise ValueError(f"{artifact.METRICS}:{number} is not a record")
     if not Tensors(folder):
         raise ValueError("it holds no tensors")
 

@@ -107,7 +107,7 @@ def read_json(location: Location) -> Any:
         content = stream.read()
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{location}: not JSON: {error}") from None
 
 

@@ -148,6 +148,7 @@ TRAINING = [
 LOOSE = [
     "artifact",
     "atomic",
+    "claimants",
     "cli",
     "coerce",
     "container",

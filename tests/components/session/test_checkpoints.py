@@ -1,15 +1,18 @@
 """The checkpoints of one run beside whatever else is in their place."""
 
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from components import storage
 from components.session.checkpoints import Checkpoints
 from components.session.metrics import History
 from components.sft.config import SftConfig
+from components.storage import directories
 from tests.components.conftest import point_at
 from tests.components.storage.faulty_server import Faulty, busy
 
@@ -96,3 +99,60 @@ def test_the_newer_steps_of_another_process_stay(place):
         save(fast, step)
     save(slow, 5)
     assert fast._steps() == [10, 20]
+
+
+FACTS = {"format": 1, "step": 1, "wandb": "a"}
+WRONG = {
+    "a list": ("facts.json", b"[]"),
+    "deep": ("facts.json", b"[" * 100_000),
+    "no step": ("facts.json", b'{"format": 1, "wandb": "a"}'),
+    "not text": ("facts.json", b"\xff\xfe\xfd"),
+    "a number for a name": ("facts.json", b'{"format": 1, "step": 1, "wandb": 3}'),
+    "records that are no records": ("metrics.jsonl", b"[]\n"),
+    "half a record": ("metrics.jsonl", b'{"step": '),
+    "no tensors": ("state-00001.safetensors", b"x" * 100),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_checkpoint_of_another_form_is_damaged(tmp_path, capsys, case):
+    """Its manifest fits: somebody made it so, or another version of this program did."""
+    kept = checkpoints(str(tmp_path / "kept"))
+    made = tmp_path / "made"
+    made.mkdir()
+    save_file({"weight": torch.ones(4)}, made / "state-00001.safetensors")
+    (made / "facts.json").write_text(json.dumps(FACTS))
+    (made / "metrics.jsonl").write_text("")
+    directories.put_directory(made, storage.join(kept.location, "step-00000001"))
+    assert kept.latest().facts == FACTS
+    name, content = WRONG[case]
+    (made / name).write_bytes(content)
+    directories.put_directory(made, storage.join(kept.location, "step-00000002"))
+    made_facts = dict(FACTS, step=2)
+    if name != "facts.json":
+        (made / "facts.json").write_text(json.dumps(made_facts))
+        directories.put_directory(made, storage.join(kept.location, "step-00000002"), replace=True)
+    assert checkpoints(str(tmp_path / "kept")).latest().facts == FACTS
+    assert "checkpoint of step 2 is damaged and not used: " in capsys.readouterr().out
+
+
+MANIFESTS = {
+    "a list": b"[]",
+    "deep": b"[" * 100_000,
+    "no files": b"{}",
+    "a list of files": b'{"files": []}',
+    "no checksum": b'{"files": {"facts.json": {"bytes": 1}}}',
+    "a number as a checksum": b'{"files": {"facts.json": {"sha256": 1}}}',
+    "data elsewhere": b'{"files": {}, "data": "../../x"}',
+    "cut": b'{"files": {"fac',
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_of_another_form_is_damage(tmp_path, capsys, case):
+    kept = checkpoints(str(tmp_path))
+    save(kept, 1)
+    save(kept, 2)
+    (tmp_path / kept.location / "step-00000002" / ".manifest.json").write_bytes(MANIFESTS[case])
+    assert checkpoints(str(tmp_path)).latest().facts["step"] == 1
+    assert "checkpoint of step 2 is damaged and not used: " in capsys.readouterr().out
