@@ -62,12 +62,12 @@ def patience() -> float:
 def persist(location: Location, request: Callable[[], T]) -> T:
     """What `request` returns, tried again while its failure may pass. Raises the last failure."""
     deadline = time.monotonic() + patience()
-    most = int(os.environ.get("AWS_MAX_ATTEMPTS", sys.maxsize))
     for attempt in itertools.count(1):
         try:
             return request()
         except (aws.ClientError, aws.BotoCoreError, ResponseParserError, Spoilt) as error:
             pause = random.uniform(0.5, 1) * min(LONGEST, FIRST * 2 ** min(attempt - 1, 20))
+            most = int(os.environ.get("AWS_MAX_ATTEMPTS", sys.maxsize))
             is_late = attempt >= most or time.monotonic() + pause > deadline
             if is_late or not _may_pass(error, attempt):
                 raise
