@@ -195,6 +195,13 @@ class Checkpoints:
                 storage.delete(storage.join(self.location, name))
         for step in newest:
             directories.sweep(self._at(step))
+        directories.abort(self.location, lambda name: self._is_left(name, newest[-1]))
+
+    def _is_left(self, name: str, newest: int) -> bool:
+        """Whether the upload of a file can have no use: its step is there, or a later one is."""
+        folder, _, rest = name.partition("/")
+        match = STEP.fullmatch(folder)
+        return bool(match) and int(folder[5:]) <= newest and not rest.startswith(self.writer)
 
     def _at(self, step: int) -> str:
         return storage.join(self.location, _name(step))

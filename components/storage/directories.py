@@ -5,7 +5,7 @@ directory is also written as a draft and renamed.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -92,7 +92,15 @@ def sweep(location: Location) -> None:
     data = _manifest(location).get("data")
     for name in folders - {data} if data else ():
         delete(join(location, name))
-        uploads.abort(join(location, name))
+
+
+def abort(location: Location, is_left: Callable[[str], bool]) -> None:
+    """Removes the parts of files that killed processes were sending to object storage.
+
+    `is_left` judges the names of those files, relative to the location.
+    """
+    if is_remote(location):
+        uploads.abort(location, is_left)
 
 
 def _manifest(location: Location) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Each object keeps its sha256 in its metadata, by which every later reader verifi
 upload that fails are removed; those of a killed process by `abort`.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,22 +36,23 @@ def upload(file: Path, location: Location) -> None:
         persist(location, lambda: client().put_object(**options, **body))
 
 
-def abort(location: Location) -> None:
-    """Removes the parts below a location that uploads of killed processes left."""
+def abort(location: Location, is_left: Callable[[str], bool]) -> None:
+    """Removes the parts of unfinished uploads whose files, by relative name, are left-overs."""
     bucket, key = split(location)
+    prefix = f"{key}/"
     with explained(location):
         try:
             page = persist(
                 location,
-                lambda: client().list_multipart_uploads(Bucket=bucket, Prefix=key),
+                lambda: client().list_multipart_uploads(Bucket=bucket, Prefix=prefix),
             )
         except aws.ClientError as error:
             if code_of(error) in UNSUPPORTED:
                 return
             raise
         for left in page.get("Uploads", []):
-            target = {"Bucket": bucket, "Key": left["Key"], "UploadId": left["UploadId"]}
-            _abort(location, target)
+            if is_left(left["Key"].removeprefix(prefix)):
+                _abort({"Bucket": bucket, "Key": left["Key"], "UploadId": left["UploadId"]})
 
 
 def _upload_parts(
@@ -63,7 +65,7 @@ def _upload_parts(
         parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
         _complete(location, own, parts)
     except BaseException:
-        _abort(location, own)
+        _abort(own)
         raise
 
 
@@ -101,7 +103,7 @@ def _complete(location: Location, own: dict[str, str], parts: list[dict[str, Any
         persist(location, lambda: client().head_object(Bucket=own["Bucket"], Key=own["Key"]))
 
 
-def _abort(location: Location, upload: dict[str, str]) -> None:
+def _abort(upload: dict[str, str]) -> None:
     """A failure here must not hide the failure of the upload; `abort` comes back to its parts."""
     try:
         client().abort_multipart_upload(**upload)

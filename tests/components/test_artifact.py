@@ -234,6 +234,21 @@ def test_an_input_that_is_only_touched_is_the_same(tmp_path):
     assert made["inputs"]["base"]["fingerprint"] == record["fingerprint"]
 
 
+def test_files_and_folders_reach_the_disk_before_the_record(tmp_path, monkeypatch):
+    """A power cut after the record must not find an empty file under it."""
+    flushed, sync = [], os.fsync
+
+    def observe(descriptor):
+        sync(descriptor)
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", observe)
+    path = make(tmp_path / "a")
+    draft = next(n for n, name in enumerate(flushed) if ".artifact.json.draft-" in name)
+    assert {str(path), str(path / "part"), str(path / "part" / "file")} <= set(flushed[:draft])
+    assert str(path) in flushed[draft:]  # and the record's own name
+
+
 def test_no_draft_is_left(tmp_path):
     path = make(tmp_path / "a")
     assert json.loads((path / artifact.RECORD).read_text())

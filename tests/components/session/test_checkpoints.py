@@ -101,6 +101,21 @@ def test_the_newer_steps_of_another_process_stay(place):
     assert fast._steps() == [10, 20]
 
 
+def test_parts_of_a_killed_upload_are_removed(s3, tmp_path):
+    """A person's own upload in the same place stays."""
+    place = f"s3://bucket/parts-{random.getrandbits(32):x}"
+    kept, client = checkpoints(place), s3.client()
+    prefix = kept.location.removeprefix("s3://bucket/")
+    for name in ("step-00000001/0123abcd/state-00001.safetensors", "mine/large"):
+        upload = client.create_multipart_upload(Bucket="bucket", Key=f"{prefix}/{name}")
+        own = {"UploadId": upload["UploadId"], "PartNumber": 1, "Body": b"x" * (5 << 20)}
+        client.upload_part(Bucket="bucket", Key=f"{prefix}/{name}", **own)
+    save(kept, 1)
+    left = client.list_multipart_uploads(Bucket="bucket", Prefix=f"{prefix}/")["Uploads"]
+    assert [each["Key"] for each in left] == [f"{prefix}/mine/large"]
+    client.abort_multipart_upload(Bucket="bucket", Key=left[0]["Key"], UploadId=left[0]["UploadId"])
+
+
 FACTS = {"format": 1, "step": 1, "wandb": "a"}
 WRONG = {
     "a list": ("facts.json", b"[]"),

@@ -229,3 +229,18 @@ def test_refusals_say_what_is_wrong(nanio, monkeypatch, code):
     ):
         storage.list_files("s3://bucket/faults")
     assert not isinstance(caught.value, Unavailable)
+
+
+def test_an_upload_that_fails_leaves_no_parts(s3, monkeypatch, tmp_path):
+    (tmp_path / "file").write_bytes(CONTENT)
+    monkeypatch.setenv("STORAGE_RETRY_MINUTES", "0.01")
+
+    def refuse(handler, ask):
+        return busy() if "partNumber=2" in handler.path else ask()
+
+    with faulty(s3, monkeypatch, refuse), pytest.raises(Unavailable):
+        storage.put_file(tmp_path / "file", "s3://bucket/faults/parts")
+    left = s3.client().list_multipart_uploads(Bucket="bucket", Prefix="faults/parts")
+    assert left.get("Uploads", []) == []
+    listed = s3.client().list_objects_v2(Bucket="bucket", Prefix="faults/parts")
+    assert listed["KeyCount"] == 0
