@@ -15,6 +15,7 @@ import torch
 from benchmarks import (
     adapter_step,
     cost,
+    evaluate,
     first_run,
     generation,
     likelihood,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "merging": merging.rows,
     "training": training.rows,
     "generation": generation.rows,
+    "evaluate": evaluate.rows,
     "adapter_step": adapter_step.rows,
 }
 GPU_ONLY = {"adapter_step"}

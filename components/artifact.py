@@ -29,6 +29,9 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "lm_eva
 STARTED = time.monotonic()
 
 Input = Annotated[Path, "input"]
+Inputs = Annotated[tuple[Path, ...], "inputs"]
+"""Any number of inputs of one kind, in their order. KFP's container components take no such list
+as an artifact, so that only the command line offers them."""
 Output = Annotated[Path, "output"]
 OutputFile = Annotated[Path, "output file"]
 """A page that the Kubeflow UI shows. No stage reads it, so it has no record."""

@@ -26,6 +26,7 @@ from components.failure import Failed, explain, is_full, is_of_the_system
 from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
+INPUTS = (artifact.Input, artifact.Inputs)
 SHOWN = (artifact.Output, artifact.OutputFile)
 
 
@@ -64,7 +65,11 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
     roles = {name: hints[name] for name in inspect.signature(run).parameters}
     stage = Stage(run.__module__.removesuffix(".stage"), run, roles)
     options = _parser(stage).parse_args(arguments)
-    paths = {name: getattr(options, name) for name, hint in roles.items() if _is_path(hint)}
+    paths: dict[str, Any] = {}
+    for name, hint in roles.items():
+        if _is_path(hint):
+            value = getattr(options, name)
+            paths[name] = tuple(value) if hint == artifact.Inputs else value
     try:
         with stoppable():
             configs = _configs(stage, options)
@@ -85,7 +90,7 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
     except Exception as error:
         if not is_of_the_system(error):
             raise
-        places = ", ".join(str(p) for name, p in paths.items() if roles[name] != artifact.Input)
+        places = ", ".join(str(p) for name, p in paths.items() if roles[name] not in INPUTS)
         where = f"cannot write to {places}: " if is_full(error) else ""
         _end(stage, f"{where}{explain(error)}", 1)
 
@@ -114,6 +119,9 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
 def _path_options(hint: Any) -> dict[str, Any]:
     """Directories are required; a page or parameter is written to the null device by default."""
     role = typing.get_args(hint)[1]
+    if hint == artifact.Inputs:
+        text = f"{role}: directories, in their order; none unless named"
+        return {"type": Path, "nargs": "+", "default": (), "metavar": "PATH", "help": text}
     if hint in FILES:
         text = f"{role}, not kept unless named"
         return {"type": Path, "default": Path(os.devnull), "metavar": "PATH", "help": text}
@@ -132,7 +140,7 @@ def _is_config(hint: Any) -> bool:
 
 
 def _is_path(hint: Any) -> bool:
-    return hint in (artifact.Input, artifact.Output, *FILES)
+    return hint in (*INPUTS, artifact.Output, *FILES)
 
 
 def _help(kind: type) -> str:
@@ -190,9 +198,11 @@ def _config(kind: type, name: str, text: str) -> Any:
     return coerce.value(kind, values, f"--{name}")
 
 
-def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Path]) -> None:
+def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Any]) -> None:
     """Checks the outputs, verifies the inputs, claims the outputs, and runs the stage."""
     inputs = [path for name, path in paths.items() if stage.roles[name] == artifact.Input]
+    for name, several in paths.items():
+        inputs += several if stage.roles[name] == artifact.Inputs else ()
     directories = {n: path for n, path in paths.items() if stage.roles[n] == artifact.Output}
     files = {name: path for name, path in paths.items() if stage.roles[name] in FILES}
     outputs.check(stage.name, directories, files, inputs)
@@ -202,7 +212,7 @@ def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Path]) -> None:
         stage.run(**configs, **paths)
 
 
-def _report(stage: Stage, paths: dict[str, Path], executor_input: dict[str, Any]) -> None:
+def _report(stage: Stage, paths: dict[str, Any], executor_input: dict[str, Any]) -> None:
     """Writes KFP's executor output: every output artifact, with figures of its record."""
     target = executor_input["outputs"]
     artifacts = {}

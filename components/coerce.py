@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union
 
-from model.options import check, check_type
+from model.options import Checked, check, check_type
 
 T = TypeVar("T")
 EXACT = 2**53  # a float holds every whole number up to this one
@@ -33,6 +33,10 @@ def build(kind: type[T], values: Any, name: str = "") -> T:
     for key, field in fields.items():
         if key not in values and field.default is dataclasses.MISSING:
             raise ValueError(f"{prefix}{key} is missing, and has no default")
+    try:
+        values = kind.completed(values) if issubclass(kind, Checked) else values
+    except ValueError as error:
+        raise ValueError(_with_path(name, str(error))) from None
     arguments = {key: _convert(hints[key], item, prefix + key) for key, item in values.items()}
     try:
         return kind(**arguments)

@@ -22,6 +22,17 @@ def document(title: str, parts: list[str]) -> str:
     )
 
 
+def as_bar(score: dict[str, Any]) -> dict[str, Any]:
+    """A task's score as `bars` draws it."""
+    problems = score["problems"]
+    return {
+        "accuracy": score["score"],
+        "standard_error": score["standard_error"],
+        "correct": round(score["score"] * problems),
+        "problems": problems,
+    }
+
+
 def bars(evaluations: dict[str, dict[str, Any]]) -> str:
     """Accuracies as horizontal bars, with a whisker of one standard error to either side."""
     rows = [_bar(number, *item) for number, item in enumerate(evaluations.items())]
@@ -30,7 +41,7 @@ def bars(evaluations: dict[str, dict[str, Any]]) -> str:
 
 
 def _bar(number: int, name: str, result: dict[str, Any]) -> str:
-    accuracy, error = result["accuracy"], result["standard_error"]
+    accuracy, error = result["accuracy"], result["standard_error"] or 0.0
     low, high = (
         BARS_LEFT + BARS_WIDTH * min(max(end, 0), 1) for end in (accuracy - error, accuracy + error)
     )
@@ -39,7 +50,7 @@ def _bar(number: int, name: str, result: dict[str, Any]) -> str:
     label = f"{100 * accuracy:.1f}% ({result['correct']}/{result['problems']})"
     return (
         f"<text x='8' y='{baseline}'>{escape(name)}</text>"
-        f"<rect x='{BARS_LEFT}' y='{top}' width='{BARS_WIDTH * accuracy:.1f}' "
+        f"<rect x='{BARS_LEFT}' y='{top}' width='{BARS_WIDTH * min(accuracy, 1):.1f}' "
         f"height='{BAR_HEIGHT}' rx='3' fill='var(--a)'/>"
         f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{middle}' y2='{middle}' "
         f"stroke='var(--ink)' stroke-width='2'/>"

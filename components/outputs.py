@@ -2,7 +2,8 @@
 
 A claim is a hidden file in an output directory that names the stage and the output. The process
 holds a lock on it as long as it lives, and removes it once every output has its record. So the same
-command works again after a stage was stopped or killed: its left-overs are removed. A directory
+command works again after a stage was stopped or killed: its left-overs are removed, but for the
+answers that an evaluation goes on with. A directory
 with any other file is refused, and nothing in it is touched. `artifact` writes the records.
 """
 
@@ -29,12 +30,13 @@ MODEL = (*WEIGHTS, *TOKENIZER, *TEMPLATES, *CONFIGS)
 PARTS = ("pretrain.jsonl", "sft.jsonl", "preferences.jsonl", "problems.jsonl", "test.jsonl")
 SHARDS = ("manifest.json", f".manifest.json{atomic.DRAFT}", "lengths.bin", f"tokens-{NUMBER}.bin")
 DATASET = (*PARTS, "report.json", "report.md", *(f"pretrain/{name}" for name in ("", *SHARDS)))
+KEPT = f"answers-{'[0-9a-f]' * 8}.jsonl"  # finished requests: a stage that is taken up reads them
 WRITTEN = {
     "model": MODEL,
     "dataset": DATASET,
     "trained": (*MODEL, "adapter_config.json", "adapter_model.safetensors"),
     "metrics": (METRICS,),
-    "evaluation": ("results.json", "samples.jsonl", "traces.jsonl"),
+    "evaluation": ("results.json", "samples.jsonl", "traces.jsonl", KEPT),
     "release": (*MODEL, "README.md"),
     "report": ("report.json", "report.html"),
 }
@@ -48,6 +50,8 @@ def claimed(
 ) -> Iterator[None]:
     """Makes the outputs of `stage`, without left-overs, and holds the claims within the block.
 
+    Of left-overs only finished requests stay (`KEPT`), which are no part of a complete output.
+
     Raises as `check` does, and ArtifactError if another process holds one of them.
     """
     check(stage, directories, files)
@@ -59,7 +63,8 @@ def claimed(
         places = [str(file.absolute()) for file in files.values()]
         for name, path in directories.items():
             for entry in _left_overs(stage, name, path):
-                entry.rmdir() if entry.is_dir() else entry.unlink()
+                if not fnmatch.fnmatchcase(entry.relative_to(path).as_posix(), KEPT):
+                    entry.rmdir() if entry.is_dir() else entry.unlink()
             claim = {"stage": stage, "output": name, "files": places, **claimants.facts()}
             (path / CLAIM).write_text(json.dumps(claim))
         for file in files.values():

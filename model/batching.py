@@ -9,7 +9,7 @@ Shapes: B rows of a batch, P prompt, G generated, M masked positions.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,10 +50,16 @@ class _Row:
     generator: torch.Generator
     answer: list[int] = field(default_factory=list)
     passes: int = 0
+    is_cut: bool = False
+    """Whether the answer ends before its canvas does, because the caller says so."""
 
     @property
     def left(self) -> int:
         return self.request.gen_length - len(self.answer)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.is_cut or not self.left
 
     @property
     def tokens(self) -> int:
@@ -76,14 +82,18 @@ def generate_all(
     tokens_per_batch: int | None = None,
     cfg_scale: float = 0.0,
     cache: Cache = "none",
+    is_complete: Callable[[int, list[int]], bool] | None = None,
+    on_pass: Callable[[int], object] | None = None,
     **options: Any,
 ) -> Iterator[Answer]:
     """Yields each answer as soon as it has ended, in no fixed order.
 
     The options are those of `sampler.stream`, without its generator and attention mask. At most
     `batch_size` rows run at a time, and at most so many that rows times the longest row's tokens is
-    within `tokens_per_batch`; one row at least. Raises what `sampler.stream` raises, before the
-    first pass.
+    within `tokens_per_batch`; one row at least. At the border of a block `is_complete` is asked
+    with a request's number and its answer so far, which will not change: if it says yes, the answer
+    ends there (for stop strings). `on_pass` is told before each pass how many rows it is for.
+    Raises what `sampler.stream` raises, before the first pass.
     """
     for request in requests:
         sampler.check_request(
@@ -104,11 +114,13 @@ def generate_all(
         context = model.config.max_sequence_length
         while waiting and _fits([*running, waiting[0]], batch_size, tokens_per_batch, context):
             running.append(waiting.popleft())
-        _advance(model, running, block_length, cfg_scale, cache, options)
+        _advance(model, running, block_length, cfg_scale, cache, on_pass, options)
         for row in running:
-            if not row.left:
+            if row.left and is_complete:
+                row.is_cut = is_complete(row.index, row.answer)
+            if row.has_ended:
                 yield Answer(row.index, row.answer, row.passes)
-        running = [row for row in running if row.left]
+        running = [row for row in running if not row.has_ended]
 
 
 def _row(index: int, request: Request, device: torch.device) -> _Row:
@@ -141,6 +153,7 @@ def _advance(
     block_length: int,
     cfg_scale: float,
     cache: Cache,
+    on_pass: Callable[[int], object] | None,
     options: dict[str, Any],
 ) -> None:
     """Denoises the next block of every row; a row that meets a stop token becomes complete."""
@@ -164,6 +177,8 @@ def _advance(
     turn = 0
     while window.has_masks:
         numbers = window.rows_B.tolist()
+        if on_pass:
+            on_pass(len(numbers))
         for number, has_masks in zip(numbers, window.masked_BM.any(1).tolist(), strict=True):
             rows[number].passes += has_masks
         sampler.denoise(

@@ -33,7 +33,7 @@ GROUP = 64
 
 
 @dataclass
-class _NoisySequence:
+class NoisySequence:
     """A noisy sequence, and the requests that have it."""
 
     noisy_L: torch.Tensor
@@ -65,7 +65,7 @@ def log_likelihood(
     """
     _check(samples, min(batch_size, samples), answer_A)
     masks_SA = answer_masks(len(answer_A), samples, batch_size, draw=draw, generator=generator)
-    rows: dict[tuple[bytes, bytes], _NoisySequence] = {}
+    rows: dict[tuple[bytes, bytes], NoisySequence] = {}
     _add_rows(rows, 0, (prompt_P, answer_A), masks_SA, model.config.mask_token_id)
     budget = batch_size * (len(prompt_P) + len(answer_A))
     return -_losses(model, list(rows.values()), 1, budget, cfg_scale).item()
@@ -82,27 +82,28 @@ def log_likelihoods(
     cfg_scale: float = 0.0,
     draw: MaskDraw = "exact",
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[float]:
     """`log_likelihood` of each (prompt_P, answer_A), many at a time, in the order of `requests`.
 
-    Request i draws its masks from `request_generator(seed, i)`, so that its value does not depend
-    on the other requests, except by rounding. `batch_size` samples are stratified together, as
-    upstream does. `tokens_per_pass` bounds the tokens of a pass, padding included (half as many
-    with guidance): by default 1024 on a CPU and 32768 elsewhere. Equal noisy sequences are computed
-    once: short answers have few masks (a single token has one), and the choices of a question share
-    the fully masked sequence. `progress` is called with the number of requests just done.
+    Request i draws its masks from `request_generator(seed, numbers[i])`, by default with i itself,
+    so that its value does not depend on the other requests, except by rounding. `batch_size`
+    samples are stratified together, as upstream does. `tokens_per_pass` bounds the tokens of a
+    pass, padding included (half as many with guidance): by default 1024 on a CPU and 32768
+    elsewhere. Equal noisy sequences are computed once: short answers have few masks (a single token
+    has one), and the choices of a question share the fully masked sequence. `progress` is called
+    with the number of requests just done.
     """
-    budget = tokens_per_pass or TOKENS_PER_PASS.get(model.device.type, TOKENS_PER_PASS_ELSEWHERE)
+    numbers = range(len(requests)) if numbers is None else numbers
+    budget = pass_budget(model, tokens_per_pass)
     for _, answer_A in requests:
         _check(samples, min(batch_size, samples), answer_A)
-    order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
     likelihoods = np.zeros(len(requests))
-    for start in range(0, len(order), GROUP):
-        group = order[start : start + GROUP]
-        rows: dict[tuple[bytes, bytes], _NoisySequence] = {}
+    for group in groups(requests):
+        rows: dict[tuple[bytes, bytes], NoisySequence] = {}
         for place, index in enumerate(group):
-            generator = request_generator(seed, index)
+            generator = request_generator(seed, numbers[index])
             length = len(requests[index][1])
             masks_SA = answer_masks(length, samples, batch_size, draw=draw, generator=generator)
             _add_rows(rows, place, requests[index], masks_SA, model.config.mask_token_id)
@@ -113,9 +114,21 @@ def log_likelihoods(
     return likelihoods.tolist()
 
 
-def request_generator(seed: int, index: int) -> torch.Generator:
-    """The generator of request `index`; different seeds and indices give independent streams."""
-    mixed = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0]
+def pass_budget(model: LLaDA, tokens_per_pass: int | None) -> int:
+    """The most tokens of a pass: the given number, or what suits the model's device."""
+    return tokens_per_pass or TOKENS_PER_PASS.get(model.device.type, TOKENS_PER_PASS_ELSEWHERE)
+
+
+def groups(requests: Sequence[Request]) -> Iterator[list[int]]:
+    """The places of `GROUP` requests of similar length at a time, the longest first."""
+    order = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i])))
+    for start in range(0, len(order), GROUP):
+        yield order[start : start + GROUP]
+
+
+def request_generator(seed: int, number: int) -> torch.Generator:
+    """The generator of request `number`; different seeds and numbers give independent streams."""
+    mixed = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed))
 
 
@@ -182,17 +195,17 @@ def _add_rows(rows, index: int, request: Request, masks_SA: torch.Tensor, mask_i
         noisy_L = torch.cat((prompt_P, answer_A.masked_fill(mask_A, mask_id)))
         key = (noisy_L.numpy().tobytes(), mask_A.numpy().tobytes())
         places_N = mask_A.nonzero()[:, 0] + len(prompt_P)
-        row = rows.setdefault(key, _NoisySequence(noisy_L, len(prompt_P), places_N))
+        row = rows.setdefault(key, NoisySequence(noisy_L, len(prompt_P), places_N))
         row.readings.append((index, answer_A[mask_A], weight))
 
 
 def _losses(
-    model: LLaDA, rows: list[_NoisySequence], requests: int, budget: int, cfg_scale: float
+    model: LLaDA, rows: list[NoisySequence], requests: int, budget: int, cfg_scale: float
 ) -> torch.Tensor:
     """Each request's sum of weighted cross entropies: fp64 [requests]."""
     total = torch.zeros(requests, dtype=torch.float64, device=model.device)
-    for batch in _passes(rows, budget // (2 if cfg_scale else 1)):
-        states = _states(model, batch, cfg_scale)
+    for batch in passes(rows, budget // (2 if cfg_scale else 1)):
+        states = states_of(model, batch, cfg_scale)
         readings = [
             (states_ND, targets_N, torch.full_like(targets_N, index), weight)
             for states_ND, row in zip(states, batch, strict=True)
@@ -208,13 +221,13 @@ def _losses(
     return total
 
 
-def _passes(rows: list[_NoisySequence], budget: int) -> Iterator[list[_NoisySequence]]:
+def passes(rows: list[NoisySequence], budget: int) -> Iterator[list[NoisySequence]]:
     """Batches of similar length, the longest first, each at most `budget` tokens (or one row).
 
     A batch that fills a quarter of the budget is closed early when more than a twentieth of the
     next row would be padding.
     """
-    batch: list[_NoisySequence] = []
+    batch: list[NoisySequence] = []
     for row in sorted(rows, key=lambda row: -len(row.noisy_L)):
         longest = len(batch[0].noisy_L) if batch else 0
         is_padded = len(row.noisy_L) < 0.95 * longest and len(batch) * longest >= budget // 4
@@ -226,7 +239,7 @@ def _passes(rows: list[_NoisySequence], budget: int) -> Iterator[list[_NoisySequ
         yield batch
 
 
-def _states(model: LLaDA, rows: list[_NoisySequence], cfg_scale: float) -> Sequence[torch.Tensor]:
+def states_of(model: LLaDA, rows: list[NoisySequence], cfg_scale: float) -> Sequence[torch.Tensor]:
     """Final states [N, D] of each row's masked positions, with guidance where `cfg_scale` > 0.
 
     Guidance combines the logits with the prompt, c, and without it, u, to u + (s + 1)(c - u). The

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
@@ -52,6 +53,11 @@ class Checked:
 
     A subclass with checks of its own calls `super().__post_init__()` before them.
     """
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields to build an instance of, where some of `values` stand for further ones."""
+        return values
 
     def __post_init__(self) -> None:
         kind: type = type(self)

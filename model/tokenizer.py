@@ -120,11 +120,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
 
 
 def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    opening: str = "",
 ) -> list[int]:
     """Token ids of a dialogue, up to and including the header of the answer to come.
 
     Equal to the tokenized chat template, except that control tokens spelt in a message stay text.
+    The answer starts with the text `opening`, if any.
     """
     start, end, eot = _ids_of(tokenizer, CHAT)
     parts: list[str | int] = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -133,7 +136,7 @@ def encode_chat(
         is_answer = message["role"] == "assistant"
         body = _delimited(tokenizer, content) if is_answer else [content]
         parts += [start, message["role"], end, "\n\n", *body, eot]
-    return _placed(tokenizer, [*parts, start, "assistant", end, "\n\n"])
+    return _placed(tokenizer, [*parts, start, "assistant", end, f"\n\n{opening}"])
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -10,14 +10,9 @@ import random
 from fractions import Fraction
 from typing import Any
 
-COUNTDOWN = (
-    "Use the numbers {numbers} to make {target}. Use every number exactly once, with +, -, *, / "
-    "and parentheses. Answer with the expression alone."
-)
-SUDOKU = (
-    "Fill in the 4x4 Sudoku. Every row, every column and every 2x2 box holds 1, 2, 3 and 4; 0 is "
-    "an empty cell. Answer with the 16 digits, row by row.\n{rows}"
-)
+# Short, so that a model with a context of 128 tokens can be asked too.
+COUNTDOWN = "Make {target} from {numbers}: use each number once, with + - * / ( )."
+SUDOKU = "Fill in this 4x4 Sudoku; 0 is empty. Give all 16 digits.\n{rows}"
 BLANKS = 8  # empty cells of a Sudoku, as in d1's test
 
 

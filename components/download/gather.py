@@ -7,14 +7,13 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from components.data import arithmetic, sources
 from components.data import dataset as data
-from components.data import sources
 from components.data.config import Source
 from components.data.conversations import READS, Unfit, conversation, preference, problem
 from components.data.datacard import Card
 from components.data.jsonlines import Row
 from components.data.sources import Files
-from components.download import arithmetic
 from components.download.config import DownloadConfig
 from components.storage import fetch
 

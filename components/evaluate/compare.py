@@ -91,8 +91,9 @@ def _scores(path: Path) -> dict[str, dict[str, float]]:
     with (path / SAMPLES).open(encoding="utf-8", newline="\n") as file:
         for line in file:
             sample = json.loads(line)
-            scores = found.setdefault(sample.get("task", "test"), {})
-            scores[_key(sample, scores)] = float(sample["correct"])
+            if sample["correct"] is not None:  # a perplexity has no share of one problem
+                scores = found.setdefault(sample.get("task", "test"), {})
+                scores[_key(sample, scores)] = float(sample["correct"])
     return found
 
 

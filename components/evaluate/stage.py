@@ -1,5 +1,6 @@
-"""Measures exact match on unseen problems with lm_eval: load, ask, judge, trace, save, record."""
+"""Measures a model's scores on tasks with lm_eval: load, ask, judge, trace, save, record."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,20 +8,26 @@ from typing import Any
 import torch
 
 from components import artifact
-from components.artifact import Input, Output, OutputFile, Parameter
+from components.artifact import Input, Inputs, Output, OutputFile, Parameter
 from components.data import problems
-from components.evaluate import display, forms
+from components.evaluate import display, results, tasks
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
-from components.evaluate.task import VERDICT, ask, sample
-from model import checkpoint, sampler
-from model.tokenizer import load_tokenizer
+from components.evaluate.store import open_store
+from components.evaluate.task import VERDICT, UnseenProblems
+from components.evaluate.team import Team, join
+from components.evaluate.tracing import trace
+from components.merge import adapted
+
+Rows = dict[int, dict[str, Any]]
+"""Problems by their number in the file."""
 
 
 def run(
     config: EvaluateConfig,
     *,
     model: Input,
+    adapters: Inputs = (),
     dataset: Input,
     evaluation: Output,
     metrics: Output,
@@ -28,37 +35,87 @@ def run(
     summary: OutputFile,
     accuracy: Parameter,
 ) -> None:
-    """Asks `model` the dataset's test problems and writes results, samples and traces."""
-    rows, unusable = problems.usable(dataset, "test", VERDICT, limit=config.limit)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    network = checkpoint.load(model, dtype=dtype, device=device)
-    lm = DiffusionLM(network, load_tokenizer(model), config)
-    faults = _too_long(lm, rows)
-    problems.tell(dataset / "test.jsonl", faults, "counted as wrong")
-    samples = ask(lm, list(rows.values()), config.form, workers=config.reward_workers)
-    counts = {"too_long": len(faults), "unusable": unusable}
-    results = _results(samples, lm) | counts
-    (evaluation / "results.json").write_text(json.dumps(results, indent=1))
+    """Puts tasks to `model`, and writes results, samples and traces."""
+    team = join()
+    if team.rank:
+        _load(config, model, adapters, evaluation, team).serve()
+        return
+    rows, unusable = _test_rows(config, dataset)
+    suite = tasks.suite(config, list(rows.values()))
+    lm = _load(config, model, adapters, evaluation, team)
+    fitting, too_long = _fitting(lm, suite, rows, dataset)
+    with contextlib.closing(lm):
+        answers = results.ask(lm, suite, config)
+    samples = results.samples(answers, suite, config)
+    counts = {"too_long": too_long, "unusable": unusable}
+    content = results.content(answers, suite, config, lm, counts)
+    traces = [
+        {"task": name, **trace(lm, problem)}
+        for name, good in fitting.items()
+        for problem in good[: config.traces]
+    ]
+    figures = results.figures(content)
+    (evaluation / "results.json").write_text(json.dumps(content, indent=1))
     _write_lines(evaluation / "samples.jsonl", samples)
-    fitting = [problem for number, problem in rows.items() if number not in faults]
-    traces = [_trace(lm, problem) for problem in fitting[: config.traces]]
     _write_lines(evaluation / "traces.jsonl", traces)
-    _write_lines(metrics / artifact.METRICS, [results])
-    page.write_text(display.page(results, traces))
-    summary.write_text(display.summary(results, samples))
-    accuracy.write_text(json.dumps(results["accuracy"]))
-    print(f"evaluate: {results['correct']} of {results['problems']} exact", flush=True)
+    _write_lines(metrics / artifact.METRICS, [figures])
+    page.write_text(display.page(content, traces))
+    summary.write_text(display.summary(content, figures, samples))
+    accuracy.write_text(json.dumps(content["accuracy"]))
+    print("\n".join(f"evaluate: {line}" for line in display.lines(content)), flush=True)
+    if config.checkpoint_uri is None and lm.store:
+        lm.store.clear()
     artifact.record(
         {"evaluation": evaluation, "metrics": metrics},
         stage="evaluate",
         config=config,
-        inputs={"model": model, "dataset": dataset},
-        summary=results,
+        inputs={"model": model, "dataset": dataset, **_named(adapters)},
+        summary=figures,
     )
 
 
-def _too_long(lm: DiffusionLM, rows: dict[int, dict[str, Any]]) -> dict[int, str]:
+def _load(
+    config: EvaluateConfig, model: Path, adapters: Inputs, evaluation: Path, team: Team
+) -> DiffusionLM:
+    dtype = torch.float32 if team.device == "cpu" else torch.bfloat16
+    loaded = adapted.load(model, adapters, dtype=dtype, device=team.device)
+    fingerprints = [artifact.read(path)["fingerprint"] for path in (model, *adapters)]
+    store = open_store(config, evaluation, [*fingerprints, str(dtype)])
+    return DiffusionLM(*loaded, config, store=store, team=team)
+
+
+def _named(adapters: Inputs) -> dict[str, Path]:
+    return {f"adapter_{number}": path for number, path in enumerate(adapters)}
+
+
+def _test_rows(config: EvaluateConfig, dataset: Path) -> tuple[Rows, int]:
+    """The dataset's test problems where they are asked, and how many cannot be judged."""
+    if tasks.TEST not in config.tasks:
+        return {}, 0
+    return problems.usable(dataset, "test", VERDICT, limit=config.limit)
+
+
+def _fitting(
+    lm: DiffusionLM, suite: tasks.Suite, rows: Rows, dataset: Path
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """The problems of our own tasks whose answers have room, by task, and how many have not.
+
+    Raises ValueError if no problem of a task has room.
+    """
+    fitting, count = {}, 0
+    for name, task in suite.tasks.items():
+        if isinstance(task, UnseenProblems):
+            is_test = name == tasks.TEST
+            own = rows if is_test else dict(enumerate(task.problems))
+            faults = _too_long(lm, own)
+            place = dataset / "test.jsonl" if is_test else Path(name)
+            problems.tell(place, faults, "counted as wrong")
+            fitting[name] = [problem for number, problem in own.items() if number not in faults]
+            count += len(faults)
+    return fitting, count
+
+
+def _too_long(lm: DiffusionLM, rows: Rows) -> dict[int, str]:
     """The reasons of the problems that leave no room for an answer, by row number.
 
     Raises ValueError if no problem leaves room for one.
@@ -68,37 +125,6 @@ def _too_long(lm: DiffusionLM, rows: dict[int, dict[str, Any]]) -> dict[int, str
     if len(faults) == len(rows):
         raise ValueError(f"no problem leaves room for its answer: {next(iter(faults.values()))}")
     return faults
-
-
-def _results(samples: list[dict[str, Any]], lm: DiffusionLM) -> dict[str, Any]:
-    count, correct = len(samples), sum(sample["correct"] for sample in samples)
-    accuracy = correct / count
-    return {
-        "accuracy": accuracy,
-        "correct": correct,
-        "problems": count,
-        "standard_error": (accuracy * (1 - accuracy) / count) ** 0.5,
-        "tokens_per_second": lm.tokens / lm.seconds,
-        "forward_passes_per_answer": lm.passes / lm.answers,
-    }
-
-
-def _trace(lm: DiffusionLM, problem: dict[str, Any]) -> dict[str, Any]:
-    """A `sample` with `passes`: after each pass the answer's tokens as texts, None if masked."""
-    prompt = lm.encode(problem)
-    prompt_BP = torch.tensor([prompt], device=lm.model.device)
-    passes = [[None] * lm.config.gen_length]
-    answer: list[int] = []
-    for generation in sampler.stream(lm.model, prompt_BP, **lm.options()):
-        answer = generation.tokens_BL[0, len(prompt) :].tolist()
-        passes.append([_text(lm.tokenizer, token) for token in answer])
-    (response,) = lm.tokenizer.batch_decode([sampler.before_stop(answer, lm.stops)])
-    correct = forms.is_right(response, problem, lm.config.form)
-    return sample(problem, response, correct, lm.config.form) | {"passes": passes}
-
-
-def _text(tokenizer: Any, token: int) -> Any:
-    return None if token == tokenizer.mask_token_id else tokenizer.decode([token])
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

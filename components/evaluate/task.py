@@ -1,4 +1,4 @@
-"""The dataset's test problems as a task of lm_eval, judged by `components.rewards.named.is_right`.
+"""Problems of ours as a task of lm_eval, judged by `components.rewards.named.is_right`.
 
 Problems and answers are plain texts from the artifact's own rows. They pass through no loader,
 template or cache of lm_eval or `datasets`, which may alter texts and confuse datasets.
@@ -10,32 +10,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import lm_eval
 from lm_eval.api.filter import Filter, FilterEnsemble
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from lm_eval.api.task import Task, TaskConfig
 
 from components.evaluate import forms
 from components.evaluate.config import Form
 from components.rewards import named
 
-NAME = "unseen_problems"
 VERDICT: named.Weights = (("verified", 1.0),)
 """By this reward a row is usable or not: it must be possible to judge an answer to it."""
-
-
-def ask(
-    lm: LM, problems: list[dict[str, Any]], form: Form, *, workers: int
-) -> list[dict[str, Any]]:
-    """One `sample` per problem, in order; `workers` answers are judged at the same time."""
-    task = UnseenProblems(problems, form, workers)
-    results = lm_eval.evaluate(lm=lm, task_dict={NAME: task}, bootstrap_iters=0)
-    assert results is not None, "lm_eval returns None in processes of other ranks only"
-    return [
-        sample(problem, row["resps"][0][0], bool(row["exact_match"]), form)
-        for problem, row in zip(problems, results["samples"][NAME], strict=True)
-    ]
 
 
 def sample(problem: named.Problem, response: str, correct: bool, form: Form) -> dict[str, Any]:
@@ -55,12 +39,12 @@ class UnseenProblems(Task):
     VERSION = 2.0
     OUTPUT_TYPE = "generate_until"
 
-    def __init__(self, problems: list[dict[str, Any]], form: Form, workers: int) -> None:
+    def __init__(self, name: str, problems: list[dict[str, Any]], form: Form, workers: int) -> None:
         """`workers` answers are judged at the same time."""
         # Task.__init__ is not called, because it loads a dataset; lm_eval's own ConfigurableTask
         # does without it as well.
         self.problems = problems
-        self._config = TaskConfig(task=NAME, num_fewshot=0, generation_kwargs={"until": []})
+        self._config = TaskConfig(task=name, num_fewshot=0, generation_kwargs={"until": []})
         self._filters = [FilterEnsemble("verdict", [lambda: Verdicts(form, workers)])]
 
     def has_training_docs(self) -> bool:

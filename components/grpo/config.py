@@ -61,7 +61,8 @@ class GrpoConfig(Resumable):
     """Temperature of the rollouts, at which they are scored as well."""
     rewards: tuple[tuple[str, float], ...] = (("verified", 1.0), ("format", 0.1))
     """Names of rewards (components/rewards/named.py) and their weights: the verdict of each
-    problem's own verifier, exact, math, code, format, equations (of the thought), overlong."""
+    problem's own verifier, exact, math, code, countdown, sudoku, format, equations (of the
+    thought), overlong."""
     reward_workers: int = 8
     """Answers that are scored at the same time; scoring may run code or compare formulas."""
     judge: JudgeConfig | None = None

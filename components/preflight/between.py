@@ -68,6 +68,16 @@ def data(recipe: Recipe) -> Iterator[str]:
             )
 
 
+def scores(recipe: Recipe) -> Iterator[str]:
+    """Complains of models that are evaluated on different tasks, and of a gate by another task."""
+    tasks, base = recipe.evaluate.tasks, recipe.evaluate_base.tasks
+    if base != tasks:
+        yield complaint("evaluate_base.tasks", list(base), f"{list(tasks)} (evaluate.tasks)")
+    task = recipe.release.task
+    if task is not None and task != tasks[0]:
+        yield complaint("release.task", task, f"null or {tasks[0]!r} (the first of evaluate.tasks)")
+
+
 def doubts(recipe: Recipe) -> Iterator[str]:
     """Settings that stop no run, but that hardly anybody can have meant."""
     for stage, config in vars(recipe).items():

@@ -47,7 +47,12 @@ def run(*, release_accuracy: Path, **configs: Any) -> None:
     """Checks the configurations of all stages and what must hold between them."""
     recipe = Recipe(**configs)
     base = context_of(recipe.download)
-    between.refuse(between.lengths(base, recipe), between.data(recipe), missing(recipe))
+    between.refuse(
+        between.lengths(base, recipe),
+        between.data(recipe),
+        between.scores(recipe),
+        missing(recipe),
+    )
     for doubt in between.doubts(recipe):
         print(f"preflight: note: {doubt}", flush=True)
     if base.tokens is None and recipe.pretrain.context is None:

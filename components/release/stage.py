@@ -27,12 +27,13 @@ def run(
     Raises ValueError for a model below `accuracy`, or an evaluation of another model.
     """
     results = json.loads((evaluation / "results.json").read_text())
-    _check_model(config, model, evaluation, results["accuracy"])
+    task, score = _score(config, results)
+    _check_model(config, model, evaluation, score["score"])
     for file in artifact.read(model)["files"]:
         (release / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model / file, release / file)
-    (release / CARD).write_text(card(config, artifact.read(evaluation), results))
-    figures = {"accuracy": results["accuracy"], "least_accuracy": config.accuracy}
+    (release / CARD).write_text(card(config, artifact.read(evaluation), task, score))
+    figures = {"accuracy": score["score"], "least_accuracy": config.accuracy, "task": task}
     (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")
     artifact.record(
         {"release": release, "metrics": metrics},
@@ -43,17 +44,27 @@ def run(
     )
 
 
+def _score(config: ReleaseConfig, results: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The task that decides, and its score. Raises ValueError if the evaluation did not ask it."""
+    task, tasks = config.task or results["task"], results["tasks"]
+    check("task", task, task in tasks, f"a task of the evaluation: {', '.join(tasks)}")
+    return task, tasks[task]
+
+
 def _check_model(config: ReleaseConfig, model: Path, evaluation: Path, accuracy: float) -> None:
-    evaluated = artifact.read(evaluation)["inputs"]["model"]["fingerprint"]
-    own = artifact.read(model)["fingerprint"]
+    inputs = artifact.read(evaluation)["inputs"]
+    evaluated, own = inputs["model"]["fingerprint"], artifact.read(model)["fingerprint"]
+    adapters = [name for name in inputs if name.startswith("adapter")]
+    origin = f"of a model with {len(adapters)} adapters that are not merged"
+    check("evaluation", origin, not adapters, "one of the model alone")
     check("evaluation", f"of model {evaluated[:12]}", evaluated == own, f"one of {own[:12]}")
     check("accuracy", accuracy, accuracy >= config.accuracy, f"{config.accuracy} or more")
 
 
-def card(config: ReleaseConfig, record: dict[str, Any], results: dict[str, Any]) -> str:
+def card(config: ReleaseConfig, record: dict[str, Any], task: str, score: dict[str, Any]) -> str:
     """The model card in Markdown: front matter for hubs, the accuracy, and the model's history.
 
-    `record` is the evaluation's artifact record, `results` the content of its results.json.
+    `record` is the evaluation's artifact record, `score` what its results.json says of the task.
     """
     facts = artifact.provenance(record)
     origin = artifact.origin(record)
@@ -63,11 +74,16 @@ def card(config: ReleaseConfig, record: dict[str, Any], results: dict[str, Any])
     head = {**base_model, "tags": ["masked-diffusion", "reasoning"]}
     base = "a new model" if facts["base_model"] == "new" else address or "not from a hub"
     stages = list(dict.fromkeys(entry["stage"] for entry in record["lineage"]))
+    error = score["standard_error"]
+    uncertainty = "" if error is None else f" (standard error {error:.3f})"
+    subject = "unseen problems" if task == "test" else f"problems of {task}"
     lines = [
         f"---\n{yaml.safe_dump(head)}---",
         f"# {config.name}",
-        f"Exact match on {results['problems']} unseen problems: {results['accuracy']:.3f} "
-        f"(standard error {results['standard_error']:.3f}).",
+        f"Exact match on {score['problems']} {subject}: {score['score']:.3f}{uncertainty}."
+        if "exact_match" in score["metric"]
+        else f"{score['metric']} on {score['problems']} {subject}: "
+        f"{score['score']:.3f}{uncertainty}.",
         f"- Base model: {base}, {facts['parameters']:,} parameters\n"
         f"- Tokens in training: {facts['tokens']:,}\n"
         f"- Stages: {', '.join(stages)}\n"

@@ -7,7 +7,7 @@ import json
 from html import escape
 from typing import Any, NamedTuple
 
-from components.drawing import WIDTH, bars, denoising, document
+from components.drawing import WIDTH, as_bar, bars, denoising, document
 from components.report import table
 
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 220, 56, 16, 16, 34  # a plot and its margins
@@ -31,8 +31,8 @@ def render_page(
         f"<h1>{escape(report['title'])}</h1>",
         f"<p class='{tone}'>{escape(report['verdict'])}; {report['total_seconds']:.0f} s in all, "
         f"peak memory {report['peak_memory_bytes'] / 2**20:.0f} MB</p>",
-        "<h2>Exact match on unseen problems</h2>",
-        bars(report["evaluations"]),
+        "<h2>Scores on unseen problems</h2>",
+        *(_scores(*item) for item in report["tasks"].items()),
         "<h2>Training</h2>",
         *(_curve(f"{stage}: loss", steps, "loss") for stage, steps in curves.items()),
         *(
@@ -51,6 +51,12 @@ def render_page(
         _provenance(record),
     ]
     return document(report["title"], parts)
+
+
+def _scores(task: str, stages: dict[str, dict[str, Any]]) -> str:
+    """A task's score after each stage, with a whisker of one standard error to either side."""
+    shown = bars({stage: as_bar(score) for stage, score in stages.items()})
+    return f"<h3>{escape(task)}</h3>{shown}"
 
 
 class Scales(NamedTuple):

@@ -16,6 +16,11 @@ from components.report.config import ReportConfig
 from components.report.page import render_page
 from model.options import check
 
+RESULTS = (
+    *("accuracy", "correct", "problems", "standard_error", "tokens_per_second"),
+    *("forward_passes_per_answer", "too_long", "unusable", "task", "tasks"),
+)
+"""What the report takes from the results of an evaluation."""
 FIGURES = ("steps", "loss", "accuracy", "tokens_per_second", "seconds", "peak_memory_bytes")
 
 
@@ -110,9 +115,8 @@ def _execution_key(entry: dict[str, Any]) -> str:
 
 def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]:
     """The content of report.json."""
-    results = {
-        name: json.loads((path / "results.json").read_text()) for name, path in evaluations.items()
-    }
+    results = {name: _results(path) for name, path in evaluations.items()}
+    tasks = _shared_tasks(results)
     rows = _rows(evaluations)
     method = list(evaluations)[-1]
     accuracy = {"pretrain": results["base"], "sft": results["sft"], method: results[method]}
@@ -133,8 +137,31 @@ def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]
         "stages": stages,
         "table": rows,
         "evaluations": results,
+        "tasks": tasks,
         "total_seconds": sum(row["seconds"] for row in rows),
         "peak_memory_bytes": max(row["peak_memory_bytes"] for row in rows),
+    }
+
+
+def _results(evaluation: Path) -> dict[str, Any]:
+    content = json.loads((evaluation / "results.json").read_text())
+    return {name: content[name] for name in RESULTS}
+
+
+def _shared_tasks(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The score of each evaluation on each task that all of them asked, by task.
+
+    Raises ValueError unless their first task, by which the pipeline decides, is the same.
+    """
+    firsts = {result["task"] for result in results.values()}
+    check("evaluations", f"of {', '.join(sorted(firsts))} first", len(firsts) == 1, "of one task")
+    names = [
+        task
+        for task in next(iter(results.values()))["tasks"]
+        if all(task in result["tasks"] for result in results.values())
+    ]
+    return {
+        task: {name: result["tasks"][task] for name, result in results.items()} for task in names
     }
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from components.drawing import escape_markdown
 
+QUANTILE = 1.96  # of the normal distribution, for 95%
 COLUMNS = ("stage", "steps", "loss", "accuracy", "tokens/s", "seconds", "peak memory")
 
 
@@ -33,7 +34,27 @@ def markdown(report: dict[str, Any]) -> str:
     """The table, the title and the verdict in Markdown, for the Kubeflow UI."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(cells(row) for row in report["table"])]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"# {escape_markdown(report['title'])}\n\n{report['verdict']}\n\n{table}\n"
+    title = f"# {escape_markdown(report['title'])}"
+    return "\n\n".join([title, report["verdict"], scores(report["tasks"]), f"{table}\n"])
+
+
+def scores(tasks: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row per task, a column per evaluation, in percent with the 95% interval."""
+    stages = list(next(iter(tasks.values())))
+    rows = [("task", *stages), ("---",) * (len(stages) + 1)]
+    for task, by_stage in tasks.items():
+        rows.append((escape_markdown(task), *(_interval(by_stage[stage]) for stage in stages)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _interval(score: dict[str, Any]) -> str:
+    value, error = score["score"], score["standard_error"]
+    if value > 1:  # no share: a perplexity
+        return f"{value:.4g}"
+    if error is None:
+        return f"{100 * value:.1f}%"
+    low, high = max(value - QUANTILE * error, 0.0), value + QUANTILE * error
+    return f"{100 * value:.1f}% ({100 * low:.1f} to {100 * min(high, 1.0):.1f})"
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

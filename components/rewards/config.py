@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from model.options import Checked, check, check_text
 
-Verifier = Literal["exact", "math", "code"]
-"""How an answer is compared with the dataset's: to the letter, by value, or by running tests."""
+Verifier = Literal["exact", "math", "code", "countdown", "sudoku"]
+"""How an answer is judged: compared with the dataset's to the letter or by value, by running tests,
+or by checking that it solves a puzzle (`components.rewards.planning`)."""
 VERIFIERS: tuple[Verifier, ...] = get_args(Verifier)
 REWARDS = ("verified", *VERIFIERS, "format", "equations", "overlong")
 """`verified` is the verdict of each problem's own verifier (`components.rewards.named`)."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
-from components.rewards import equivalence, fences, sandbox
+from components.rewards import equivalence, fences, planning, sandbox
 from components.rewards.config import REWARDS, VERIFIERS, Verifier, check_rewards
 from model.options import check
 from model.tokenizer import (
@@ -91,10 +91,30 @@ def code(response: str, tests: str) -> bool:
     return bool(text) and sandbox.passes(fences.program(str(text)), tests)
 
 
+def countdown(response: str, answer: str) -> bool:
+    """Whether the delimited solution solves the Countdown puzzle in `answer`, as in `3 4 5 -> 23`.
+
+    Raises ValueError if `answer` is no such puzzle.
+    """
+    text = solution(response)
+    return bool(text) and planning.solves_countdown(str(text), answer)
+
+
+def sudoku(response: str, answer: str) -> bool:
+    """Whether the delimited solution is a full grid that solves the Sudoku puzzle in `answer`.
+
+    Raises ValueError if `answer` is no such puzzle.
+    """
+    text = solution(response)
+    return bool(text) and planning.solves_sudoku(str(text), answer)
+
+
 COMPARISONS: dict[Verifier, Callable[[str, str], bool]] = {
     "exact": exact,
     "math": equivalent,
     "code": code,
+    "countdown": countdown,
+    "sudoku": sudoku,
 }
 """Compares a response with the dataset's answer, by the name of the verifier."""
 
@@ -144,6 +164,8 @@ NAMED: dict[str, Callable[[str, Problem], float]] = {
     "exact": lambda response, problem: float(exact(response, problem["answer"])),
     "math": lambda response, problem: float(equivalent(response, problem["answer"])),
     "code": lambda response, problem: float(code(response, problem["answer"])),
+    "countdown": lambda response, problem: float(countdown(response, problem["answer"])),
+    "sudoku": lambda response, problem: float(sudoku(response, problem["answer"])),
     "format": lambda response, _: well_formed(response),
     "equations": lambda response, _: equations(response),
     "overlong": _overlong,
@@ -180,8 +202,9 @@ def score(response: str, problem: Problem, weights: Weights) -> Scored:
 def unusable(problems: Sequence[Problem], weights: Weights) -> dict[int, str]:
     """The problems that no answer could be right for: position -> bad field and what is allowed.
 
-    Prompt and answer must be texts, the verifier a known one, and math-verify must be able to read
-    the answer of a formula, which takes some milliseconds unless it is a plain number.
+    Prompt and answer must be texts, the verifier a known one, the answer of a puzzle the puzzle
+    itself, and math-verify must be able to read the answer of a formula, which takes some
+    milliseconds unless it is a plain number.
     """
     check_rewards("rewards", tuple(weights))
     names = {name for name, _ in weights}
@@ -229,6 +252,10 @@ def _check_problem(problem: Problem, names: set[str]) -> None:
     if "math" in verifiers:
         readable = equivalence.shared().reads(str(answer))
         check("answer", answer, readable, "a mathematical expression")
+    if "countdown" in verifiers:
+        planning.read_countdown(str(answer))
+    if "sudoku" in verifiers:
+        planning.read_sudoku(str(answer))
 
 
 def _is_text(value: Any) -> TypeGuard[str]:

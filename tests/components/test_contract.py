@@ -88,7 +88,9 @@ def test_component_mirrors_run(stage):
     outputs = {name for name in names if hints[name] in kinds}
     specification = component.component_spec
     assert set(specification.outputs or {}) == outputs
-    assert set(specification.inputs or {}) == names - outputs
+    # KFP's container components take no list of artifacts: the command line alone has adapters.
+    lists = {name for name in names if hints[name] == artifact.Inputs}
+    assert set(specification.inputs or {}) == names - outputs - lists
 
 
 @pytest.mark.parametrize("room", [*STAGES, "data", "rewards"])
@@ -97,7 +99,7 @@ def test_config_is_light(room):
     path = ROOT / "components" / room / "config.py"
     assert packages(path) <= allowed
     own = {name for name in imports(path) if name.split(".")[0] in ("components", "model")}
-    light = ("model.options", "model.training.config")
+    light = ("model.options", "model.training.config", "components.evaluate.presets")
     assert all(name.startswith(light) or ".config" in name for name in own)
 
 
@@ -114,6 +116,7 @@ MODEL = [
     "cache",
     "canvas",
     "checkpoint",
+    "choices",
     "config",
     "cross_entropy",
     "cuda_graph",

@@ -10,8 +10,8 @@ import sys
 from safetensors.torch import load_file, save_file
 
 from components.artifact import RECORD
+from components.data import arithmetic
 from components.data import dataset as data
-from components.download import arithmetic
 from components.rewards import named
 from model import checkpoint, safetensors_files
 from model.tokenizer import CHAT, MASK, REASONING, encode, encode_chat, load_tokenizer

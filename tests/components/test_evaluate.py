@@ -244,7 +244,10 @@ def test_rows_that_nobody_can_judge_are_left_out(taught, tmp_path):
     assert (results["problems"], results["too_long"], results["unusable"]) == (2, 1, 3)
     assert "test.jsonl:1: left out: answer='\\\\boxed{}', allowed: a mathem" in done.stdout
     assert "test.jsonl:2: left out: answer='', allowed: a text" in done.stdout
-    assert "test.jsonl:5: left out: verifier='guess', allowed: exact, math, code" in done.stdout
+    assert (
+        "test.jsonl:5: left out: verifier='guess', allowed: exact, math, code, countdown, sudoku"
+        in done.stdout
+    )
     assert "test.jsonl:3: counted as wrong: prompt of " in done.stdout
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from lm_eval.api.model import LM
 
 from components.data import dataset as data
-from components.evaluate import forms, task
+from components.evaluate import forms, results, task, tasks
+from components.evaluate.config import EvaluateConfig
 from components.rewards import named
 from model import sampler
 from model.tokenizer import EOT, MASK, REASONING, reasoned
@@ -16,6 +17,8 @@ from model.tokenizer import EOT, MASK, REASONING, reasoned
 
 class Speaker(LM):
     """Says the same thing to whoever asks, in turn."""
+
+    tokenizer_name = "speaker"
 
     def __init__(self, responses):
         super().__init__()
@@ -31,6 +34,13 @@ class Speaker(LM):
         raise NotImplementedError
 
     loglikelihood_rolling = loglikelihood
+
+
+def ask(responses, problems, form, workers):
+    """The samples of problems that a speaker answers."""
+    config = EvaluateConfig(form=form, reward_workers=workers)
+    suite = tasks.suite(config, problems)
+    return results.samples(results.ask(Speaker(responses), suite, config), suite, config)
 
 
 PIECES = [
@@ -65,7 +75,7 @@ def test_evaluation_and_reward_agree_on_any_text(tmp_path_factory, exchanges, fo
     responses = [text for number, (_, text) in enumerate(exchanges) if number not in faults]
     if not usable:
         return
-    found = task.ask(Speaker(responses), usable, form, workers=2)
+    found = ask(responses, usable, form, workers=2)
     for row, problem, response in zip(found, usable, responses, strict=True):
         expected = named.verified(forms.delimited(response, problem, form), problem)
         assert row["correct"] == bool(expected)
@@ -90,14 +100,14 @@ def test_evaluation_and_reward_agree_on_any_text(tmp_path_factory, exchanges, fo
 def test_verdicts(answer, verifier, solution, correct):
     problem = {"prompt": "{% raw %}", "answer": answer, "verifier": verifier}
     response = reasoned("t", f"\n\n{solution}\n\n")
-    (row,) = task.ask(Speaker([response]), [problem], "chat", workers=1)
+    (row,) = ask([response], [problem], "chat", workers=1)
     assert row["correct"] is correct and row["solution"] == solution
 
 
 def test_verdicts_keep_the_order():
     problem = {"prompt": "1 + 1?", "answer": "2", "verifier": "exact"}
     answers = [reasoned("", str(number)) for number in range(4)]
-    rows = task.ask(Speaker(answers), [problem] * 4, "chat", workers=3)
+    rows = ask(answers, [problem] * 4, "chat", workers=3)
     assert [row["correct"] for row in rows] == [False, False, True, False]
 
 
@@ -121,7 +131,7 @@ def test_last_result(text, result):
 def test_tests_of_code_run_the_whole_text():
     problem = {"prompt": "f", "answer": "assert f(2) == 4", "verifier": "code"}
     text = "def f(x):\n    y = 2 * x\n    return y\n"
-    (row,) = task.ask(Speaker([text]), [problem], "text", workers=1)
+    (row,) = ask([text], [problem], "text", workers=1)
     assert row["correct"] and row["solution"] == text.strip()
 
 

@@ -6,6 +6,7 @@ from lm_eval.api.instance import Instance
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
+from components.evaluate.requests import Query
 from model import diffusion, likelihood
 from model.tokenizer import train_tokenizer
 from tests.model.test_llada import small
@@ -19,21 +20,23 @@ def asked(seed=3):
     return DiffusionLM(model, tokenizer, EvaluateConfig(seed=seed))
 
 
-def alone(lm, index, context, text):
+def alone(lm, context, text):
     prompt, answer = (
         torch.tensor(lm.tokenizer.encode(part, add_special_tokens=False), dtype=torch.long)
         for part in (context, text)
     )
-    draw = likelihood.request_generator(lm.config.seed, index)
-    return diffusion.log_likelihood(lm.model, prompt, answer, generator=draw)
+    query = Query("likelihood", "", tuple(prompt.tolist()), tuple(answer.tolist()))
+    draw = likelihood.request_generator(lm.config.seed, query.number)
+    size = lm.config.likelihood_batch
+    return diffusion.log_likelihood(lm.model, prompt, answer, batch_size=size, generator=draw)
 
 
 def test_answers_get_what_they_get_alone():
     lm = asked()
     requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(TEXTS)]
     found = lm.loglikelihood(requests)
-    for index, (pair, (value, greedy)) in enumerate(zip(TEXTS, found, strict=True)):
-        assert value == pytest.approx(alone(lm, index, *pair), rel=1e-4)
+    for pair, (value, greedy) in zip(TEXTS, found, strict=True):
+        assert value == pytest.approx(alone(lm, *pair), rel=1e-4)
         assert greedy is False
 
 
@@ -42,7 +45,7 @@ def test_whole_texts_have_no_prompt():
     requests = [Instance("loglikelihood_rolling", {}, (pair[1],), 0) for pair in TEXTS]
     found = lm.loglikelihood_rolling(requests)
     for index, (_, text) in enumerate(TEXTS):
-        assert found[index] == pytest.approx(alone(lm, index, "", text), rel=1e-4)
+        assert found[index] == pytest.approx(alone(lm, "", text), rel=1e-4)
 
 
 def test_an_empty_answer_is_refused():

@@ -94,6 +94,15 @@ def test_pretraining_may_make_room(tmp_path, name, field, allowed):
         refused(done, tmp_path, f"{name}.{field}=513", "512 (the context of pretrain.context)")
 
 
+def test_every_model_is_evaluated_on_the_same_tasks(tmp_path):
+    tasks = {"tasks": ["countdown", "test"]}
+    done = preflight(evaluate=tasks)
+    refused(done, tmp_path, "evaluate_base.tasks=['test'], allowed: ['countdown', 'test']")
+    assert preflight(evaluate=tasks, evaluate_base=tasks).returncode == 0
+    done = preflight(evaluate=tasks, evaluate_base=tasks, release={"task": "test"})
+    refused(done, tmp_path, "release.task='test', allowed: null or 'countdown'")
+
+
 def test_all_lengths_are_said_at_once(tmp_path):
     done = preflight(**{name: {field: 4096} for name, field, _ in FIELDS})
     refused(done, tmp_path, *(f"{name}.{field}=4096, allowed: {to}" for name, field, to in FIELDS))

@@ -57,11 +57,11 @@ def test_files_for_people(evaluated):
     page, summary = (evaluated / "page").read_text(), (evaluated / "summary").read_text()
     assert page.startswith("<!doctype html>") and page.count("class='trace'") == 2
     assert "<script" not in page
-    assert summary.startswith("# Exact match") and "| accuracy |" in summary
+    assert summary.startswith("# Scores") and "| accuracy |" in summary
     rows = [line for line in summary.splitlines() if line.endswith((" yes |", " no |"))]
     assert len(rows) == 3
     for row in rows:
-        assert len(re.findall(r"(?<!\\)\|", row)) == 5
+        assert len(re.findall(r"(?<!\\)\|", row)) == 6
 
 
 def test_accuracy_is_a_figure_for_the_pipeline(evaluated):
@@ -100,6 +100,16 @@ def release(evaluated, model, root, accuracy, check=True):
     )
 
 
+def test_the_gate_names_its_task(evaluated, downloaded, tmp_path):
+    """A task that was not asked is refused; the one that was is on the record."""
+    paths = {"model": downloaded / "model", "evaluation": evaluated / "evaluation"}
+    paths |= {"release": tmp_path / "release", "metrics": tmp_path / "metrics"}
+    done = stage("release", {"accuracy": 0, "task": "gsm8k"}, check=False, **paths)
+    refused(done, tmp_path, "task='gsm8k', allowed: a task of the evaluation: test")
+    stage("release", {"accuracy": 0, "task": "test"}, **paths)
+    assert artifact.read(tmp_path / "release")["summary"]["task"] == "test"
+
+
 def test_release_is_the_model_with_a_card(evaluated, downloaded, tmp_path):
     release(evaluated, downloaded / "model", tmp_path, 0)
     record, model = artifact.verify(tmp_path / "release"), artifact.read(downloaded / "model")
@@ -122,8 +132,8 @@ def test_card_names_a_base_of_the_hub_alone(hub_model, base_model, words):
     given = {"model": "/home/me/secret/base", "revision": "main"}
     summary = {"parameters": 7, "hub_model": hub_model}
     entry = {"stage": "download", "output": "model", "config": given, "summary": summary}
-    results = {"problems": 3, "accuracy": 0.5, "standard_error": 0.1}
-    text = card(ReleaseConfig(), {"git_commit": None, "lineage": [entry]}, results)
+    score = {"problems": 3, "score": 0.5, "standard_error": 0.1, "metric": "exact_match,verdict"}
+    text = card(ReleaseConfig(), {"git_commit": None, "lineage": [entry]}, "test", score)
     head = yaml.safe_load(text.split("---\n")[1])
     assert head.get("base_model") == base_model and words in text
     assert "/home" not in text

@@ -14,12 +14,24 @@ ROW = {
     "seconds": 2.0,
     "peak_memory_bytes": 2**30,
 }
+
+
+def score(value, error, problems=200):
+    """A task's score as results.json has it."""
+    return {"score": value, "standard_error": error, "problems": problems}
+
+
 REPORT = {
     "title": "Sums & <more>",
     "verdict": "accuracy rises at every step",
     "evaluations": {
         "base": {"accuracy": 0.0, "correct": 0, "problems": 200, "standard_error": 0.0},
         "sft": {"accuracy": 0.62, "correct": 124, "problems": 200, "standard_error": 0.03},
+    },
+    "tasks": {
+        "test": {"base": score(0.0, 0.0), "sft": score(0.62, 0.03)},
+        "gsm8k": {"base": score(0.5, 0.1), "sft": score(0.99, 0.02)},
+        "wikitext": {"base": score(31.5, None), "sft": score(0.25, None)},
     },
     "table": [ROW],
     "total_seconds": 2.0,
@@ -76,6 +88,15 @@ def test_a_title_is_no_markup():
     head, _, text = table.markdown(REPORT).partition("\n\n")
     assert head == r"# Sums & \<more\>"
     assert "| sft | 3 | 0.2500 |  | 1234 | 2.0 | 1024 MB |" in text
+
+
+def test_each_task_by_stage_with_its_interval():
+    text = table.markdown(REPORT)
+    assert "| task | base | sft |" in text
+    assert "| test | 0.0% (0.0 to 0.0) | 62.0% (56.1 to 67.9) |" in text
+    assert "| gsm8k | 50.0% (30.4 to 69.6) | 99.0% (95.1 to 100.0) |" in text
+    assert "| wikitext | 31.5 | 25.0% |" in text
+    assert "gsm8k" in rendered() and "99.0% (198/200)" in rendered()
 
 
 def test_table_lines_up():

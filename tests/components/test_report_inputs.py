@@ -10,6 +10,8 @@ from components.merge.config import MergeConfig
 from tests.conftest import stage
 
 ASKED = {"accuracy": 0.5, "correct": 1, "problems": 2, "standard_error": 0.1}
+ASKED |= {"tokens_per_second": 9.0, "forward_passes_per_answer": 8.0, "too_long": 0, "unusable": 0}
+ASKED |= {"task": "test", "tasks": {"test": {"score": 0.5, "problems": 2, "standard_error": 0.1}}}
 FIGURES = {"steps": 1, "loss": 0.5, "parameters": 7}
 
 
@@ -120,3 +122,16 @@ def test_evaluations_on_other_problems_are_refused(run):
     make(run / "run", "grpo-evaluation", "evaluate", "evaluation", inputs, results)
     done = report(run)
     assert done.returncode == 2 and "of one dataset" in done.stderr
+
+
+def test_evaluations_that_begin_with_another_task_are_refused(run):
+    """The verdict is about one task: the first of all three."""
+    path = run / "run" / "grpo-evaluation"
+    shutil.rmtree(path)
+    other = ASKED | {"task": "sums", "tasks": {"sums": ASKED["tasks"]["test"], **ASKED["tasks"]}}
+    results = {"results.json": json.dumps(other), "traces.jsonl": ""}
+    inputs = {"model": "grpo-trained", "dataset": "dataset"}
+    make(run / "run", "grpo-evaluation", "evaluate", "evaluation", inputs, results)
+    done = report(run)
+    assert done.returncode == 2
+    assert "evaluations='of sums, test first', allowed: of one task" in done.stderr

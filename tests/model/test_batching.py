@@ -104,6 +104,35 @@ def test_a_row_that_ends_makes_room(model, monkeypatch):
     assert sizes == [2] * 20
 
 
+def test_an_answer_that_the_caller_ends_is_cut_at_a_border(model):
+    asked = requests()
+    alone = answers(model, asked, 1)
+    told = {}
+
+    def is_complete(index, tokens):
+        told[index] = tokens[:]
+        return len(tokens) >= 8
+
+    for index, answer in answers(model, asked, 3, is_complete=is_complete).items():
+        whole = alone[index].tokens
+        assert answer.tokens == whole[: 8 if len(whole) > 8 else len(whole)]
+        assert told.get(index, []) == whole[: len(told.get(index, []))]
+        if len(whole) <= 8:
+            assert answer == alone[index]
+    assert max(map(len, told.values())) == 8
+
+
+def test_every_pass_is_told_with_its_rows(model):
+    asked, rows = requests(), []
+    together = answers(model, asked, 3, on_pass=rows.append)
+    assert max(rows) == 3 and min(rows) >= 1
+    # A row that waits for the others of its block is in the pass, and has no mask of its own.
+    assert sum(rows) >= sum(answer.passes for answer in together.values())
+    rows.clear()
+    alone = answers(model, asked, 1, on_pass=rows.append)
+    assert rows == [1] * sum(answer.passes for answer in alone.values())
+
+
 def test_the_budget_of_tokens_bounds_a_batch(model):
     asked = requests()
     alone = answers(model, asked, 1)

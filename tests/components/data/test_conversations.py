@@ -131,6 +131,7 @@ def test_preferences_that_do_not_fit(change, reason):
         ({"prompt": "p", "answer": "42", "verifier": "math"}, "42", "math"),
         ({"question": "p", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}, "42", "exact"),
         ({"problem": "p", "solution": 42, "answer": None}, "42", "exact"),
+        ({"prompt": "p", "answer": "3 4 -> 7", "verifier": "countdown"}, None, "countdown"),
         ({"prompt": "p", "answer": "#### a\nassert f()", "verifier": "code"}, None, "code"),
     ],
 )

@@ -237,7 +237,7 @@ def test_score_is_finite_and_bounded_for_any_text(response, tokens):
 
 def test_an_unknown_verifier_is_refused():
     for verifier in ("guess", None, ["math"]):
-        with pytest.raises(ValueError, match=r"verifier=.*, allowed: exact, math, code"):
+        with pytest.raises(ValueError, match=r"verifier=.*, allowed: exact, math, code, countdown"):
             named.is_right(GOOD, PROBLEM | {"verifier": verifier})
 
 
@@ -256,7 +256,10 @@ def test_a_total_that_is_no_number_is_refused():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ((), "weights of some of verified, exact, math, code, format, equations, overlong"),
+        (
+            (),
+            "weights of some of verified, exact, math, code, countdown, sudoku, format, equations",
+        ),
         ((("exakt", 1.0),), r"rewards\[0\]\[0\]='exakt', allowed: verified, exact, math"),
         ((("exact", 1.0), ("exact", 2.0)), r"rewards\[0\]\[0\]='exact', allowed: each reward once"),
         ((("exact", math.nan),), r"rewards\[0\]\[1\]=nan, allowed: a finite number"),
@@ -278,3 +281,24 @@ def test_lengths_must_be_given():
     problem = {"prompt": "", "answer": "2", "verifier": "exact"}
     with pytest.raises(ValueError, match="tokens=None"):
         named.score(GOOD, problem, (("overlong", 1.0),))
+
+
+@pytest.mark.parametrize(
+    ("verifier", "puzzle", "right", "wrong"),
+    [
+        ("countdown", "3 4 5 -> 23", "4 * 5 + 3", "4 * 5 + 3 + 0"),
+        ("sudoku", "1204340021434301", "1234\n3412\n2143\n4321", "1234\n3412\n2143\n4312"),
+    ],
+)
+def test_puzzles_are_judged_by_checking(verifier, puzzle, right, wrong):
+    problem = {"prompt": "?", "answer": puzzle, "verifier": verifier}
+    assert named.unusable([problem], (("verified", 1.0),)) == {}
+    for solution, value in ((right, 1.0), (wrong, 0.0), (puzzle, 0.0), ("", 0.0)):
+        response = reasoned("t", solution)
+        assert named.is_right(response, problem) == bool(value)
+        weights = (("verified", 1.0), (verifier, 0.5))
+        assert named.score(response, problem, weights) == (
+            1.5 * value,
+            dict.fromkeys(("verified", verifier), value),
+        )
+    assert named.verified(right, problem) == 0.0, "no delimiters"

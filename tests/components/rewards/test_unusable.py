@@ -13,9 +13,15 @@ PROBLEM = {"prompt": "1 + 1?", "answer": "2", "verifier": "exact"}
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"verifier": "oracle"}, "verifier='oracle', allowed: exact, math, code"),
-        ({"verifier": None}, "verifier=None, allowed: exact, math, code"),
-        ({"verifier": ["math"]}, "verifier=['math'], allowed: exact, math, code"),
+        (
+            {"verifier": "oracle"},
+            "verifier='oracle', allowed: exact, math, code, countdown, sudoku",
+        ),
+        ({"verifier": None}, "verifier=None, allowed: exact, math, code, countdown, sudoku"),
+        (
+            {"verifier": ["math"]},
+            "verifier=['math'], allowed: exact, math, code, countdown, sudoku",
+        ),
         ({"verifier": "code", "answer": " "}, "answer=' ', allowed: tests of the code"),
         (
             {"verifier": "math", "answer": r"\boxed{}"},
@@ -26,6 +32,11 @@ PROBLEM = {"prompt": "1 + 1?", "answer": "2", "verifier": "exact"}
             r"answer='\\$', allowed: a mathematical expression",
         ),
         ({"verifier": "math", "answer": "(" * 400 + "1" + ")" * 400}, "allowed: a mathematical"),
+        (
+            {"verifier": "countdown", "answer": "23"},
+            "answer='23', allowed: numbers -> target, as in 3 4 5 -> 23",
+        ),
+        ({"verifier": "sudoku", "answer": "1234"}, "answer='1234', allowed: 16 or 81 digits"),
         ({"answer": ""}, "answer='', allowed: a text"),
         ({"answer": 5}, "answer=5, allowed: a text"),
         ({"answer": None}, "answer=None, allowed: a text"),
