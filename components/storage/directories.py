@@ -6,6 +6,7 @@ directory is also written as a draft and renamed.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +28,8 @@ from components.storage import (
     uploads,
     write_json,
 )
+
+FILES = 4  # files on their way at a time
 
 
 def list_directories(location: Location) -> list[str]:
@@ -61,8 +64,8 @@ def put_directory(
         delete(location)
     if is_remote(location):
         data = join(location, writer) if writer else location
-        for name, file in files.items():
-            put_file(file, join(data, name))
+        with ThreadPoolExecutor(FILES) as pool:
+            list(pool.map(lambda name: put_file(files[name], join(data, name)), files))
         return _commit({**manifest, "data": writer}, location)
     with _drafted(Path(location)) as draft:
         for name, file in files.items():
@@ -77,11 +80,14 @@ def get_directory(location: Location, local: Path) -> None:
     """
     manifest = _manifest(location)
     data = join(location, manifest["data"]) if manifest.get("data") else location
-    with _drafted(local) as draft:
-        for name, facts in manifest["files"].items():
+    with _drafted(local) as draft, ThreadPoolExecutor(FILES) as pool:
+
+        def get(name: str) -> None:
             get_file(join(data, name), draft / name)
-            if checksum(draft / name) != facts["sha256"]:
+            if checksum(draft / name) != manifest["files"][name]["sha256"]:
                 raise StorageError(f"{join(data, name)}: its sha256 is not the manifest's")
+
+        list(pool.map(get, manifest["files"]))
 
 
 def sweep(location: Location) -> None:

@@ -9,6 +9,7 @@ again (`retries`); one that fails for good is reported in one line that names th
 import functools
 import io
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from components.storage.retries import persist
 
 PART = 8 << 20  # bytes of one ranged request
 THREADS = 8
+IN_MEMORY = threading.BoundedSemaphore(12)  # parts, of all files together
 CHUNK = 16 << 10
 REPLACED = "another object took its place while it was read"
 SLOWEST = 64 << 10  # bytes a second, below which an answer counts as broken
@@ -200,8 +202,9 @@ def _fetch(location: Location, file: Path, facts: Facts) -> None:
         stream.truncate(facts.size)
 
         def part(start: int) -> None:
-            content = _range(location, start, min(start + PART, facts.size), facts)
-            os.pwrite(stream.fileno(), content, start)
+            with IN_MEMORY:
+                content = _range(location, start, min(start + PART, facts.size), facts)
+                os.pwrite(stream.fileno(), content, start)
 
         for _ in pool.map(part, range(0, facts.size, PART)):
             pass

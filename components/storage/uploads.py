@@ -15,7 +15,7 @@ from components.artifact import checksum
 from components.storage.checksums import SHA256, md5_of
 from components.storage.connection import client, code_of, explained, split
 from components.storage.errors import Location
-from components.storage.objects import PART, THREADS
+from components.storage.objects import IN_MEMORY, PART, THREADS
 from components.storage.retries import persist
 
 MOST = 10_000  # parts of an object
@@ -73,11 +73,12 @@ def _send(file: Path, location: Location, own: dict[str, str], size: int) -> lis
     """Sends all parts, `THREADS` of them in memory at a time; returns their ETags."""
 
     def send(number: int) -> str:
-        with file.open("rb") as stream:
-            stream.seek((number - 1) * size)
-            content = stream.read(size)
-        options = {**own, "PartNumber": number, "Body": content, "ContentMD5": md5_of(content)}
-        return persist(location, lambda: client().upload_part(**options))["ETag"]
+        with IN_MEMORY:
+            with file.open("rb") as stream:
+                stream.seek((number - 1) * size)
+                content = stream.read(size)
+            options = {**own, "PartNumber": number, "Body": content, "ContentMD5": md5_of(content)}
+            return persist(location, lambda: client().upload_part(**options))["ETag"]
 
     count = -(-file.stat().st_size // size)
     with ThreadPoolExecutor(THREADS) as pool:
