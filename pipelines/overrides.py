@@ -7,7 +7,7 @@ from typing import Any
 
 from components import coerce
 from components.preflight.config import Recipe
-from model.options import check
+from model.options import Checked, check
 from pipelines.recipes import RECIPES
 
 Path = tuple[str, ...]
@@ -63,8 +63,13 @@ def _parse(recipe: Recipe, settings: list[str]) -> dict[Path, str]:
 
 
 def _build(kind: type, config: Any, own: dict[Path, str], stage: str) -> Any:
-    """The configuration with its settings; a part is set after its whole, whatever their order."""
-    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    """The configuration with its settings; a part is set after its whole, whatever their order.
+
+    A setting that stands for further ones, as `preset` does, replaces the recipe's values of these.
+    """
+    fields = {path[0]: _value(text) for path, text in own.items() if len(path) == 1}
+    implied = kind.completed(fields) if issubclass(kind, Checked) else fields
+    values = json.loads(json.dumps({**dataclasses.asdict(config), **implied}))
     for path in sorted(own, key=len):
         values = _set(kind, values, path, _value(own[path]))
     return coerce.build(kind, values, stage)

@@ -119,3 +119,16 @@ def test_make_hands_settings_on_as_they_are(tmp_path):
     command = ["make", "--dry-run", "pipeline-compile", f"SET={given}", "BIN=."]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert """--set 'sft.lora={"rank":4}' --set 'report.title=a*b'""" in done.stdout
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_preset_replaces_the_recipes_values_and_a_setting_replaces_the_presets(order):
+    preset = "evaluate.preset=llada-base-gsm8k-512"
+    recipe = choose("llada_8b", settings=[preset, "evaluate.batch_size=4"][::order])
+    evaluate = recipe.evaluate
+    assert (evaluate.tasks, evaluate.gen_length, evaluate.form) == (("gsm8k",), 512, "text")
+    assert evaluate.batch_size == 4
+    assert recipe.evaluate_base == choose("llada_8b", settings=[]).evaluate_base
+    shorter = ["evaluate.gen_length=64", "evaluate.block_length=64", "evaluate.steps=64", preset]
+    evaluate = choose("llada_8b", settings=shorter[::order]).evaluate
+    assert (evaluate.gen_length, evaluate.tasks) == (64, ("gsm8k",))
