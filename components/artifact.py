@@ -1,8 +1,8 @@
 """The record of a complete output directory: `.artifact.json`, written last.
 
 A directory without it is not complete. It holds the stage, its configuration, fingerprints of the
-inputs, every file with size and checksum, versions, and the lineage: the stages before it. Local
-paths only.
+inputs, every file with size and checksum, versions, and the lineage: the stages before it.
+`records` has its form. Local paths only.
 """
 
 import dataclasses
@@ -11,20 +11,20 @@ import json
 import os
 import platform
 import resource
+import stat
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
-from components import atomic
+from components import atomic, records
 
 RECORD = ".artifact.json"
 CLAIM = ".unfinished"  # marks an output that is not complete yet (`outputs`)
 METRICS = "metrics.jsonl"
-FORMAT = 1
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "lm_eval", "kfp")
 STARTED = time.monotonic()
 
@@ -43,40 +43,71 @@ class ArtifactError(ValueError):
     """A directory that is not a complete artifact, or that differs from its record."""
 
 
+Signature = dict[str, tuple[int, ...]]
+_VERIFIED: dict[Path, tuple[dict[str, Any], Signature]] = {}
+"""What this process has verified, by absolute path: the record and the state of the files then."""
+
+
 def read(path: Path) -> dict[str, Any]:
-    """The record of a complete artifact. Raises ArtifactError naming what is missing."""
+    """The record of a complete artifact. Raises ArtifactError naming what is missing or changed."""
     if not path.is_dir():
         raise ArtifactError(f"{path}: no such directory")
+    file = path / RECORD
     try:
-        return json.loads((path / RECORD).read_text())
+        mode, size = file.lstat().st_mode, file.lstat().st_size
     except FileNotFoundError:
         raise ArtifactError(
             f"{path}: no {RECORD}, so it is incomplete or was not made by a stage; "
             "models and data from elsewhere enter through the download stage"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path / RECORD}: not a record: {error}") from None
+    if not stat.S_ISREG(mode) or size > records.LARGEST:
+        raise ArtifactError(
+            f"{file}: not a record, allowed: a file of up to {records.LARGEST} bytes"
+        )
+    try:
+        return records.parse(file.read_bytes())
+    except ValueError as error:
+        raise ArtifactError(f"{file}: not a record: {error}") from None
 
 
 def verify(path: Path) -> dict[str, Any]:
     """The record, after every file was compared with it by size and checksum.
 
-    Raises ArtifactError naming the first file that differs.
+    Raises ArtifactError naming the first file that differs. A stage's own record names this one,
+    whatever is at the path by then.
     """
     record = read(path)
-    expected = record.get("files")
-    if not isinstance(expected, dict):
-        raise ArtifactError(f"{path / RECORD}: not a record: it lists no files")
+    before = _signature(path)
+    _compare(path, record)
+    _VERIFIED[path.absolute()] = (record, before)
+    return record
+
+
+def _compare(path: Path, record: Mapping[str, Any]) -> None:
+    expected = record["files"]
     present = {file.relative_to(path).as_posix() for file in _files(path)}
     if missing := sorted(expected.keys() - present):
         raise ArtifactError(f"{path}: {missing[0]} is missing")
-    if extra := sorted(present - expected.keys()):
+    if extra := sorted((present | _others(path)) - expected.keys() - _folders(expected)):
         raise ArtifactError(f"{path}: {extra[0]} is not in its record")
     for name, facts in expected.items():
         if (size := (path / name).stat().st_size) != facts["bytes"]:
             raise ArtifactError(f"{path / name}: {size} bytes, its record says {facts['bytes']}")
         if checksum(path / name) != facts["sha256"]:
             raise ArtifactError(f"{path / name}: its sha256 is not the one in its record")
+
+
+def _parent(path: Path) -> dict[str, Any]:
+    """The record of an input as the stage read it. Raises ArtifactError if it has changed since."""
+    now = read(path)
+    record, before = _VERIFIED.get(path.absolute(), (now, None))
+    if now != record:
+        raise ArtifactError(
+            f"{path}: another artifact took its place while the stage ran, "
+            f"allowed: {record['fingerprint'][:12]}, with which it began"
+        )
+    if before is not None and before != _signature(path):
+        _compare(path, record)
     return record
 
 
@@ -112,13 +143,13 @@ def record(
     `summary` holds the stage's figures (steps, loss, accuracy, ...). The seconds since the process
     started are added, and the peak memory of this process or of a child, whichever is larger.
     """
-    parents = {name: read(path) for name, path in inputs.items()}
+    parents = {name: _parent(path) for name, path in inputs.items()}
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     usage = max(resource.getrusage(which).ru_maxrss for which in who) * 1024
     seconds = round(time.monotonic() - STARTED, 3)
     facts = {**summary, "seconds": seconds, "peak_memory_bytes": usage}
     common = {
-        "format": FORMAT,
+        "format": records.FORMAT,
         "stage": stage,
         "config": dataclasses.asdict(config),
         "inputs": {
@@ -140,11 +171,11 @@ def record(
             }
             for file in sorted(_files(path))
         }
-        fingerprint = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        own = {"stage": stage, "output": name, "fingerprint": fingerprint}
+        own = {"stage": stage, "output": name}
         lineage = _lineage(parents.values())
-        lineage.append({**own, "config": common["config"], "summary": facts})
-        content = {**common, **own, "files": files, "lineage": lineage}
+        lineage.append({**own, "fingerprint": "", "config": common["config"], "summary": facts})
+        content = records.sealed({**common, **own, "files": files, "lineage": lineage})
+        atomic.flush(path)  # the record may not reach the disk before what it speaks of
         atomic.write_json(path / RECORD, content)
 
 
@@ -157,10 +188,34 @@ def checksum(file: Path) -> str:
 def _files(path: Path) -> list[Path]:
     """All files below a directory but its record and claim. OSError if a folder is unreadable."""
     own = (path / RECORD, path / CLAIM)
-    files = [
-        Path(folder, name) for folder, _, names in os.walk(path, onerror=_raise) for name in names
-    ]
-    return [file for file in files if file.is_file() and file not in own]
+    return [file for file in _entries(path) if _is_regular(file) and file not in own]
+
+
+def _others(path: Path) -> set[str]:
+    """The relative names of all below a directory that is no file: links, pipes, folders."""
+    return {
+        entry.relative_to(path).as_posix() for entry in _entries(path) if not _is_regular(entry)
+    }
+
+
+def _folders(files: Mapping[str, Any]) -> set[str]:
+    """The folders that files of these relative names are in."""
+    return {parent.as_posix() for name in files for parent in Path(name).parents}
+
+
+def _entries(path: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(path, onerror=_raise):
+        yield from (Path(folder, name) for name in (*folders, *files))
+
+
+def _is_regular(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _signature(path: Path) -> Signature:
+    """What changes with every file below a directory that is written or replaced."""
+    facts = {file.relative_to(path).as_posix(): file.lstat() for file in _files(path)}
+    return {name: (each.st_ino, each.st_size, each.st_mtime_ns) for name, each in facts.items()}
 
 
 def _raise(error: OSError) -> None:

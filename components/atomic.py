@@ -6,9 +6,11 @@ Local paths only. Standard library only.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 DRAFT = f".draft-{'[0-9a-f]' * 8}"
 """How the name of a draft ends, as a pattern."""
+
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -35,10 +39,18 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any, *, new: bool = False) -> None:
     """Writes a JSON file, on the disk before it takes its place. Raises as `replacing` does."""
-    with replacing(path, new=new) as draft, draft.open("wb") as stream:
-        stream.write(json.dumps(value, indent=1).encode())
-        stream.flush()
-        os.fsync(stream.fileno())  # a rename may reach the disk before the content does
+    with replacing(path, new=new) as draft:
+        draft.write_bytes(json.dumps(value, indent=1).encode())
+
+
+def flush(path: Path) -> None:
+    """Has a file, or all files and folders of a directory, on the disk when it returns."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
+    if not path.is_dir():
+        _sync(path)
 
 
 def remove_drafts(path: Path) -> None:
@@ -57,6 +69,27 @@ def _hidden(name: str) -> str:
 
 
 def _settle(draft: Path, path: Path, new: bool) -> None:
+    """Moves a draft to its place: its content is on the disk before, the name afterwards."""
+    flush(draft)
+    _move(draft, path, new)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Some file systems cannot flush a folder, or a file that may not be read; they say so."""
+    if not stat.S_ISREG(mode := path.lstat().st_mode) and not stat.S_ISDIR(mode):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _move(draft: Path, path: Path, new: bool) -> None:
     if new:
         os.link(draft, path)  # a rename would replace a file; a link is refused
         return

@@ -83,10 +83,10 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
         _end(stage, f"{notice}; the same command starts anew", notice.code, kind="stopped")
     except Preempted as notice:
         _end(stage, str(notice), notice.code, kind="stopped")
-    except (ValueError, FileNotFoundError) as error:
-        _end(stage, explain(error), 2)
     except (FloatingPointError, Failed) as error:
         _end(stage, str(error), 1)
+    except (ValueError, FileNotFoundError) as error:
+        _end(stage, explain(error), 2)
     except Exception as error:
         if not is_of_the_system(error):
             raise

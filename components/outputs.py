@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from components import atomic
+from components import atomic, claimants
 from components.artifact import CLAIM, METRICS, RECORD, ArtifactError
 
 # The files that stages write into each output, by relative path; folders end with a slash. Any
@@ -65,12 +65,13 @@ def claimed(
             for entry in _left_overs(stage, name, path):
                 if not fnmatch.fnmatchcase(entry.relative_to(path).as_posix(), KEPT):
                     entry.rmdir() if entry.is_dir() else entry.unlink()
-            claim = {"stage": stage, "output": name, "files": places}
+            claim = {"stage": stage, "output": name, "files": places, **claimants.facts()}
             (path / CLAIM).write_text(json.dumps(claim))
         for file in files.values():
             file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield
+            with claimants.touching([path / CLAIM for path in directories.values()]):
+                yield
         finally:
             _release(directories.values())
 
@@ -149,8 +150,18 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ArtifactError(f"{path}: another process is writing it") from None
+            raise ArtifactError(_taken(path)) from None
+        # A process that ends removes its claim, which this one may have opened just before.
+        is_released = not (path / CLAIM).exists() or not os.path.samestat(
+            os.fstat(stream.fileno()), (path / CLAIM).stat()
+        )
+        if is_released or claimants.is_elsewhere(_read(path), path / CLAIM):
+            raise ArtifactError(_taken(path))
         yield
+
+
+def _taken(path: Path) -> str:
+    return f"{path}: another process is writing it{claimants.describe(_read(path))}"
 
 
 def _release(directories: Iterable[Path]) -> None:

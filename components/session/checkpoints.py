@@ -1,18 +1,19 @@
 """Checkpoints of a running stage: safetensors and JSON below `checkpoint_uri`, newest kept.
 
     <checkpoint_uri>/<stage>-<fingerprint>/step-00000100/
-        state-00001.safetensors ...   trained weights and AdamW moments
+        state-00001.safetensors ...   trained weights and AdamW moments (object storage: below
+                                      a folder of the process that wrote them)
         facts.json                    the loop's facts (step, skipped steps, ...), W&B's id
         metrics.jsonl                 the records up to the step
         .manifest.json                sizes and checksums, written last
 
 The fingerprint is of the stage, its configuration and its inputs, so that one place serves all
 stages and runs, and a run only ever goes on from its own. Noise and data order are functions of the
-step (`model.training.draws`) and need no saving. A run has one writer. `model.training.optimizer`
-says what the tensors are.
+step (`model.training.draws`) and need no saving. Several processes may write the same run: each
+writes data of its own, and the first manifest counts. `model.training.optimizer` says what the
+tensors are.
 """
 
-import atexit
 import dataclasses
 import hashlib
 import json
@@ -31,7 +32,8 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from components import artifact, storage
+from components import artifact, atomic, storage, temporary
+from components.failure import explain, is_of_the_system
 from components.session.metrics import History
 from components.storage import directories
 from model.training.config import Resumable
@@ -41,6 +43,7 @@ FACTS = "facts.json"
 FORMAT = 1
 SHARD_BYTES = 2 << 30
 STEP = re.compile(r"step-(\d{8})")
+DRAFT = re.compile(rf"\.step-(\d{{8}}){atomic.DRAFT.replace('.', '[.]')}")
 # Fields that say where a run is computed and kept; a run may go on with other values of these.
 PLACE = (
     "activation_checkpointing",
@@ -65,6 +68,8 @@ class Checkpoints:
         self.processes = PartialState()
         self.location = storage.join(config.checkpoint_uri, _run(stage, config, inputs))
         self.saved_at = time.monotonic()
+        self.writer = uuid.uuid4().hex[:8]
+        self.damaged: set[int] = set()
 
     def is_due(self, step: int) -> bool:
         """By steps, by minutes, and at the end, where the outputs are still to be written."""
@@ -75,25 +80,51 @@ class Checkpoints:
 
     def save(
         self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
-    ) -> None:
-        """Saves a state and the history so far, and deletes the checkpoints that are too old."""
+    ) -> bool:
+        """Saves a state and the history so far, and deletes the checkpoints that are too old.
+
+        A save that the disk or the storage refuses is reported and returns False: training goes on.
+        """
         if not self.processes.is_main_process:
             for _ in tensors:
                 pass  # a sharded tensor is gathered by all processes together
-            return
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder)
-            _write_tensors(draft, tensors)
-            lines = [json.dumps(record) + "\n" for record in self.history.records]
-            (draft / artifact.METRICS).write_text("".join(lines))
-            content = {"format": FORMAT, "wandb": self.history.wandb_id, **facts}
-            (draft / FACTS).write_text(json.dumps(content))
-            storage.delete(self._at(step))  # a damaged one of the same step
-            directories.put_directory(draft, self._at(step))
-        self._prune(step)
+            return True
+        started = self.saved_at = time.monotonic()
+        try:
+            with temporary.directory() as draft:
+                self._write(step, draft, tensors, facts)
+            self._prune()
+        except Exception as error:
+            if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
+                raise
+            for _ in tensors:
+                pass
+            reason = " ".join(explain(error).split())
+            self._say(f"checkpoint of step {step} is not saved, the next one is tried: {reason}")
+            return False
         self.saved_at = time.monotonic()
         self._say(f"checkpoint of step {step} saved in {self.saved_at - started:.2f} s")
+        return True
+
+    def _write(
+        self,
+        step: int,
+        draft: Path,
+        tensors: Iterator[tuple[str, torch.Tensor]],
+        facts: dict[str, Any],
+    ) -> None:
+        _write_tensors(draft, tensors)
+        lines = [json.dumps(record) + "\n" for record in self.history.records]
+        (draft / artifact.METRICS).write_text("".join(lines))
+        content = {"format": FORMAT, "wandb": self.history.wandb_id, **facts}
+        (draft / FACTS).write_text(json.dumps(content))
+        if step in self.damaged:
+            storage.delete(self._at(step))
+            self.damaged.discard(step)
+        try:
+            directories.put_directory(draft, self._at(step), writer=self.writer)
+        except storage.AlreadyThere:
+            self._say(f"checkpoint of step {step} is there already, from another process")
 
     def latest(self) -> Snapshot | None:
         """The newest usable state, or None where there is none; its records go to the history.
@@ -103,8 +134,7 @@ class Checkpoints:
         """
         if self.processes.is_main_process:
             _try(self.location)
-        folder = Path(tempfile.gettempdir()) / f"checkpoint-{_broadcast(uuid.uuid4().hex)}"
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = temporary.folder(f"checkpoint-{_broadcast(uuid.uuid4().hex)}")
         step = _broadcast(self._choose(folder) if self.processes.is_main_process else None)
         if step is None:
             return None
@@ -129,6 +159,7 @@ class Checkpoints:
                 _check(folder, step)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 shutil.rmtree(folder, ignore_errors=True)
+                self.damaged.add(step)
                 self._say(f"checkpoint of step {step} is damaged and not used: {error}")
             else:
                 self._say(f"goes on from step {step}, from {self._at(step)}")
@@ -142,13 +173,35 @@ class Checkpoints:
         matches = map(STEP.fullmatch, directories.list_directories(self.location))
         return [int(match[1]) for match in matches if match]
 
-    def _prune(self, step: int) -> None:
-        """Deletes all but the newest up to `step`: later ones are damaged, drafts incomplete."""
-        usable = sorted(number for number in self._steps() if number <= step)
-        newest = {_name(number) for number in usable[-self.config.checkpoint_keep :]}
-        folders = {name.split("/")[0] for name in storage.list_files(self.location)}
-        for name in sorted(folders - newest):
-            storage.delete(storage.join(self.location, name))
+    def _prune(self) -> None:
+        """Deletes all but the newest that are usable, and older drafts that were not finished.
+
+        What another process may still need stays, and whatever belongs to a person.
+        """
+        complete = set(self._steps())
+        newest = sorted(complete - self.damaged)[-self.config.checkpoint_keep :]
+        if not newest:
+            return
+        folders = {name.partition("/")[0] for name in storage.list_files(self.location)}
+        for name in sorted(folders):
+            if match := STEP.fullmatch(name):
+                step = int(match[1])
+                is_old = step < newest[0] or step in self.damaged
+            elif match := DRAFT.fullmatch(name):
+                is_old = int(match[1]) <= newest[-1]
+            else:
+                continue
+            if is_old:
+                storage.delete(storage.join(self.location, name))
+        for step in newest:
+            directories.sweep(self._at(step))
+        directories.abort(self.location, lambda name: self._is_left(name, newest[-1]))
+
+    def _is_left(self, name: str, newest: int) -> bool:
+        """Whether the upload of a file can have no use: its step is there, or a later one is."""
+        folder, _, rest = name.partition("/")
+        match = STEP.fullmatch(folder)
+        return bool(match) and int(folder[5:]) <= newest and not rest.startswith(self.writer)
 
     def _at(self, step: int) -> str:
         return storage.join(self.location, _name(step))
@@ -188,11 +241,14 @@ def _run(stage: str, config: Resumable, inputs: Mapping[str, Path]) -> str:
 
 
 def _try(location: str) -> None:
-    """Writes to a local place. Only a save can tell whether object storage takes one."""
+    """Writes to the place and removes it again: what is refused is found before the first step."""
     if not storage.is_remote(location):
         Path(location).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=location):
-            pass
+            return
+    name = storage.join(location, f".try-{uuid.uuid4().hex[:8]}")
+    storage.write_json(name, None)
+    storage.delete(name)
 
 
 def _name(step: int) -> str:
@@ -206,9 +262,14 @@ def _broadcast(value: Any) -> Any:
 
 def _check(folder: Path, step: int) -> None:
     """Raises ValueError unless the folder holds a state of this step in this format."""
-    facts = json.loads((folder / FACTS).read_text())
+    facts = storage.read_json(folder / FACTS)
+    if not isinstance(facts, dict) or not isinstance(facts.get("wandb"), str):
+        raise ValueError(f"{FACTS} is not of a checkpoint")
     if (facts["format"], facts["step"]) != (FORMAT, step):
         raise ValueError(f"{FACTS} is of step {facts['step']} in format {facts['format']}")
+    for number, line in enumerate((folder / artifact.METRICS).read_text().splitlines(), 1):
+        if not isinstance(json.loads(line), dict):
+            raise ValueError(f"{artifact.METRICS}:{number} is not a record")
     if not Tensors(folder):
         raise ValueError("it holds no tensors")
 

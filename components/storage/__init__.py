@@ -5,21 +5,19 @@ another place goes through this room: `objects` and `hub` open the connections, 
 patterns, `directories` copies whole directories.
 """
 
-import atexit
 import fnmatch
 import io
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from components import atomic
-from components.storage import finding, hub, objects
-from components.storage.errors import AlreadyThere, Location, StorageError
+from components import atomic, names, temporary
+from components.storage import finding, hub, objects, uploads
+from components.storage.errors import AlreadyThere, Location, StorageError, Unavailable
 from components.storage.finding import Listing, Sizes
 
-__all__ = ["AlreadyThere", "Listing", "Location", "StorageError"]
+__all__ = ["AlreadyThere", "Listing", "Location", "StorageError", "Unavailable"]
 MANIFEST = ".manifest.json"
 
 
@@ -35,8 +33,8 @@ def is_remote(location: Location) -> bool:
 
 
 def join(location: Location, name: str) -> str:
-    """The location of `name` below a directory."""
-    return f"{str(location).rstrip('/')}/{name}"
+    """The location of `name` below a directory. Raises StorageError for a name that leaves it."""
+    return f"{str(location).rstrip('/')}/{names.check(name, location, StorageError)}"
 
 
 def exists(location: Location) -> bool:
@@ -48,12 +46,19 @@ def exists(location: Location) -> bool:
 
 
 def list_files(location: Location) -> dict[str, int]:
-    """The size in bytes of every file below a directory, by relative name."""
+    """The size in bytes of every file below a directory, by relative name.
+
+    Objects that only mark a folder are no files. Raises StorageError for names that no directory
+    could hold.
+    """
     if is_remote(location):
-        return objects.sizes_below(location)
+        below = objects.sizes_below(location)
+        files = {name: size for name, size in below.items() if not names.is_marker(name)}
+        names.check_all(files, location, StorageError)
+        return files
     root = Path(location)
-    files = sorted(file for file in root.rglob("*") if file.is_file())
-    return {file.relative_to(root).as_posix(): file.stat().st_size for file in files}
+    local = sorted(file for file in root.rglob("*") if file.is_file())
+    return {file.relative_to(root).as_posix(): file.stat().st_size for file in local}
 
 
 def find(location: Location) -> Listing:
@@ -93,7 +98,7 @@ def put_file(local: Path, location: Location) -> None:
     """Copies a local file to a location, whole or not at all."""
     if not is_remote(location):
         return get_file(local, Path(location))
-    objects.upload(local, location)
+    uploads.upload(local, location)
 
 
 def read_json(location: Location) -> Any:
@@ -102,7 +107,7 @@ def read_json(location: Location) -> Any:
         content = stream.read()
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{location}: not JSON: {error}") from None
 
 
@@ -122,15 +127,23 @@ def delete(location: Location) -> None:
     """Removes a file, or a directory with all below it, if it exists.
 
     The manifest goes first: a deletion that is cut short leaves nothing that looks complete.
+    Raises StorageError for a location that ends without a name, which may be a whole bucket.
     """
+    _check_named(location)
     if not is_remote(location):
         path = Path(location)
         (path / MANIFEST).unlink(missing_ok=True) if path.is_dir() else None
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         return
-    own = [str(location)] if objects.size_of(location) is not None else []
-    names = [*own, *(join(location, name) for name in list_files(location))]
-    objects.remove(sorted(names, key=lambda name: name != join(location, MANIFEST)))
+    objects.remove(location, first=MANIFEST)
+
+
+def _check_named(location: Location) -> None:
+    """Whether the last name of a location is a name."""
+    text = str(location).removeprefix("s3://")
+    folder, _, name = text.rpartition("/")
+    if names.problem(name) or (is_remote(location) and not folder):
+        raise StorageError(f"{location}: names nothing to delete, allowed: a file or a directory")
 
 
 def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:
@@ -141,12 +154,10 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
     if Path(name).is_dir():
         return Path(name)
     if name.startswith("s3://"):
-        folder = Path(tempfile.mkdtemp(prefix="fetched-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        folder = temporary.folder()
+        folder.mkdir()
         for file in list_files(name):
-            if not file.endswith("/") and any(
-                fnmatch.fnmatch(file, pattern) for pattern in patterns
-            ):
+            if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
                 get_file(join(name, file), folder / file)
         if not any(folder.iterdir()):
             raise StorageError(f"{kind} {name!r}: no {', '.join(patterns)} is there")
@@ -171,6 +182,4 @@ def _sizes(location: str) -> Sizes:
         return finding.local_sizes(Path(location))
     if (own := objects.size_of(location)) is not None:
         return {"": own}
-    # Consoles and tools write empty objects to show folders.
-    below = objects.sizes_below(location).items()
-    return {name: size for name, size in below if name and not name.endswith("/")}
+    return {**list_files(location)}

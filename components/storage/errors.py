@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from components.failure import Failed
+
 Location = str | Path
 
 
@@ -11,3 +13,15 @@ class StorageError(ValueError):
 
 class AlreadyThere(StorageError, FileExistsError):
     """Something complete is at a location that should be new."""
+
+
+class Unavailable(Failed, StorageError):
+    """A server that fails for longer than it was waited for: no input is bad, exit code 1."""
+
+
+class Spoilt(Exception):
+    """An answer that is not of the object that was asked for; another try may bring it whole."""
+
+
+class Changed(Spoilt):
+    """Content that is not, or no longer, the object's; only the whole object can be tried again."""

@@ -4,6 +4,7 @@ HF_TOKEN holds the token, HF_ENDPOINT the address of another server.
 """
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import httpx2
 from huggingface_hub import HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from components.storage.errors import Location, StorageError
+from components.storage.errors import Location, StorageError, Unavailable
 from components.storage.objects import PART
 
 SCHEME = "hf://"
@@ -43,9 +44,12 @@ def open_file(location: str) -> BinaryIO:
 
 
 def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:
-    """A local copy of a repository's matching files. Raises StorageError naming the repository."""
+    """A local copy of a repository's matching files. Raises StorageError naming the repository.
+
+    Each file is compared with the checksum that the Hub publishes.
+    """
     try:
-        return Path(
+        folder = Path(
             snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -53,6 +57,31 @@ def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str])
         raise StorageError(
             f"{kind} {name!r} is neither a local directory nor to be had from the Hub: {reason}"
         ) from error
+    for file in sorted(folder.rglob("*")):
+        _verify(file, f"{kind} {name!r}")
+    return folder
+
+
+def _verify(file: Path, source: str) -> None:
+    """The client keeps a file under its checksum: git's for small files, else its sha256."""
+    if not file.is_symlink() or not file.is_file():
+        return
+    blob = file.resolve()
+    header = f"blob {blob.stat().st_size}\0".encode()
+    digests = {40: hashlib.sha1(header, usedforsecurity=False), 64: hashlib.sha256()}
+    digest = digests.get(len(blob.name))
+    if digest is None:
+        return
+    with blob.open("rb") as stream:
+        while content := stream.read(PART):
+            digest.update(content)
+    if digest.hexdigest() != blob.name:
+        blob.unlink()
+        file.unlink()
+        raise Unavailable(
+            f"{source}: {file.name} is not what the Hub publishes, by its checksum; the copy is "
+            "removed, and the same command fetches it anew"
+        )
 
 
 class _Ranges(io.RawIOBase):

@@ -1,56 +1,45 @@
 """Files in S3-compatible object storage, by locations s3://BUCKET/KEY.
 
-Endpoint, region and credentials come from the standard AWS_* variables. Requests are retried; one
-that fails for good is reported in one line that names the location.
+Every byte is verified: answers by their range, length and ETag, whole objects by the sha256 that
+`uploads` keeps with them, or by the MD5 that most servers give as the ETag. A server that gives
+neither leaves an object as it came; checkpoints have checksums of their own. Requests are tried
+again (`retries`); one that fails for good is reported in one line that names the location.
 """
 
-import contextlib
 import functools
 import io
 import os
+import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import botocore.exceptions as aws
-from botocore.config import Config
 
-from components.storage.errors import AlreadyThere, Location, StorageError
-from model.options import check
+from components.storage.checksums import SHA256, Digest, Facts, md5_of, sha256_of, verify
+from components.storage.connection import client, code_of, explained, split
+from components.storage.errors import AlreadyThere, Changed, Location, Spoilt
+from components.storage.retries import persist
 
-ATTEMPTS = 5  # of each request, at growing intervals; AWS_MAX_ATTEMPTS overrides it
 PART = 8 << 20  # bytes of one ranged request
-ENVIRONMENT = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_MAX_ATTEMPTS",
-)
-WHOLE = (
-    "AWS_MAX_ATTEMPTS",
-    "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
-    "AWS_METADATA_SERVICE_TIMEOUT",
-)
-SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+THREADS = 8
+IN_MEMORY = threading.BoundedSemaphore(12)  # parts, of all files together
+CHUNK = 16 << 10
+REPLACED = "another object took its place while it was read"
+SLOWEST = 64 << 10  # bytes a second, below which an answer counts as broken
+GRACE = 30.0  # seconds
+TRIES = 3  # of a whole file whose content is not that of the object
 
 
 class Ranges(io.RawIOBase):
-    """An object read by ranged requests, each tried again when the connection breaks."""
+    """An object read by ranged requests. Its content is verified at the end if read in order."""
 
     def __init__(self, location: Location) -> None:
         self.location, self.position = location, 0
-        size = size_of(location)
-        if size is None:
-            raise FileNotFoundError(f"{location}: no such object")
-        self.size = size
+        self.facts = facts_of(location)
+        self.size = self.facts.size
+        self.digest, self.digested = Digest(self.facts), 0
 
     def readable(self) -> bool:
         return True
@@ -70,17 +59,43 @@ class Ranges(io.RawIOBase):
         end = min(self.position + len(buffer), self.size)
         if end <= self.position:
             return 0
-        buffer[: end - self.position] = _range(self.location, self.position, end)
-        read, self.position = end - self.position, end
-        return read
+        content = self._read(self.position, end)
+        buffer[: len(content)] = content
+        self.position = end
+        return len(content)
 
     def readall(self) -> bytes:
         """Reads large ranges; the base class would request a few kilobytes at a time."""
         first, self.position = self.position, max(self.position, self.size)
         starts = range(first, self.size, PART)
-        return b"".join(
-            _range(self.location, start, min(start + PART, self.size)) for start in starts
-        )
+        return b"".join(self._read(start, min(start + PART, self.size)) for start in starts)
+
+    def _read(self, start: int, end: int) -> bytes:
+        with explained(self.location):
+            content = _range(self.location, start, end, self.facts)
+            if start <= self.digested < end:
+                self.digest.add(content[self.digested - start :])
+                self.digested = end
+                if end == self.size:
+                    self.digest.check()
+        return content
+
+
+def facts_of(location: Location) -> Facts:
+    """Raises FileNotFoundError if there is no such object."""
+    bucket, key = split(location)
+    with explained(location):
+        try:
+            head = persist(location, lambda: client().head_object(Bucket=bucket, Key=key))
+        except aws.ClientError:
+            # A failed HEAD carries no reason; a listing does.
+            if size_of(location) is not None:
+                raise
+            raise FileNotFoundError(f"{location}: no such object") from None
+    tag = (head.get("ETag") or "").strip('"')
+    is_md5 = not head.get("SSEKMSKeyId") and not head.get("SSECustomerAlgorithm")
+    is_md5 &= len(tag.partition("-")[0]) == 32
+    return Facts(head["ContentLength"], tag or None, head.get("Metadata", {}).get(SHA256), is_md5)
 
 
 def size_of(location: Location) -> int | None:
@@ -88,164 +103,146 @@ def size_of(location: Location) -> int | None:
 
     Uses a listing: a failed HEAD carries no error message.
     """
-    bucket, key = _split(location)
-    with _explained(location):
-        page = _client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+    bucket, key = split(location)
+    with explained(location):
+        page = persist(
+            location, lambda: client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+        )
     first = page.get("Contents", [{"Key": None}])[0]
     return first["Size"] if first["Key"] == key else None
 
 
 def sizes_below(location: Location) -> dict[str, int]:
     """The size in bytes of every object below a location, by relative name."""
-    bucket, key = _split(location)
+    bucket, key = split(location)
     prefix = f"{key}/" if key else ""
-    with _explained(location):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        items = [item for page in pages for item in page.get("Contents", [])]
-    return {item["Key"].removeprefix(prefix): item["Size"] for item in items}
+    sizes: dict[str, int] = {}
+    options: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
+    with explained(location):
+        while True:
+            page = persist(location, functools.partial(_page, options))
+            for item in page.get("Contents", []):
+                sizes[item["Key"].removeprefix(prefix)] = item["Size"]
+            if not page.get("IsTruncated"):
+                return sizes
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _page(options: dict[str, str]) -> dict[str, Any]:
+    return client().list_objects_v2(**options)
 
 
 def download(location: Location, file: Path) -> None:
-    """Fetches an object's ranges in parallel."""
-    size = Ranges(location).size
-    with file.open("wb") as stream, ThreadPoolExecutor(8) as pool:
-        stream.truncate(size)
-
-        def part(start: int) -> None:
-            os.pwrite(stream.fileno(), _range(location, start, min(start + PART, size)), start)
-
-        for _ in pool.map(part, range(0, size, PART)):
-            pass
-
-
-def upload(file: Path, location: Location) -> None:
-    """Sends a file. Object storage shows it only when it is complete."""
-    bucket, key = _split(location)
-    with file.open("rb") as stream, _explained(location):
-        _client().upload_fileobj(stream, bucket, key)
+    """Fetches an object's ranges in parallel, and verifies the whole."""
+    with explained(location):
+        for attempt in range(1, TRIES + 1):
+            facts = facts_of(location)
+            try:
+                _fetch(location, file, facts)
+                return verify(file, facts)
+            except Changed:
+                if attempt == TRIES:
+                    raise
 
 
 def put(location: Location, content: bytes, *, new: bool) -> None:
     """Writes an object in one request. With `new`, raises AlreadyThere if there is one.
 
     Of two writers at once, If-None-Match refuses the second, if the server knows that condition.
+    A first try of ours whose answer was lost counts as success.
     """
-    bucket, key = _split(location)
     if new and size_of(location) is not None:
         raise AlreadyThere(f"{location}: is there already")
-    condition = {"IfNoneMatch": "*"} if new else {}
-    with _explained(location):
-        try:
-            _client().put_object(Bucket=bucket, Key=key, Body=content, **condition)
-        except aws.ClientError as error:
-            if _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                raise AlreadyThere(f"{location}: is there already") from None
-            if not new or _code(error) != "NotImplemented":
-                raise
-            _client().put_object(Bucket=bucket, Key=key, Body=content)
-
-
-def remove(locations: list[str]) -> None:
-    """Removes those of the objects that exist, in this order."""
-    for location in locations:
-        bucket, key = _split(location)
-        with _explained(location):
-            _client().delete_object(Bucket=bucket, Key=key)
-
-
-def _range(location: Location, start: int, end: int) -> bytes:
-    """Bytes `start` to `end` (exclusive) of an object."""
-    bucket, key = _split(location)
-    broken = (aws.ResponseStreamingError, aws.IncompleteReadError, aws.ReadTimeoutError)
-    with _explained(location):
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                answer = _client().get_object(
-                    Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}"
-                )
-                return answer["Body"].read()
-            except broken:
-                if attempt == ATTEMPTS:
-                    raise
-                time.sleep(0.1 * 2**attempt)
-    raise AssertionError("the loop returns or raises")
-
-
-def _client() -> Any:
-    return _connect(tuple(os.environ.get(name) for name in ENVIRONMENT))
-
-
-@functools.cache
-def _connect(environment: tuple[str | None, ...]) -> Any:
-    """One client for each state of the environment, which boto3 reads itself."""
-    for name in WHOLE:
-        value = os.environ.get(name, "1")
-        check(name, value, value.isdecimal() and int(value) >= 1, "a whole number, 1 or more")
-    for name in SECRETS:
-        if any(sign.isspace() for sign in os.environ.get(name, "")):
-            # Not `check`, which would show the secret.
-            raise ValueError(f"{name} holds white space, allowed: the key alone")
-    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
-    settings = Config(
-        connect_timeout=10,
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        # Servers other than Amazon's refuse the checksums that boto3 adds; manifests hold ours.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    return boto3.session.Session().client("s3", config=settings)
-
-
-def _split(location: Location) -> tuple[str, str]:
-    bucket, _, key = str(location).removeprefix("s3://").partition("/")
-    if not bucket:
-        raise StorageError(f"{location}: names no bucket, allowed: s3://BUCKET/KEY")
-    return bucket, key.rstrip("/")
-
-
-def _code(error: aws.ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
-
-
-@contextlib.contextmanager
-def _explained(location: Location) -> Iterator[None]:
-    """Turns the client's exceptions into one line that names the location and what to do."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     try:
-        yield
+        _put(location, content, {"IfNoneMatch": "*"} if new else {})
+    except AlreadyThere:
+        with explained(location):
+            if Ranges(location).readall() != content:
+                raise
+
+
+def _put(location: Location, content: bytes, condition: dict[str, str]) -> None:
+    bucket, key = split(location)
+    options: dict[str, Any] = {"Body": content, "ContentMD5": md5_of(content)}
+    options["Metadata"] = {SHA256: sha256_of(content)}
+    with explained(location):
+        try:
+            persist(
+                location,
+                lambda: client().put_object(Bucket=bucket, Key=key, **options, **condition),
+            )
+        except aws.ClientError as error:
+            if code_of(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                raise AlreadyThere(f"{location}: is there already") from None
+            if not condition or code_of(error) != "NotImplemented":
+                raise
+            persist(location, lambda: client().put_object(Bucket=bucket, Key=key, **options))
+
+
+def remove(location: Location, *, first: str) -> None:
+    """Removes an object and all below it, the object `first` of the directory before the others."""
+    bucket, key = split(location)
+    below = sorted(sizes_below(location), key=lambda name: name != first)
+    own = [key] if size_of(location) is not None else []
+    names = [*own, *(f"{key}/{name}" for name in below)]
+
+    def one(name: str) -> None:
+        with explained(location):
+            persist(location, lambda: client().delete_object(Bucket=bucket, Key=name))
+
+    for name in names[:1]:
+        one(name)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(one, names[1:]):
+            pass
+
+
+def _fetch(location: Location, file: Path, facts: Facts) -> None:
+    with file.open("wb") as stream, ThreadPoolExecutor(THREADS) as pool:
+        stream.truncate(facts.size)
+
+        def part(start: int) -> None:
+            with IN_MEMORY:
+                content = _range(location, start, min(start + PART, facts.size), facts)
+                os.pwrite(stream.fileno(), content, start)
+
+        for _ in pool.map(part, range(0, facts.size, PART)):
+            pass
+
+
+def _range(location: Location, start: int, end: int, facts: Facts) -> bytes:
+    """Bytes `start` to `end` (exclusive) of an object, which must still be the same one."""
+    bucket, key = split(location)
+    condition = {"IfMatch": f'"{facts.tag}"'} if facts.tag else {}
+
+    def request() -> bytes:
+        answer = client().get_object(
+            Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition
+        )
+        if facts.tag and answer.get("ETag", facts.tag).strip('"') != facts.tag:
+            raise Changed(REPLACED)  # some servers ignore the condition
+        if answer.get("ContentRange") != (wanted := f"bytes {start}-{end - 1}/{facts.size}"):
+            raise Spoilt(f"the answer holds {answer.get('ContentRange')}, not {wanted}")
+        return _body(answer["Body"], end - start)
+
+    try:
+        return persist(location, request)
     except aws.ClientError as error:
-        code = _code(error)
-        if code in ("NoSuchKey", "404"):
-            raise FileNotFoundError(f"{location}: no such object") from error
-        reason = {
-            "NoSuchBucket": "no such bucket",
-            "SignatureDoesNotMatch": "refused, AWS_SECRET_ACCESS_KEY is wrong",
-            "InvalidAccessKeyId": "refused, AWS_ACCESS_KEY_ID is unknown",
-            "AccessDenied": "refused, these credentials may not do this",
-            "403": "refused, the credentials are wrong or may not do this",
-        }.get(code, f"{code}: {error.response.get('Error', {}).get('Message', '')}")
-        raise StorageError(f"{location}: {reason} (endpoint {endpoint or 'of AWS'})") from error
-    except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
-        raise StorageError(
-            f"{location}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    except (aws.HTTPClientError, aws.EndpointConnectionError) as error:
-        raise StorageError(
-            f"{location}: endpoint {endpoint or 'of AWS'} does not answer: {error}"
-        ) from error
-    except StorageError:
+        if code_of(error) in ("PreconditionFailed", "412"):
+            raise Changed(REPLACED) from error
         raise
-    # The client also raises plain ValueErrors, for variables that are malformed.
-    except (aws.BotoCoreError, boto3.exceptions.Boto3Error, ValueError) as error:
-        raise StorageError(f"{location}: {error}{_named(error)}") from error
 
 
-def _named(error: Exception) -> str:
-    """The environment variables whose value an error message quotes."""
-    variables = [
-        name if name.upper().endswith("_PROXY") else f"{name}={value!r}"  # a proxy's may hold a key
-        for name, value in sorted(os.environ.items())
-        if name.upper().startswith("AWS_") or name.upper().endswith("_PROXY")
-        if len(value) > 2 and name not in SECRETS and value in str(error)
-    ]
-    return f" ({', '.join(variables)})" if variables else ""
+def _body(stream: Any, size: int) -> bytes:
+    """Reads an answer, which may neither be short nor drip."""
+    deadline = time.monotonic() + GRACE + size / SLOWEST
+    pieces, count = [], 0
+    while piece := stream.read(CHUNK):
+        pieces.append(piece)
+        count += len(piece)
+        if count > size or time.monotonic() > deadline:
+            stream.close()
+            raise Spoilt(f"{count} of {size} bytes came in {GRACE + size / SLOWEST:.0f} seconds")
+    if count != size:
+        raise Spoilt(f"the answer ended after {count} of {size} bytes")
+    return b"".join(pieces)

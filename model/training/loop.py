@@ -269,6 +269,11 @@ class Loop:
             )
         if self.step > self.saved:
             self._save(self.checkpoints)
+        if self.step > self.saved:
+            raise Preempted(
+                f"stopped after step {self.step}, which could not be saved; "
+                f"the same command goes on from step {self.saved}"
+            )
         raise Preempted(f"stopped, step {self.step} is saved; the same command goes on from there")
 
     def _save(self, checkpoints: StateStore) -> None:
@@ -278,8 +283,8 @@ class Loop:
             "bad": self.bad,
             "pending": self.pending,
         }
-        checkpoints.save(self.step, optimizer.state(self.model, self.optimizer), facts)
-        self.saved = self.step
+        if checkpoints.save(self.step, optimizer.state(self.model, self.optimizer), facts):
+            self.saved = self.step
 
     def _complaint(self) -> str:
         first = self.step - len(self.bad) + 1

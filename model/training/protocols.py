@@ -44,8 +44,8 @@ class StateStore(Protocol):
 
     def save(
         self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
-    ) -> None:
-        """Saves a state; every process must exhaust `tensors`."""
+    ) -> bool:
+        """Saves a state, unless it cannot now; every process must exhaust `tensors`."""
 
 
 Loss = Callable[[dict[str, torch.Tensor], Draw], Figures]

@@ -12,7 +12,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from components.storage import objects
+from components.storage import connection
 from model.tokenizer import load_tokenizer
 from tests.components.corpora import download, prose, write_jsonl
 from tests.components.kubernetes_server import Server as KubernetesServer
@@ -118,7 +118,7 @@ def point_at(server, monkeypatch):
     nanio reads the body of a request that it refused as the next request, so no connection of an
     earlier test is used again.
     """
-    objects._connect.cache_clear()
+    connection.forget()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)

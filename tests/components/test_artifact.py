@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
-from components import artifact
+from components import artifact, records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def break_record(path):
         (spoil_size, "16 bytes, its record says 7"),
         (remove, "part/file is missing"),
         (add, "stranger is not in its record"),
-        (empty_record, "it lists no files"),
+        (empty_record, "not a record: format=None, allowed: 2"),
         (break_record, "not a record"),
     ],
 )
@@ -90,6 +91,162 @@ def test_what_does_not_match_is_refused(tmp_path, spoil, words):
     spoil(path)
     with pytest.raises(artifact.ArtifactError, match=words):
         artifact.verify(path)
+
+
+def relink(path):
+    (path / "part" / "file").rename(path.parent / "moved")
+    (path / "part" / "file").symlink_to(path.parent / "moved")
+
+
+def link(path):
+    (path / "link").symlink_to("part/file")
+
+
+def pipe(path):
+    os.mkfifo(path / "pipe")
+
+
+def pipe_record(path):
+    (path / artifact.RECORD).unlink()
+    os.mkfifo(path / artifact.RECORD)
+
+
+def folder(path):
+    (path / "more" / "below").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (relink, "part/file is missing"),
+        (link, "link is not in its record"),
+        (pipe, "pipe is not in its record"),
+        (pipe_record, "artifact.json: not a record, allowed: a file of up to"),
+        (folder, "more is not in its record"),
+    ],
+)
+def test_only_files_and_their_folders_are_in_an_artifact(tmp_path, spoil, words):
+    path = make(tmp_path / "a")
+    spoil(path)
+    with pytest.raises(artifact.ArtifactError, match=words):
+        artifact.verify(path)
+
+
+def test_every_flipped_bit_of_a_record_is_refused(tmp_path):
+    first = make(tmp_path / "a", content="ä")
+    path = make(tmp_path / "b", {"base": first}, stage="ä")
+    raw = (path / artifact.RECORD).read_bytes()
+    assert records.parse(raw) == artifact.verify(path)
+    for place in range(len(raw)):
+        for bit in range(8):
+            flipped = bytearray(raw)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(ValueError):
+                records.parse(bytes(flipped))
+
+
+def edit(record, **values):
+    """Another content under a new seal, as somebody writes it who knows how."""
+    return records.sealed(json.loads(json.dumps(record | values)))
+
+
+EDITS = {
+    "format": (1, "format=1, allowed: 2; make the artifact again"),
+    "files": ({"../x": {"sha256": "", "bytes": 0}}, "leaves its directory"),
+    "summary": ([], "summary is of another type"),
+    "inputs": ({"base": {"stage": "a", "output": "b"}}, "it has no inputs.base.fingerprint"),
+}
+
+
+@pytest.mark.parametrize("field", EDITS)
+def test_sealed_records_of_another_form_are_refused(tmp_path, field):
+    value, words = EDITS[field]
+    path = make(tmp_path / "a")
+    changed = edit(artifact.read(path), **{field: value})
+    (path / artifact.RECORD).write_bytes(records.dump(changed))
+    with pytest.raises(artifact.ArtifactError, match=words):
+        artifact.read(path)
+
+
+@pytest.mark.parametrize("raw", [b"[]", b"3", b"[" * 100_000, b"\xff\xfe", b"", b'{"format": 2}'])
+def test_what_is_no_record_is_one_line(tmp_path, raw):
+    path = make(tmp_path / "a")
+    (path / artifact.RECORD).write_bytes(raw)
+    with pytest.raises(artifact.ArtifactError, match="not a record") as caught:
+        artifact.read(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("field", sorted(records.FIELDS.keys() - {"format"}))
+def test_missing_fields_are_named(tmp_path, field):
+    path = make(tmp_path / "a")
+    record = artifact.read(path)
+    del record[field]
+    (path / artifact.RECORD).write_bytes(records.dump(record))
+    with pytest.raises(artifact.ArtifactError, match=f"it has no {field}"):
+        artifact.read(path)
+
+
+@pytest.mark.parametrize("field", ["config", "summary", "inputs", "stage", "output"])
+def test_fingerprint_covers(tmp_path, field):
+    record = artifact.read(make(tmp_path / "a"))
+    other = {"base": {"stage": "a", "output": "b", "fingerprint": "c"}}
+    value = "other" if isinstance(record[field], str) else other
+    assert edit(record)["fingerprint"] == record["fingerprint"]
+    assert edit(record, **{field: value})["fingerprint"] != record["fingerprint"]
+
+
+def test_fingerprint_leaves_times_out(tmp_path):
+    record = artifact.read(make(tmp_path / "a"))
+    summary = record["summary"] | {"seconds": 1e6, "peak_memory_bytes": 1}
+    assert edit(record, summary=summary)["fingerprint"] == record["fingerprint"]
+    assert edit(record, summary=summary)["sha256"] != record["sha256"]
+
+
+def swap(path, other):
+    path.rename(path.with_name("first"))
+    other.rename(path)
+
+
+def test_an_input_that_is_swapped_during_the_run_is_refused(tmp_path):
+    """The record would name a base from which the weights do not come."""
+    base, other = make(tmp_path / "a"), make(tmp_path / "b", content="other")
+    artifact.verify(base)
+    swap(base, other)
+    with pytest.raises(artifact.ArtifactError, match="another artifact took its place"):
+        make(tmp_path / "c", {"base": base})
+    assert not (tmp_path / "c" / artifact.RECORD).exists()
+
+
+def test_an_input_that_is_changed_during_the_run_is_refused(tmp_path):
+    base = make(tmp_path / "a")
+    artifact.verify(base)
+    spoil_content(base)
+    with pytest.raises(artifact.ArtifactError, match="its sha256 is not"):
+        make(tmp_path / "c", {"base": base})
+
+
+def test_an_input_that_is_only_touched_is_the_same(tmp_path):
+    base = make(tmp_path / "a")
+    record = artifact.verify(base)
+    os.utime(base / "part" / "file", (0, 0))
+    made = artifact.read(make(tmp_path / "c", {"base": base}))
+    assert made["inputs"]["base"]["fingerprint"] == record["fingerprint"]
+
+
+def test_files_and_folders_reach_the_disk_before_the_record(tmp_path, monkeypatch):
+    """A power cut after the record must not find an empty file under it."""
+    flushed, sync = [], os.fsync
+
+    def observe(descriptor):
+        sync(descriptor)
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", observe)
+    path = make(tmp_path / "a")
+    draft = next(n for n, name in enumerate(flushed) if ".artifact.json.draft-" in name)
+    assert {str(path), str(path / "part"), str(path / "part" / "file")} <= set(flushed[:draft])
+    assert str(path) in flushed[draft:]  # and the record's own name
 
 
 def test_no_draft_is_left(tmp_path):

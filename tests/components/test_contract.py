@@ -28,7 +28,7 @@ NETWORK = {
     "kubernetes",
 }
 ALLOWED = {
-    "storage/objects.py": {"boto3"},
+    "storage/connection.py": {"boto3"},
     "storage/hub.py": {"huggingface_hub", "httpx2"},
     "rewards/judge.py": {"openai"},
     "trainjob/cluster.py": {"kubernetes", "urllib3"},
@@ -151,14 +151,18 @@ TRAINING = [
 LOOSE = [
     "artifact",
     "atomic",
+    "claimants",
     "cli",
     "coerce",
     "container",
     "drawing",
     "failure",
+    "names",
     "outputs",
     "prestop",
+    "records",
     "selftest",
+    "temporary",
 ]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}

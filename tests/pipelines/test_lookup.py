@@ -1,6 +1,5 @@
 """Which model a path names: artifacts, upstream's files, runs, and what is none of these."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components import artifact
+from components import artifact, records
 from model import checkpoint
 from pipelines.lookup import locate
 from tests.conftest import ROOT, stage
@@ -134,5 +133,5 @@ def test_the_last_grpo_says_how(taught, tmp_path):
     own = {"stage": "grpo", "output": "trained", "fingerprint": "0", "summary": {}}
     entry = {**own, "config": {"gen_length": 8, "temperature": 1.0}}
     record["lineage"].insert(-1, entry)
-    (tmp_path / "model" / artifact.RECORD).write_text(json.dumps(record))
+    (tmp_path / "model" / artifact.RECORD).write_bytes(records.dump(records.sealed(record)))
     assert locate(tmp_path / "model").sampling == entry["config"]

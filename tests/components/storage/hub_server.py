@@ -22,6 +22,7 @@ class Hub(LocalServer):
         super().__init__()
         self.repositories = {f"owner/{name}": files for name, files in repositories.items()}
         self.cuts, self.asked, self.tokens = 0, [], set()
+        self.flips = 0  # how many of the next answers with weights have a bit flipped
 
     def answer(self, handler):
         path, sent = urllib.parse.unquote(handler.path.partition("?")[0]), body(handler)
@@ -63,6 +64,9 @@ class Hub(LocalServer):
         facts = {"X_Repo_Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range") or "")
         part = content[int(asked[1]) : int(asked[2] or len(content)) + 1] if asked else content
+        if self.flips and handler.command == "GET" and file.endswith(".safetensors"):
+            self.flips -= 1
+            part = part[:-1] + bytes([part[-1] ^ 1])
         if self.cuts and handler.command == "GET":
             self.cuts -= 1
             head(handler, 206 if asked else 200, len(part), **facts)

@@ -56,6 +56,20 @@ def test_model_and_rows(held, base, tmp_path, cuts):
     assert f"/owner/model/resolve/{COMMIT}/model.safetensors" in hub.asked
 
 
+def test_a_file_that_is_not_what_the_hub_publishes(held, base, tmp_path):
+    """It is not kept in the client's cache either: the same command ends well."""
+    with Hub(**held) as hub:
+        hub.flips = 1
+        done = download(hub, tmp_path)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert "model.safetensors is not what the Hub publishes, by its checksum" in done.stderr
+        assert not (tmp_path / "model" / artifact.RECORD).exists()
+        done = download(hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert weights == (base / "model.safetensors").read_bytes()
+
+
 def test_no_weights_are_fetched_for_a_base_that_does_not_fit(held, tmp_path):
     config = json.loads(held["model"]["config.json"]) | {"mask_token_id": 5}
     other = {**held["model"], "config.json": json.dumps(config).encode()}

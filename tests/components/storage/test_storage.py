@@ -1,17 +1,21 @@
 """Storage on a local path and on two real S3 servers: the same semantics, and one-line errors."""
 
+import contextlib
 import os
 import random
 import socket
 import socketserver
+import tempfile
 import threading
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from components import storage
-from components.storage import AlreadyThere, StorageError, directories, objects
-from tests.components.conftest import free_port
+from components.storage import AlreadyThere, StorageError, connection, directories
+from tests.components.conftest import free_port, point_at
+from tests.components.storage.faulty_server import Faulty
 
 
 @pytest.fixture
@@ -81,6 +85,64 @@ def test_complete_directories_are_listed(place, folder):
     assert directories.list_directories(place) == ["step-10", "step-2"]
 
 
+@pytest.mark.parametrize("name", ["s3://bucket", "s3://bucket/", "s3://bucket/a/", "s3://", ""])
+def test_nothing_without_a_name_is_deleted(s3, name):
+    storage.write_json("s3://bucket/a/b", 1)
+    with pytest.raises(StorageError, match="names nothing to delete"):
+        storage.delete(name)
+    assert storage.read_json("s3://bucket/a/b") == 1
+
+
+def test_folder_markers_are_no_files(juicefs, monkeypatch, folder, tmp_path):
+    """nanio refuses such names, as the names of empty folders."""
+    point_at(juicefs, monkeypatch)
+    place = f"s3://bucket/{random.getrandbits(32):x}"
+    key = place.removeprefix("s3://bucket/")
+    for name in ("/", "/below/", "/other/"):
+        juicefs.client().put_object(Bucket="bucket", Key=key + name)
+    assert storage.list_files(place) == {}
+    directories.put_directory(folder, place)
+    assert set(storage.list_files(place)) == {*contents(folder), storage.MANIFEST}
+    directories.get_directory(place, tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
+HOSTILE = ["m/../../escaped", "../escaped", "/tmp/escaped", "a//b"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_manifest_names_stay_below(place, folder, tmp_path, name):
+    """A manifest from a stranger writes nothing outside of the directory."""
+    directories.put_directory(folder, place)
+    manifest = storage.read_json(storage.join(place, storage.MANIFEST))
+    manifest["files"][name] = manifest["files"]["empty"]
+    storage.write_json(storage.join(place, storage.MANIFEST), manifest)
+    with pytest.raises(StorageError, match="allowed: a file below this directory"):
+        directories.get_directory(place, tmp_path / "m" / "back")
+    assert not list(tmp_path.rglob("*escaped*")) and not (tmp_path / "m" / "back").exists()
+
+
+@pytest.mark.parametrize("name", ["m/../../escaped.json", "../escaped.json", "/escaped.json"])
+def test_object_names_stay_below(nanio, monkeypatch, tmp_path, name):
+    """A bucket of a stranger writes nothing outside of the copy."""
+    point_at(nanio, monkeypatch)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    storage.write_json("s3://bucket/model/config.json", 1)
+
+    def rename(handler, ask):
+        answer = ask()
+        for own in (b"model/config.json", b"model%2Fconfig.json"):
+            answer.body = answer.body.replace(own, f"model/{name}".encode())
+        answer.length = len(answer.body)
+        return answer
+
+    with Faulty(nanio, rename) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        with pytest.raises(StorageError, match="allowed: a file below this directory"):
+            storage.fetch("s3://bucket/model", None, kind="model", patterns=["*.json"])
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
 def test_json(place):
     file = storage.join(place, "state.json")
     storage.write_json(file, {"step": 1, "text": "ä"})
@@ -118,6 +180,26 @@ def test_find(place, folder):
     assert found("c.txt") == [f"{place}/c.txt"]
     with pytest.raises(FileNotFoundError, match=r"\*\.zst: no such file"):
         storage.find(storage.join(place, "*.zst"))
+
+
+def test_two_writers_leave_what_one_of_them_wrote(s3, tmp_path):
+    """Whichever manifest counts, its files are whole."""
+    for number in range(5):
+        place = f"s3://bucket/two-{random.getrandbits(32):x}"
+
+        def write(writer, place=place, number=number):
+            local = tmp_path / f"{number}-{writer}"
+            local.mkdir()
+            for name in "abcdef":
+                (local / name).write_text(writer)
+            with contextlib.suppress(AlreadyThere):
+                directories.put_directory(local, place, writer=writer)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(write, ("one", "other")))
+        directories.get_directory(place, tmp_path / f"back-{number}")
+        back = contents(tmp_path / f"back-{number}")
+        assert back.keys() == set("abcdef") and len(set(back.values())) == 1
 
 
 def test_second_writer_loses(s3, folder):
@@ -185,7 +267,7 @@ def test_endpoint_down(folder, monkeypatch, operation):
 
 
 def test_no_credentials(folder, monkeypatch, tmp_path):
-    for name in objects.ENVIRONMENT:
+    for name in connection.ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -222,7 +304,7 @@ def test_values_of_a_wrong_form_are_named(monkeypatch, folder, name, value, word
     place = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "us-east-1"}
     for key, given in {**keys, **place, name: value}.items():
         monkeypatch.setenv(key, given)
-    objects._connect.cache_clear()
+    connection.forget()
     refused("read", "s3://bucket/x", folder, words)
 
 

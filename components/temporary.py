@@ -1,0 +1,73 @@
+"""Temporary folders of stages, all below one directory, from which those of killed ones are swept.
+
+A folder belongs to its processes as long as one of them holds a lock on the file beside it, which
+the system releases however they end. Standard library only.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from components import PROJECT
+
+HELD: list[int] = []
+"""Locks that this process holds to its end."""
+
+
+def root() -> Path:
+    """The directory of all temporary folders of this user."""
+    path = Path(tempfile.gettempdir()) / f"{PROJECT}-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    if path.is_symlink() or path.stat().st_uid != os.getuid():
+        raise PermissionError(f"{path}: belongs to somebody else; TMPDIR names another directory")
+    return path
+
+
+def folder(name: str | None = None) -> Path:
+    """A path below `root` for a folder that is removed when the process ends.
+
+    Processes that share a folder give it the same name. The first call of a process sweeps what
+    killed ones left.
+    """
+    path = root() / (name or uuid.uuid4().hex)
+    if not HELD:
+        sweep()
+    lock = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    HELD.append(lock)
+    atexit.register(_remove, path)
+    return path
+
+
+@contextlib.contextmanager
+def directory() -> Iterator[Path]:
+    """A new empty folder, which is removed at the end of the block."""
+    path = folder()
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        _remove(path)
+
+
+def sweep() -> None:
+    """Removes the folders whose processes are gone."""
+    for lock in root().glob("*.lock"):
+        with contextlib.suppress(OSError), lock.open("r+") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(lock.with_suffix(""))
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    _lock_of(path).unlink(missing_ok=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")

@@ -1,0 +1,173 @@
+"""The checkpoints of one run beside whatever else is in their place."""
+
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from components import storage
+from components.session.checkpoints import Checkpoints
+from components.session.metrics import History
+from components.sft.config import SftConfig
+from components.storage import directories
+from tests.components.conftest import point_at
+from tests.components.storage.faulty_server import Faulty, busy
+
+
+def checkpoints(place, keep=2, **options):
+    config = SftConfig(steps=100, checkpoint_uri=place, checkpoint_keep=keep, **options)
+    return Checkpoints("sft", config, {}, History())
+
+
+def save(kept, step):
+    return kept.save(
+        step,
+        iter([("weight", torch.full((4,), float(step)))]),
+        {"step": step, "writer": kept.writer},
+    )
+
+
+@pytest.mark.parametrize("marker", ["/", "/step-00000001/"])
+def test_a_folder_marker_deletes_nothing(juicefs, monkeypatch, tmp_path, marker):
+    """Consoles make empty objects whose names end with a slash; nanio refuses them."""
+    point_at(juicefs, monkeypatch)
+    remote = f"s3://bucket/{tmp_path.name}"
+    kept = checkpoints(remote)
+    for name in (f"{remote}/", kept.location + marker):
+        key = name.removeprefix("s3://bucket/")
+        juicefs.client().put_object(Bucket="bucket", Key=key, Body=b"")
+    for step in (1, 2, 3):
+        save(kept, step)
+    assert kept._steps() == [2, 3]
+    assert checkpoints(remote).latest().facts["step"] == 3
+
+
+def test_pruning_leaves_the_files_of_a_person(place):
+    kept = checkpoints(place, keep=1)
+    notes = [storage.join(kept.location, name) for name in ("notes.json", "best/notes.json")]
+    for each in notes:
+        storage.write_json(each, "precious")
+    for step in (1, 2):
+        save(kept, step)
+    assert kept._steps() == [2]
+    assert [storage.read_json(each) for each in notes] == ["precious"] * 2
+
+
+def test_a_save_that_fails_is_tried_with_the_next(s3, monkeypatch, capsys):
+    kept = checkpoints(f"s3://bucket/away-{random.getrandbits(32):x}")
+    monkeypatch.setenv("STORAGE_RETRY_MINUTES", "0.01")
+    assert save(kept, 1)
+    with Faulty(s3, lambda handler, ask: busy()) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        assert not save(kept, 2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    assert (
+        "checkpoint of step 2 is not saved, the next one is tried: s3://" in capsys.readouterr().out
+    )
+    assert save(kept, 3)
+    assert kept._steps() == [1, 3]
+
+
+def test_a_place_that_takes_nothing_is_found_at_the_start(s3):
+    with pytest.raises(storage.StorageError, match="no such bucket"):
+        checkpoints("s3://nowhere/x").latest()
+
+
+def test_four_writers_of_one_place(place):
+    """Each writes the same steps with content of its own; what is there is always whole."""
+
+    def run(number):
+        kept = checkpoints(place)
+        kept.latest()
+        for step in range(1, 9):
+            save(kept, step)
+        return kept.latest().facts["step"]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, range(4))) == [8] * 4
+    assert checkpoints(place)._steps() == [7, 8]
+    names = {name.partition("/")[0] for name in storage.list_files(checkpoints(place).location)}
+    assert names == {"step-00000007", "step-00000008"}
+
+
+def test_the_newer_steps_of_another_process_stay(place):
+    fast, slow = checkpoints(place), checkpoints(place)
+    for step in (10, 20):
+        save(fast, step)
+    save(slow, 5)
+    assert fast._steps() == [10, 20]
+
+
+def test_parts_of_a_killed_upload_are_removed(s3, tmp_path):
+    """A person's own upload in the same place stays."""
+    place = f"s3://bucket/parts-{random.getrandbits(32):x}"
+    kept, client = checkpoints(place), s3.client()
+    prefix = kept.location.removeprefix("s3://bucket/")
+    for name in ("step-00000001/0123abcd/state-00001.safetensors", "mine/large"):
+        upload = client.create_multipart_upload(Bucket="bucket", Key=f"{prefix}/{name}")
+        own = {"UploadId": upload["UploadId"], "PartNumber": 1, "Body": b"x" * (5 << 20)}
+        client.upload_part(Bucket="bucket", Key=f"{prefix}/{name}", **own)
+    save(kept, 1)
+    left = client.list_multipart_uploads(Bucket="bucket", Prefix=f"{prefix}/")["Uploads"]
+    assert [each["Key"] for each in left] == [f"{prefix}/mine/large"]
+    client.abort_multipart_upload(Bucket="bucket", Key=left[0]["Key"], UploadId=left[0]["UploadId"])
+
+
+FACTS = {"format": 1, "step": 1, "wandb": "a"}
+WRONG = {
+    "a list": ("facts.json", b"[]"),
+    "deep": ("facts.json", b"[" * 100_000),
+    "no step": ("facts.json", b'{"format": 1, "wandb": "a"}'),
+    "not text": ("facts.json", b"\xff\xfe\xfd"),
+    "a number for a name": ("facts.json", b'{"format": 1, "step": 1, "wandb": 3}'),
+    "records that are no records": ("metrics.jsonl", b"[]\n"),
+    "half a record": ("metrics.jsonl", b'{"step": '),
+    "no tensors": ("state-00001.safetensors", b"x" * 100),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_checkpoint_of_another_form_is_damaged(tmp_path, capsys, case):
+    """Its manifest fits: somebody made it so, or another version of this program did."""
+    kept = checkpoints(str(tmp_path / "kept"))
+    made = tmp_path / "made"
+    made.mkdir()
+    save_file({"weight": torch.ones(4)}, made / "state-00001.safetensors")
+    (made / "facts.json").write_text(json.dumps(FACTS))
+    (made / "metrics.jsonl").write_text("")
+    directories.put_directory(made, storage.join(kept.location, "step-00000001"))
+    assert kept.latest().facts == FACTS
+    name, content = WRONG[case]
+    (made / name).write_bytes(content)
+    directories.put_directory(made, storage.join(kept.location, "step-00000002"))
+    made_facts = dict(FACTS, step=2)
+    if name != "facts.json":
+        (made / "facts.json").write_text(json.dumps(made_facts))
+        directories.put_directory(made, storage.join(kept.location, "step-00000002"), replace=True)
+    assert checkpoints(str(tmp_path / "kept")).latest().facts == FACTS
+    assert "checkpoint of step 2 is damaged and not used: " in capsys.readouterr().out
+
+
+MANIFESTS = {
+    "a list": b"[]",
+    "deep": b"[" * 100_000,
+    "no files": b"{}",
+    "a list of files": b'{"files": []}',
+    "no checksum": b'{"files": {"facts.json": {"bytes": 1}}}',
+    "a number as a checksum": b'{"files": {"facts.json": {"sha256": 1}}}',
+    "data elsewhere": b'{"files": {}, "data": "../../x"}',
+    "cut": b'{"files": {"fac',
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_of_another_form_is_damage(tmp_path, capsys, case):
+    kept = checkpoints(str(tmp_path))
+    save(kept, 1)
+    save(kept, 2)
+    (tmp_path / kept.location / "step-00000002" / ".manifest.json").write_bytes(MANIFESTS[case])
+    assert checkpoints(str(tmp_path)).latest().facts["step"] == 1
+    assert "checkpoint of step 2 is damaged and not used: " in capsys.readouterr().out
