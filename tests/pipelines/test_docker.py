@@ -80,7 +80,7 @@ def test_no_such_image(engine, tmp_path):
         ("docker", "unix:///nowhere.sock", ["no Docker engine answers", "unix:///nowhere.sock"]),
         ("docker", "tcp://127.0.0.1:1", ["no Docker engine answers", "systemctl start docker"]),
         ("docker", "nonsense", ["DOCKER_HOST=nonsense", "RUNNER=process"]),
-        ("podman", "nonsense", ["RUNNER=podman, allowed: process, docker"]),
+        ("podman", "nonsense", ["RUNNER='podman', allowed: process, docker"]),
     ],
 )
 def test_no_engine(tmp_path, runner, host, words):
