@@ -35,10 +35,14 @@ def folder(name: str | None = None) -> Path:
     Processes that share a folder give it the same name. The first call of a process sweeps what
     killed ones left.
     """
-    path = root() / (name or uuid.uuid4().hex)
     if not HELD:
         sweep()
-    lock = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, 0o600)
+    lock = None
+    while lock is None:
+        path = root() / (name or uuid.uuid4().hex)
+        # Another process may have removed the empty directory meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_SH)
     HELD.append(lock)
     atexit.register(_remove, path)
@@ -58,15 +62,18 @@ def directory() -> Iterator[Path]:
 
 def sweep() -> None:
     """Removes the folders whose processes are gone."""
-    for lock in root().glob("*.lock"):
+    for lock in list(root().glob("*.lock")):
         with contextlib.suppress(OSError), lock.open("r+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(lock.with_suffix(""))
 
 
 def _remove(path: Path) -> None:
+    """Removes a folder, and the directory of all of them once it is empty."""
     shutil.rmtree(path, ignore_errors=True)
     _lock_of(path).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def _lock_of(path: Path) -> Path:

@@ -30,7 +30,9 @@ NO_LISTS = [None, 1, "ab", {}, ["a"] * (LONGEST_LIST + 1)]
 MEANT = {("grpo.rewards[0][1]", -1), ("grpo.rewards[0][1]", -0.5)}  # a penalty
 MEANT |= {("trainjob.pool[0][1]", "")}  # a label without a value
 REQUIRED = {"url": "http://localhost/v1", "model": "m", "location": "rows.jsonl", "window": 16}
-LISTS = {"pool": [["a", "b"]], "secrets": [["A", "b", "c"]]}
+REQUIRED |= {"original_context": 16}
+LISTS = {"pool": [["a", "b"]], "secrets": [["A", "b", "c"]], "task_files": ["tasks.yaml"]}
+LISTS |= {"forbidden": ["eos"], "deferred": ["eot"], "stop": ["\n"]}
 
 
 def inner(hint):

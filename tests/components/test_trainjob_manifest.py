@@ -166,7 +166,7 @@ def test_job_and_manifests_agree():
 
 def test_the_component_shares_the_claim(tmp_path):
     """The pipeline of the README compiles, and its pod mounts what the configuration names."""
-    place = placement.placer("gpu")
+    place = placement.placer("gpu", placement.Scheduling())
 
     @dsl.pipeline(name="several-nodes")
     def several(pretrain: dict, nodes: dict):
