@@ -12,11 +12,12 @@ there the nearest task of lm_eval is named, with OpenCompass's number of worked 
 the chat where it has any, and the figure is OpenCompass's.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components import coerce
+from model.options import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def protocol(name: str) -> Protocol:
     """The protocol of this name. Raises ValueError for an unknown one."""
-    if name not in PROTOCOLS:
-        near, known = coerce.nearest(name, PROTOCOLS), ", ".join(PROTOCOLS)
-        raise ValueError(f"preset={name!r}{near}, allowed: {known}")
+    near = ", ".join(difflib.get_close_matches(name, PROTOCOLS, 3, cutoff=0))
+    allowed = f"a preset of components/evaluate/presets.py; the nearest are {near}"
+    check("preset", name, name in PROTOCOLS, allowed)
     return PROTOCOLS[name]

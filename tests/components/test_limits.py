@@ -29,9 +29,10 @@ NO_CHOICES = ["foo", "", "Auto", 1, True, None, [], ["auto"]]
 NO_LISTS = [None, 1, "ab", {}, ["a"] * (LONGEST_LIST + 1)]
 MEANT = {("grpo.rewards[0][1]", -1), ("grpo.rewards[0][1]", -0.5)}  # a penalty
 MEANT |= {("trainjob.pool[0][1]", "")}  # a label without a value
+MEANT |= {("evaluate.stop[0]", " ")}  # white space may end an answer
 REQUIRED = {"url": "http://localhost/v1", "model": "m", "location": "rows.jsonl", "window": 16}
 REQUIRED |= {"original_context": 16}
-LISTS = {"pool": [["a", "b"]], "secrets": [["A", "b", "c"]], "task_files": ["tasks.yaml"]}
+LISTS = {"pool": [["a", "b"]], "secrets": [["A", "b", "c"]], "task_files": ["/tasks"]}
 LISTS |= {"forbidden": ["eos"], "deferred": ["eot"], "stop": ["\n"]}
 
 

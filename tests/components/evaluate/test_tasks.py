@@ -137,7 +137,7 @@ def test_a_sum_of_the_seed_is_one_of_the_downloads_own_test(downloaded):
         ({"tasks": ["x"], "task_files": ["/no"]}, "task_files[0]='/no', allowed: a YAML file, or"),
         ({"stop": [""]}, "stop=('',), allowed: texts of one character or more"),
         ({"temperature": -0.5}, "temperature=-0.5, allowed: 0 or more"),
-        ({"preset": "llada-base-gsm9k"}, "(did you mean llada-base-gsm8k?), allowed: llada-base"),
+        ({"preset": "llada-base-gsm9k"}, "presets.py; the nearest are llada-base-gsm8k, "),
         ({"steps": 1, "gen_length": 16}, "steps=1, allowed: 1 or more for each of 2 blocks"),
         ({"system": "Think."}, "system='Think.', allowed: null unless form is chat"),
     ],
