@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 STYLE = (Path(__file__).parent / "drawing.css").read_text()
+QUANTILE = 1.96  # of the normal distribution: an interval of 95% is so many errors to each side
 WIDTH = 640  # of every figure, in the units of its viewBox
 BARS_LEFT, BARS_WIDTH, BAR_HEIGHT, ROW_HEIGHT, MARGIN = 90, 440, 26, 40, 14
 

@@ -3,11 +3,10 @@
 from typing import Any
 
 from components import drawing
-from components.drawing import escape_markdown
+from components.drawing import QUANTILE, escape_markdown
 from components.evaluate import published
 
 SHOWN = 10  # samples of a task in the summary
-QUANTILE = published.QUANTILE
 HEAD = "| task | score | 95% interval | problems | metric |\n|---|---|---|---|---|"
 CIRCUMSTANCES = ("device", "precision", "processor", "seed")
 

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
+from components.drawing import QUANTILE
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.presets import PROTOCOLS
 
-QUANTILE = 1.96  # of the normal distribution, for 95%
 # Fields that do not change what is measured, only how fast and with which luck.
 FREE = {
     *("preset", "batch_size", "batch_tokens", "limit", "allow_code", "reward_workers", "traces"),

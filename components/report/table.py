@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from components.drawing import escape_markdown
+from components.drawing import QUANTILE, escape_markdown
 
-QUANTILE = 1.96  # of the normal distribution, for 95%
 COLUMNS = ("stage", "steps", "loss", "accuracy", "tokens/s", "seconds", "peak memory")
 
 
