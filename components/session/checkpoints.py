@@ -93,18 +93,24 @@ class Checkpoints:
         try:
             with temporary.directory() as draft:
                 self._write(step, draft, tensors, facts)
-            self._prune()
         except Exception as error:
-            if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
-                raise
+            self._report(f"checkpoint of step {step} is not saved, the next one is tried", error)
             for _ in tensors:
                 pass
-            reason = " ".join(explain(error).split())
-            self._say(f"checkpoint of step {step} is not saved, the next one is tried: {reason}")
             return False
+        try:
+            self._prune()
+        except Exception as error:
+            self._report("older checkpoints stay until the next one is saved", error)
         self.saved_at = time.monotonic()
         self._say(f"checkpoint of step {step} saved in {self.saved_at - started:.2f} s")
         return True
+
+    def _report(self, line: str, error: Exception) -> None:
+        """Says what the disk or the storage refused; any other error is a fault and raised."""
+        if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
+            raise error
+        self._say(f"{line}: {' '.join(explain(error).split())}")
 
     def _write(
         self,

@@ -5,9 +5,12 @@ another place goes through this room: `objects` and `hub` open the connections, 
 patterns, `directories` copies whole directories.
 """
 
+import contextlib
+import errno
 import fnmatch
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,8 +60,13 @@ def list_files(location: Location) -> dict[str, int]:
         names.check_all(files, location, StorageError)
         return files
     root = Path(location)
-    local = sorted(file for file in root.rglob("*") if file.is_file())
-    return {file.relative_to(root).as_posix(): file.stat().st_size for file in local}
+    sizes = {}
+    for folder, _, beside in os.walk(root):
+        for path in (Path(folder, name) for name in beside):
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                if path.is_file():
+                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+    return dict(sorted(sizes.items()))
 
 
 def find(location: Location) -> Listing:
@@ -132,10 +140,18 @@ def delete(location: Location) -> None:
     _check_named(location)
     if not is_remote(location):
         path = Path(location)
-        (path / MANIFEST).unlink(missing_ok=True) if path.is_dir() else None
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        return
+        if not path.is_dir():
+            return path.unlink(missing_ok=True)
+        (path / MANIFEST).unlink(missing_ok=True)
+        return shutil.rmtree(path, onerror=_unless_gone)
     objects.remove(location, first=MANIFEST)
+
+
+def _unless_gone(_: Any, __: str, reason: tuple[Any, BaseException, Any]) -> None:
+    """Two processes may remove the same directory, and a third may still write into it."""
+    gone = (errno.ENOENT, errno.ENOTEMPTY)
+    if not isinstance(reason[1], OSError) or reason[1].errno not in gone:
+        raise reason[1]
 
 
 def _check_named(location: Location) -> None:

@@ -67,10 +67,16 @@ def put_directory(
         with ThreadPoolExecutor(FILES) as pool:
             list(pool.map(lambda name: put_file(files[name], join(data, name)), files))
         return _commit({**manifest, "data": writer}, location)
-    with _drafted(Path(location)) as draft:
-        for name, file in files.items():
-            put_file(file, draft / name)
-        write_json(draft / MANIFEST, manifest)
+    try:
+        with _drafted(Path(location)) as draft:
+            for name, file in files.items():
+                put_file(file, draft / name)
+            write_json(draft / MANIFEST, manifest)
+    except FileNotFoundError:
+        # Whoever has completed the directory may remove the drafts of the others.
+        if not exists(join(location, MANIFEST)):
+            raise
+        raise AlreadyThere(f"{location}: another process was first") from None
 
 
 def get_directory(location: Location, local: Path) -> None:
@@ -95,7 +101,10 @@ def sweep(location: Location) -> None:
     if not is_remote(location):
         return
     folders = {name.partition("/")[0] for name in list_files(location) if "/" in name}
-    data = _manifest(location).get("data")
+    try:
+        data = _manifest(location).get("data")
+    except FileNotFoundError:
+        return  # another process has removed it meanwhile
     for name in folders - {data} if data else ():
         delete(join(location, name))
 
