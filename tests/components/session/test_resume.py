@@ -5,6 +5,8 @@ import os
 import random
 import signal
 import time
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +70,8 @@ class Runs:
             if steps and file.exists() and file.read_bytes().count(b"\n") >= steps:
                 return False
             if time.monotonic() > end:
+                assert any(spins_in_gloo(process.pid) for process in self.started), "our own hang"
+                warnings.warn("gloo hung; its processes were started again", stacklevel=2)
                 for process in self.started:
                     process.kill()
                     process.join()
@@ -90,6 +94,12 @@ class Runs:
     def weights(self):
         (file,) = (self.place / "trained").glob("*.safetensors")
         return file.read_bytes()
+
+
+def spins_in_gloo(process):
+    """Whether a thread in which gloo computes is running: behind a real wait it would sleep."""
+    threads = [path.read_text() for path in Path(f"/proc/{process}/task").glob("*/stat")]
+    return any("(pt_gloo_runloop) R" in text for text in threads)
 
 
 def rank_environment(rank, processes, port):
