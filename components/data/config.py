@@ -67,8 +67,8 @@ class Source(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        place = self.location if self.name is None else self.name
-        check("location", place, place is not None, "a location, or the name of a data set")
+        if self.location is None and self.name is None:
+            raise ValueError("location is missing, and so is the name of a data set")
         check_text("name", self.name, "the name of a data set")
         for field in ("split", "revision"):
             value = getattr(self, field)

@@ -95,7 +95,7 @@ def test_column_that_the_schema_no_longer_has(base, tmp_path):
         ("problems", {"name": "math-500"}, "allowed: none, math-500 has no split for training"),
         ("problems", {"name": "gsm8k", "split": "test"}, "split='test', allowed: train"),
         ("pretrain", {"name": "dolma"}, "location=None, allowed: a path or an address; dolma is"),
-        ("problems", {}, "location=None, allowed: a location, or the name of a data set"),
+        ("problems", {}, "location is missing, and so is the name of a data set"),
         ("problems", {"location": "x", "split": "a"}, "split='a', allowed: null without a name"),
         ("problems", {"name": "math", "keep": [["level", "("]]}, "a regular expression: "),
     ],
