@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.data import wording
-from components.data.config import Entry, Pairs
+from components.data.config import ROLES, Entry, Pairs
 from components.data.jsonlines import Row
 from components.data.wording import Unfit
 
-ROLES = ("text", "system", "messages", "prompt", "context", "thought", "answer")
 SIDES = ("chosen", "rejected")
 COLUMN = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)*)\}", re.ASCII)  # in a text with columns in braces
 TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):[ \t]*")
@@ -23,7 +22,7 @@ PIECE = 1 << 20  # characters of a piece of a long document, up to its line's en
 
 def columns(entry: Entry, keep: Pairs = ()) -> set[str]:
     """The columns that the roles and the filters read."""
-    roles = [role for name in (*ROLES, *SIDES) if (role := getattr(entry, name)) is not None]
+    roles = [role for name in ROLES if (role := getattr(entry, name)) is not None]
     paths = [path for role in roles for path in COLUMN.findall(role) or [role]]
     paths += [path for path, _ in (*entry.keep, *keep)]
     return {path.partition(".")[0] for path in paths}

@@ -82,6 +82,9 @@ class DownloadConfig(Checked):
     and counted."""
     examples: int | None = None
     """Number of examples taken for each part but pretraining; null takes all."""
+    decontaminate: bool = True
+    """Leave out of training what also stands in the test part (components/data/contamination.py);
+    it is counted in the report by the name of the test set. Made sums never overlap."""
     test_problems: int = 250
     """Sums that are held out for the test, where the data are made."""
     seed: int = 0

@@ -157,6 +157,7 @@ def _usable_rows(
         return READS.get(part, {source.column})
 
     for source, file, number, row in sources.interleave(files, columns, seed=seed):
+        card.source = source.label
         card.sources[source.label] += 1
         card.place = f"{names.get(file, file)}:{number}"
         try:
