@@ -6,6 +6,7 @@ Pure functions: they read no file. The stage says how long the base model's cont
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from components.data import catalogue
 from components.grpo.config import GrpoConfig
 from components.preflight.config import Recipe
 from model.training.config import Optimization
@@ -52,10 +53,20 @@ def lengths(base: Context, recipe: Recipe) -> Iterator[str]:
 
 
 def data(recipe: Recipe) -> Iterator[str]:
-    """Complains of parts of the dataset that have no source, or no example left to train on."""
+    """Complains of parts of the dataset that have no source, or no example left to train on.
+
+    Sums are made for those alone who say so: nobody trains a published model on them by mistake.
+    """
     download = recipe.download
     if not download.sources:
+        if download.dataset is None and download.made is None:
+            yield complaint("download.dataset", None, 'a dataset, sources, or made="sums"')
         return
+    for part in catalogue.KINDS:
+        try:
+            catalogue.resolve_all(part, getattr(download, part), download.catalogue)
+        except ValueError as error:
+            yield f"download.{error}"
     aligned = "preferences" if recipe.preference == "dpo" else "problems"
     for part in ("pretrain", "sft", aligned, "test"):
         if download.dataset is None and not getattr(download, part):

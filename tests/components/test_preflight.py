@@ -14,7 +14,7 @@ from tests.conftest import ROOT, stage
 
 # A context of 128 and lengths within it, whatever the tiny recipe has.
 SMALL = {
-    "download": {"model": "new", "shape": {"context": 128}},
+    "download": {"model": "new", "made": "sums", "shape": {"context": 128}},
     "pretrain": {"window": 64},
     "sft": {"max_length": 64, "steps": 100, "warmup_steps": 50},
     "dpo": {"max_length": 64},
@@ -46,8 +46,27 @@ def test_recipes_pass(recipe, preference):
     assert done.stdout == "preflight: every configuration is valid\n"
 
 
-def test_the_defaults_pass():
-    assert stage("preflight").returncode == 0
+def test_the_defaults_lack_data_alone(tmp_path):
+    """Nobody trains a base from elsewhere on sums unless they say so."""
+    done = stage("preflight", check=False)
+    refused(done, tmp_path, "download.dataset=None", 'a dataset, sources, or made="sums"')
+    assert "; " not in done.stderr
+    said = json.dumps({"made": "sums"})
+    assert stage("preflight", download=said).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"name": "gsm8"}, ["download.problems[0].name='gsm8'", "the nearest are gsm8k, "]),
+        ({"name": "gsm8k", "split": "test"}, ["download.problems[0].split='test'", "train"]),
+    ],
+)
+def test_data_sets_by_name(tmp_path, source, words):
+    refused(preflight(download={"problems": [source]}), tmp_path, *words)
+    data = {**source, "name": "gsm8k", "split": "train"}
+    done = preflight(download={"problems": [data], "dataset": "/data/ready"})
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("preference", ["DPO", "ppo", "", "dpo ", "grpo,dpo", "null"])
