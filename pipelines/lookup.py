@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import artifact
+from components import adapted, artifact
 from model import lora
 from model.config import CONFIG
 from model.safetensors_files import weight_files
@@ -96,8 +96,7 @@ def _last_training(record: Record) -> str | None:
 def _sampling(record: Record, run: list[Record]) -> Record:
     """The options of the evaluation of this model in its run, or else of GRPO's own sampling."""
     for other in run:
-        measured = other["inputs"].get("model", {}).get("fingerprint")
-        if other["stage"] == "evaluate" and measured == record["fingerprint"]:
+        if other["stage"] == "evaluate" and adapted.chain(other) in adapted.names(record):
             return other["config"]
     configs = [entry["config"] for entry in record["lineage"] if entry["stage"] == "grpo"]
     return configs[-1] if configs else {}

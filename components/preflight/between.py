@@ -4,8 +4,8 @@ Pure functions: they read no file. The stage says how long the base model's cont
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from components.grpo.config import GrpoConfig
 from components.preflight.config import Recipe
@@ -88,6 +88,18 @@ def scores(recipe: Recipe) -> Iterator[str]:
     task = recipe.release.task
     if task is not None and task != tasks[0]:
         yield complaint("release.task", task, f"null or {tasks[0]!r} (the first of evaluate.tasks)")
+
+
+def outputs(recipe: Recipe, graph: Mapping[str, Any]) -> Iterator[str]:
+    """Complains of stages that train an adapter where the graph has a whole model, or the reverse.
+
+    Which of both a later stage takes is decided when a pipeline is compiled.
+    """
+    expected = graph.get("adapters", recipe.adapters)
+    for stage in sorted({*expected} ^ {*recipe.adapters}):
+        known = "an adapter" if stage in expected else "null"
+        allowed = f"{known}, for which this pipeline was compiled; compile it with the other"
+        yield complaint(f"{stage}.lora", getattr(recipe, stage).lora, allowed)
 
 
 def doubts(recipe: Recipe) -> Iterator[str]:

@@ -86,6 +86,23 @@ def test_stages_that_are_off(off, preference):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("adapters", "words"),
+    [
+        (["sft", "dpo", "grpo"], "sft.lora=None, allowed: an adapter, for which this pipeline was"),
+        (["dpo"], "grpo.lora=Lora(rank=32"),
+    ],
+)
+def test_a_graph_that_was_compiled_for_other_outputs(tmp_path, adapters, words):
+    """A field of the form may not turn an adapter into a whole model, which later stages miss."""
+    recipe = {name: json.dumps(values) for name, values in arguments(RECIPES["tiny"]()).items()}
+    del recipe["preference"]
+    done = stage("preflight", check=False, graph=json.dumps({"adapters": adapters}), **recipe)
+    refused(done, tmp_path, words)
+    own = json.dumps({"adapters": ["dpo", "grpo"]})
+    assert stage("preflight", graph=own, **recipe).returncode == 0
+
+
 def test_a_preference_whose_stage_is_off(tmp_path):
     done = preflight(preference="dpo", dpo=None)
     refused(done, tmp_path, "preference='dpo', allowed: grpo, the stages that are on")
