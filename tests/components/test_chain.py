@@ -19,6 +19,7 @@ TRAIN = {
     "max_length": 64,
     "learning_rate": 1e-2,
     "checkpoint_steps": 1,
+    "precision": "fp32",
 }
 LORA = {"rank": 4, "alpha": 8.0}
 KINDS = {
@@ -64,15 +65,9 @@ def train(root, name, base, dataset, lora=LORA, check=True, adapters=(), **chang
     return root / name / "trained"
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def chain(request, downloaded, tied, tmp_path_factory):
-    """A base, two adapters trained on each other, and the merged copies that stand for them."""
-    root, data = tmp_path_factory.mktemp(request.param), downloaded / "dataset"
-    base = tied if request.param == "tied" else downloaded / "model"
-    first = train(root, "first", base, data, KINDS[request.param])
-    merge = {"base": base, "trained": first}
-    stage("merge", **merge, model=root / "half", metrics=root / "half-metrics")
-    return root, data, base, first, root / "half"
+@pytest.fixture(scope="module")
+def data(downloaded):
+    return downloaded / "dataset"
 
 
 def equal(ours, theirs):
@@ -84,40 +79,72 @@ def losses(trained):
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_training_and_resuming_are_those_of_a_merged_copy(chain, tmp_path):
-    root, data, base, first, half = chain
-    second = train(root, "second", base, data, adapters=first)
-    merged = train(root, "merged", half, data)
-    assert equal(second, merged) and losses(second) == losses(merged)
-    alone = train(tmp_path, "alone", base, data)
-    assert not equal(alone, second), "the first adapter does something"
-    # Two steps in two runs: the second goes on from the checkpoint of the first.
-    place = {"checkpoint_uri": str(tmp_path / "checkpoints")}
-    whole = train(tmp_path, "whole", base, data, adapters=first, **place)
-    assert equal(whole, second)
-    (run,) = (tmp_path / "checkpoints").iterdir()
-    shutil.rmtree(run / "step-00000002")
-    again = train(tmp_path, "again", base, data, adapters=first, **place)
-    assert equal(again, second) and losses(again) == losses(second)
+def merge(root, name, **inputs):
+    stage("merge", **inputs, model=root / name, metrics=root / f"{name}-metrics")
+    return root / name
 
 
-def test_one_merge_is_merge_after_merge(chain, tmp_path):
-    """All adapters at once, rounded after each, in a file like that of the last merge."""
-    root, data, base, first, half = chain
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_and_merging_are_those_of_a_merged_copy(kind, tmp_path, data, downloaded, tied):
+    """All adapters merged at once give the file of merge after merge."""
+    base = tied if kind == "tied" else downloaded / "model"
+    first = train(tmp_path, "first", base, data, KINDS[kind], steps=1)
+    half = merge(tmp_path, "half", base=base, trained=first)
     second = train(tmp_path, "second", base, data, adapters=first)
     merged = train(tmp_path, "merged", half, data)
-    once, twice = tmp_path / "once", tmp_path / "twice"
-    for path, inputs in (
-        (once, {"base": base, "adapters": first, "trained": second}),
-        (twice, {"base": half, "trained": merged}),
-    ):
-        stage("merge", **inputs, model=path, metrics=path.parent / f"{path.name}-metrics")
-    assert sorted(file.name for file in once.iterdir()) == sorted(
-        file.name for file in twice.iterdir()
-    )
+    assert equal(second, merged) and losses(second) == losses(merged)
+    once = merge(tmp_path, "once", base=base, adapters=first, trained=second)
+    twice = merge(tmp_path, "twice", base=half, trained=merged)
+    names = [sorted(file.name for file in path.iterdir()) for path in (once, twice)]
+    assert names[0] == names[1]
     for file in once.glob("*.safetensors"):
         assert file.read_bytes() == (twice / file.name).read_bytes()
+        assert file.read_bytes() != (half / file.name).read_bytes()
     model, tokenizer = adapted.load(base, [first, second], dtype=torch.float32)
     state = checkpoint.load(once, dtype=torch.float32).state_dict()
     assert all(torch.equal(model.state_dict()[name], state[name]) for name in state)
     assert tokenizer.get_vocab() == adapted.load(twice, dtype=torch.float32)[1].get_vocab()
+
+
+def test_resuming_is_that_of_an_uninterrupted_run(tmp_path, data, downloaded):
+    """The checkpoint holds the new adapter alone; base and earlier adapters are applied anew."""
+    base, place = downloaded / "model", {"checkpoint_uri": str(tmp_path / "checkpoints")}
+    first = train(tmp_path, "first", base, data, steps=1)
+    whole = train(tmp_path, "whole", base, data, adapters=first, **place)
+    (run,) = (tmp_path / "checkpoints").iterdir()
+    shutil.rmtree(run / "step-00000002")
+    again = train(tmp_path, "again", base, data, adapters=first, **place)
+    assert equal(again, whole) and losses(again) == losses(whole)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    alone = train(tmp_path, "alone", base, data, **place)
+    assert not equal(alone, whole)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2, "another run, by its inputs"
+
+
+def test_an_adapter_without_the_one_before_it(tmp_path, data, downloaded):
+    """Refused by fingerprints, before anything is loaded; a release takes the evaluated chain."""
+    base = downloaded / "model"
+    first = train(tmp_path, "first", base, data, steps=1)
+    second = train(tmp_path, "second", base, data, adapters=first, steps=1)
+    for adapters in ([second], [second, first]):
+        with pytest.raises(
+            ValueError, match=r"was trained on base \w+ \+ \w+, allowed: an adapter"
+        ):
+            adapted.check(base, adapters)
+    with pytest.raises(ValueError, match="is an adapter, allowed: a whole model"):
+        adapted.check(first, [second])
+    adapted.check(base, [first, second])
+    half = merge(tmp_path, "half", base=base, trained=first)
+    adapted.check(half, [second])
+    merged = merge(tmp_path, "merged", base=base, adapters=first, trained=second)
+    paths = {name: tmp_path / "evaluate" / name for name in ("evaluation", "metrics")}
+    chain = {"model": base, "adapters": [first, second]}
+    config = {"gen_length": 8, "block_length": 8, "limit": 2, "traces": 1}
+    stage("evaluate", config, dataset=data, **chain, **paths)
+    for model, code in ((half, 2), (merged, 0)):
+        out = tmp_path / f"out-{code}"
+        given = {"model": model, "evaluation": paths["evaluation"]}
+        outputs = {"release": out / "release", "metrics": out / "metrics"}
+        done = stage("release", {"accuracy": 0}, check=False, **given, **outputs)
+        assert done.returncode == code, done.stderr
+        assert ("evaluation='of model" in done.stderr) == (code == 2)
