@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.data.config import Source
-from components.download.config import DownloadConfig
+from components.data.dataset import COLUMNS
 from components.preflight.config import Recipe
 from components.storage import StorageError, hub
 
@@ -52,10 +52,8 @@ def pinned(recipe: Recipe, ask: Ask) -> Recipe:
         if name is not None and _is_on_hub(name):
             setting = f"download.{revision}=COMMIT"
             pins[revision] = _commit(Repository(kind, name, current, setting), ask)
-    for field in dataclasses.fields(DownloadConfig):
-        part = getattr(own, field.name)
-        if isinstance(part, tuple) and any(isinstance(item, Source) for item in part):
-            pins[field.name] = tuple(_pinned_source(source, field.name, ask) for source in part)
+    for part in COLUMNS:
+        pins[part] = tuple(_pinned_source(source, part, ask) for source in getattr(own, part))
     return dataclasses.replace(recipe, download=dataclasses.replace(own, **pins))
 
 
