@@ -29,6 +29,7 @@ def tiny(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
         preference=preference,
         download=DownloadConfig(
             model="new",
+            made="sums",
             shape=Shape(d_model=96, n_heads=3, mlp_hidden_size=384),
             test_problems=500,
             seed=seed,

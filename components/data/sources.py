@@ -66,6 +66,7 @@ def files(source: Source) -> Files:
 
     Raises FileNotFoundError if there is no file, ValueError if none is of a known kind.
     """
+    assert source.location is not None, "catalogue.resolve says where a named data set is"
     listing = storage.find(source.location)
     kinds, left_out = {}, dict(listing.left_out)
     for name, file in listing.files.items():

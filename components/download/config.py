@@ -1,8 +1,10 @@
 """Sources of the base model and the data, or the shape of both where they are made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from components.data.config import Sample, Source, check_source
+from components.data.config import Entry, Sample, Source, check_source, read_catalogue
 from model.options import Checked, check, check_text
 
 LARGEST = 2**20  # the largest size of a new model; no machine holds a larger one
@@ -52,9 +54,16 @@ class DownloadConfig(Checked):
     """Shape of a new model, where `model` is "new"."""
     dataset: str | None = None
     """A local directory, s3://BUCKET/KEY or a Hub dataset repository with the stages' JSONL files,
-    read like sources. Null makes sums with worked solutions, unless there are sources."""
+    read like sources."""
     dataset_revision: str | None = None
     """Commit of the Hub dataset repository."""
+    made: Literal["sums"] | None = None
+    """Data that are made here where there is neither a dataset nor a source: sums with worked
+    solutions. Null makes none."""
+    catalogue: tuple[Entry, ...] = ()
+    """Data sets of your own that sources may name: a list of entries, an object of entries by name,
+    or the path of a file with one (JSON, or Python with CATALOGUE = {...}, which is read and never
+    run). They come before those of components/data/catalogue.py."""
     pretrain: tuple[Source, ...] = ()
     """Sources of plain text for pretraining. The sources of a part replace its file in
     `dataset`."""
@@ -88,6 +97,12 @@ class DownloadConfig(Checked):
         check("max_tokens", self.max_tokens, self.max_tokens >= 8, "8 or more")
         check("examples", self.examples, self.examples is None or self.examples >= 1, "1 or more")
         check("seed", self.seed, 0 <= self.seed < 2**31, "0 to 2^31 - 1")
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """With the entries of the catalogue in place of the path of a file that holds them."""
+        own = values.get("catalogue", ())
+        return {**values, "catalogue": read_catalogue(own)} if own else values
 
     @property
     def sources(self) -> tuple[Source, ...]:

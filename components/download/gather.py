@@ -103,7 +103,7 @@ def _usable_rows(
         return READS.get(part, {source.column})
 
     for source, file, number, row in sources.interleave(files, columns, seed=seed):
-        card.sources[source.location] += 1
+        card.sources[source.label] += 1
         card.place = f"{names.get(file, file)}:{number}"
         try:
             usable = _usable(part, source, row)
