@@ -42,7 +42,7 @@ def write(recipe: Recipe, file: Path, *, profile: str, scheduling: Scheduling = 
 def main() -> None:
     """The command line behind `make pipeline-compile`."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.compiler", description=__doc__)
-    parser.add_argument("recipe", help="a recipe of pipelines/recipes.py")
+    parser.add_argument("recipe", help="a recipe of pipelines/recipes/")
     parser.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")

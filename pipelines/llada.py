@@ -4,7 +4,7 @@
                              |               |                      |
                           evaluate        evaluate               evaluate -> report
 
-`recipes.py` says how the stages are configured, `form.py` how a run's form shows it, and
+`recipes/` says how the stages are configured, `form.py` how a run's form shows it, and
 `placement.py` where the stages run.
 """
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.data import catalogue
 from components.data.config import Source
-from components.data.dataset import COLUMNS
+from components.download.config import DownloadConfig
 from components.preflight.config import Recipe
 from components.storage import StorageError, hub
 
@@ -44,16 +45,14 @@ def pinned(recipe: Recipe, ask: Ask) -> Recipe:
     """The recipe with the commit of every model and dataset that it takes from the Hub."""
     own = recipe.download
     pins: dict[str, Any] = {}
-    for kind, field, revision in (
-        ("model", "model", "revision"),
-        ("dataset", "dataset", "dataset_revision"),
-    ):
-        name, current = getattr(own, field), getattr(own, revision)
-        if name is not None and _is_on_hub(name):
-            setting = f"download.{revision}=COMMIT"
-            pins[revision] = _commit(Repository(kind, name, current, setting), ask)
-    for part in COLUMNS:
-        pins[part] = tuple(_pinned_source(source, part, ask) for source in getattr(own, part))
+    for kind, revision in (("model", "revision"), ("dataset", "dataset_revision")):
+        repository = getattr(own, kind)
+        if repository is not None and _is_on_hub(repository):
+            setting, branch = f"download.{revision}=COMMIT", getattr(own, revision)
+            pins[revision] = _commit(Repository(kind, repository, branch, setting), ask)
+    for part in catalogue.KINDS:
+        sources = (_pinned_source(source, part, own, ask) for source in getattr(own, part))
+        pins[part] = tuple(sources)
     return dataclasses.replace(recipe, download=dataclasses.replace(own, **pins))
 
 
@@ -111,7 +110,9 @@ def _commit(repository: Repository, ask: Ask) -> str:
     return revision if revision and COMMIT.fullmatch(revision) else ask(repository)
 
 
-def _pinned_source(source: Source, part: str, ask: Ask) -> Source:
+def _pinned_source(source: Source, part: str, own: DownloadConfig, ask: Ask) -> Source:
+    if source.location is None:
+        return _pinned_name(source, part, own, ask)
     match = PLACE.fullmatch(source.location)
     if match is None:
         return source
@@ -120,3 +121,15 @@ def _pinned_source(source: Source, part: str, ask: Ask) -> Source:
     setting = f'download.{part}=[{{"location":"hf://{kind}{name}@COMMIT{path or ""}"}}]'
     commit = _commit(Repository(KINDS[kind], name, branch, setting), ask)
     return dataclasses.replace(source, location=f"hf://{kind}{name}@{commit}{path or ''}")
+
+
+def _pinned_name(source: Source, part: str, own: DownloadConfig, ask: Ask) -> Source:
+    """A source that names a data set of the catalogue; one that is made here stays as it is."""
+    assert source.name is not None
+    entry = catalogue.find(source.name, own.catalogue)
+    if entry.repository is None or entry.made is not None:
+        return source
+    setting = f'download.{part}=[{{"name":"{source.name}","revision":"COMMIT"}}]'
+    branch = source.revision or entry.commit
+    commit = _commit(Repository("dataset", entry.repository, branch, setting), ask)
+    return dataclasses.replace(source, revision=commit)

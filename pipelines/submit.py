@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", nargs="?", help="a recipe of pipelines/recipes.py")
+    parser.add_argument("recipe", nargs="?", help="a recipe of pipelines/recipes/")
     parser.add_argument(
         "--retry", metavar="RUN", help="go on with a failed run from where it failed"
     )

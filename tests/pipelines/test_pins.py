@@ -135,6 +135,26 @@ def test_branches_are_asked_about_by_their_names():
     assert pins.described(found) == "owner/rows, o/n@main, o/n@refs/pr/1"
 
 
+def test_data_sets_by_name():
+    """The catalogue's own, those of the recipe, and those that are made here."""
+    own = '{"mine":{"kind":"text","repository":"owner/mine","splits":{"train":"*"},"text":"t"}}'
+    names = ["gsm8k", "countdown"]
+    settings = [
+        f"download.catalogue={own}",
+        'download.pretrain=[{"name":"mine"}]',
+        f"download.problems={json.dumps([{'name': name} for name in names])}",
+        f'download.test=[{{"name":"gsm8k","revision":"{COMMIT}"}}]',
+    ]
+    recipe = choose("tiny", settings=settings)
+    assert pins.described(pins.unpinned(recipe)) == "owner/mine, openai/gsm8k"
+    assert '[{"name":"mine","revision":"COMMIT"}]' in pins.unpinned(recipe)[0].setting
+    other = "f" * 40
+    download = pins.pinned(recipe, lambda repository: other).download
+    assert [source.revision for source in download.pretrain] == [other]
+    assert [source.revision for source in download.problems] == [other, None]
+    assert [source.revision for source in download.test] == [COMMIT]
+
+
 @pytest.mark.parametrize("name", ["new", "/models/mine", "./mine", "s3://bucket/model", "."])
 def test_models_that_are_on_no_hub(name):
     assert pins.unpinned(choose("tiny", settings=[f"download.model={name}"])) == []
