@@ -122,7 +122,7 @@ def llada_8b_d1(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
         ),
         merge=MergeConfig(),
         sft=sft(seed=seed),
-        dpo=vrpo.dpo(max_length=4096, seed=seed),
+        dpo=vrpo.dpo(seed=seed),
         grpo=grpo(seed=seed),
         evaluate=evaluate,
         evaluate_base=evaluate,

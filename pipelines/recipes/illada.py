@@ -30,7 +30,7 @@ def illada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
         ),
         merge=MergeConfig(),
         sft=llada.sft(seed=seed),
-        dpo=vrpo.dpo(max_length=CANVAS, seed=seed),
+        dpo=vrpo.dpo(seed=seed),
         grpo=d1.grpo(gen_length=CANVAS, steps=500, seed=seed),
         evaluate=EvaluateConfig(
             gen_length=CANVAS, block_length=32, threshold=0.9, cache="dual"

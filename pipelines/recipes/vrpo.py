@@ -12,7 +12,7 @@ from model.options import Lora
 PAIRS = (Source(name="ultrafeedback"),)
 
 
-def dpo(*, max_length: int, seed: int) -> DpoConfig:
+def dpo(*, seed: int) -> DpoConfig:
     """An epoch of UltraFeedback's 61,135 pairs, 64 a step."""
     return DpoConfig(
         steps=950,
@@ -22,7 +22,7 @@ def dpo(*, max_length: int, seed: int) -> DpoConfig:
         final_learning_rate=0.1,
         betas=(0.9, 0.95),
         weight_decay=0.01,
-        max_length=max_length,
+        max_length=2048,  # LLada-Reasoning has 4096; most pairs are shorter than either
         beta=0.2,
         draws=8,
         # Dropout would be noise in the margin; LLada-Reasoning has 0.1.

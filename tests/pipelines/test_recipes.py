@@ -1,16 +1,19 @@
-"""The recipes: all compile, all pass preflight, their settings agree, and their page is fresh."""
+"""The recipes for large models: all compile and pass preflight, their settings agree with each other
+and with the systems that they are taken from, and their page is fresh."""
 
 import itertools
-import json
 
 import pytest
+import yaml
 
+from components import coerce
 from components.data import catalogue
 from components.preflight import stage as preflight
 from components.preflight.config import TRAINING
 from model.tokenizer import reasoned
-from pipelines import compiler, overrides, placement
-from pipelines.form import constants
+from pipelines import compiler, pins
+from pipelines.overrides import override
+from pipelines.placement import profile
 from pipelines.recipes import RECIPES, d1
 from pipelines.stages import stages
 from tests.pipelines import recipe_page
@@ -19,34 +22,105 @@ LARGE = [name for name in RECIPES if name != "tiny"]
 
 
 def combinations(name):
-    """Every recipe with some of its training stages on, in every way that has a data set."""
+    """The recipe with every choice of its training stages, one of them at least."""
     recipe = RECIPES[name]()
-    have = [stage for stage in TRAINING if getattr(recipe, stage) is not None]
-    for count in range(1, len(have) + 1):
-        for on in itertools.combinations(have, count):
-            preference = next((stage for stage in ("grpo", "dpo") if stage in on), "grpo")
-            off = [f"{stage}=null" for stage in have if stage not in on]
-            yield on, overrides.override(recipe, [f"preference={preference}", *off])
+    stages = [stage for stage in TRAINING if getattr(recipe, stage) is not None]
+    for count in range(1, len(stages) + 1):
+        for on in itertools.combinations(stages, count):
+            preference = "dpo" if "dpo" in on and "grpo" not in on else "grpo"
+            off = [f"{stage}=null" for stage in stages if stage not in on]
+            yield on, override(recipe, [f"preference={preference}", *off])
 
 
-def checked(recipe, tmp_path):
-    """What preflight prints of a recipe; it is given the same objects as at its command line."""
-    preflight.run(release_accuracy=tmp_path / "bar", **vars(recipe))
-
-
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", LARGE)
 def test_every_combination_passes_preflight(name, tmp_path, capsys):
-    for preference in ("dpo", "grpo"):
-        checked(RECIPES[name](preference=preference), tmp_path)
-    for _, recipe in combinations(name):
-        checked(recipe, tmp_path)
-    assert {*capsys.readouterr().out.splitlines()} == {"preflight: every configuration is valid"}
+    recipes = [RECIPES[name](preference=preference) for preference in ("dpo", "grpo")]
+    for recipe in [*recipes, *(recipe for _, recipe in combinations(name))]:
+        preflight.run(release_accuracy=tmp_path / "bar", **vars(recipe))
+        assert capsys.readouterr().out == "preflight: every configuration is valid\n"
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", LARGE)
 def test_every_combination_compiles(name, tmp_path):
-    """Each has the training stages that are on, and no other."""
-    profile = placement.profile(name)
+    """It has the training stages that are on and no other, and the recipe's values as defaults."""
+    file = tmp_path / "pipeline.yaml"
     for on, recipe in combinations(name):
-        file = tmp_path / "pipeline.yaml"
-        compiler.write(recipe, file, profile=profile)
+        compiler.write(recipe, file, profile=profile(name))
+        pipeline, _ = yaml.safe_load_all(file.read_text())
+        tasks = {stage.name for stage in stages(pipeline)}
+        assert tasks & {*TRAINING} == {*on}
+        defaults = pipeline["root"]["inputDefinitions"]["parameters"]
+        for stage in ("download", *on):
+            config = getattr(recipe, stage)
+            assert coerce.build(type(config), defaults[stage]["defaultValue"]) == config
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_both_preferences_are_one_pipeline(name, tmp_path):
+    files = [tmp_path / f"{word}.yaml" for word in ("dpo", "grpo")]
+    for file in files:
+        recipe = RECIPES[name](preference=file.stem)
+        compiler.write(recipe, file, profile=profile(name))
+        defaults = next(yaml.safe_load_all(file.read_text()))["root"]["inputDefinitions"]
+        assert defaults["parameters"]["preference"]["defaultValue"] == file.stem
+    dpo, grpo = (file.read_text() for file in files)
+    assert dpo.replace("defaultValue: dpo", "defaultValue: grpo") == grpo
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_answers_fit_the_canvas_on_which_they_are_wanted(name):
+    """d1 learns from longer thoughts than it answers with, as published."""
+    recipe = RECIPES[name]()
+    assert recipe.grpo.gen_length == recipe.evaluate.gen_length
+    if recipe.sft is not None and name != "llada_8b_d1":
+        assert recipe.sft.max_length == recipe.download.max_tokens == recipe.grpo.gen_length
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_updates_of_grpo_are_as_large_as_those_of_d1(name):
+    """Its learning rate, 3e-6, times the scale of its adapter, 64/128."""
+    grpo = RECIPES[name]().grpo
+    assert grpo.learning_rate * grpo.lora.alpha / grpo.lora.rank == pytest.approx(1.5e-6)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_every_part_has_data_by_name(name):
+    """Each source is in the catalogue, has files, and is of the part's kind; tests are held out."""
+    download = RECIPES[name]().download
+    parts = {"pretrain", "sft", "preferences", "problems", "test"}
+    on = {part for part in parts if getattr(download, part)}
+    assert parts - on == {
+        *({"pretrain"} if name != "llada_8b" else ()),
+        *({"sft"} if name == "llada_1_5" else ()),
+    }
+    for part in on:
+        for source in getattr(download, part):
+            entry = catalogue.find(source.name, download.catalogue)
+            resolved = catalogue.resolve(source, part, download.catalogue)
+            assert (resolved.split in entry.held_out) == (part == "test")
+    assert pins.unpinned(RECIPES[name]())[0].name == download.model
+
+
+def test_a_question_asks_for_the_form_that_is_rewarded():
+    assert d1.ASK.endswith(reasoned("your steps", "the final answer"))
+    entry = d1.asked("gsm8k")
+    assert entry.prompt == f"{d1.ASK}\n\n{{question}}" and entry.answer == "answer"
+
+
+def test_seed_and_preference_reach_every_stage():
+    for build in RECIPES.values():
+        recipe = build(seed=7, preference="dpo")
+        seeds = {getattr(recipe, stage).seed for stage in TRAINING if getattr(recipe, stage)}
+        assert seeds | {recipe.download.seed} == {7} and recipe.preference == "dpo"
+
+
+def test_the_page_is_fresh():
+    text = recipe_page.PAGE.read_text()
+    assert recipe_page.page(text) == text, "python -m tests.pipelines.recipe_page writes it"
+    assert [match[1] for match in recipe_page.MADE.finditer(text)] == ["expected", "cost", "fields"]
+
+
+def test_the_page_tells_of_every_recipe():
+    text = recipe_page.PAGE.read_text()
+    assert all(f"| `{name}` |" in text for name in RECIPES)
+    assert {row[0] for row in recipe_page.EXPECTED} == {*LARGE}
