@@ -64,6 +64,7 @@ def _curve(run: Path, estimator: str, rate: float) -> Curve:
     """(passes spent, exact match on held-out problems), from the SFT model on."""
     steps = BUDGET // (ROLLOUT + 2 * VIEWS[estimator])
     recipe = tiny().grpo
+    assert recipe is not None
     changes: dict[str, Any] = {
         "steps": steps,
         "estimator": estimator,

@@ -29,6 +29,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "lm_eva
 STARTED = time.monotonic()
 
 Input = Annotated[Path, "input"]
+OptionalInput = Annotated[Path | None, "input"]
+"""An input that a pipeline without the stage before it does not have."""
 Inputs = Annotated[tuple[Path, ...], "inputs"]
 """Any number of inputs of one kind, in their order. KFP's container components take no such list
 as an artifact, so that only the command line offers them."""

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from components import artifact, coerce, outputs
 from components.failure import Failed, explain, is_full, is_of_the_system
+from components.signature import configuration
 from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
-INPUTS = (artifact.Input, artifact.Inputs)
+INPUTS = (artifact.Input, artifact.OptionalInput, artifact.Inputs)
 SHOWN = (artifact.Output, artifact.OutputFile)
 
 
@@ -104,7 +105,7 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {stage.name}",
         description=inspect.getdoc(stage.run),
-        epilog="\n".join(_help(hint) for hint in stage.roles.values() if _is_config(hint)),
+        epilog="\n".join(map(_help, filter(None, map(configuration, stage.roles.values())))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -122,6 +123,8 @@ def _path_options(hint: Any) -> dict[str, Any]:
     if hint == artifact.Inputs:
         text = f"{role}: directories, in their order; none unless named"
         return {"type": Path, "nargs": "+", "default": (), "metavar": "PATH", "help": text}
+    if hint == artifact.OptionalInput:
+        return {"type": Path, "metavar": "PATH", "help": f"{role} directory, if there is any"}
     if hint in FILES:
         text = f"{role}, not kept unless named"
         return {"type": Path, "default": Path(os.devnull), "metavar": "PATH", "help": text}
@@ -131,12 +134,10 @@ def _path_options(hint: Any) -> dict[str, Any]:
 def _config_options(hint: Any, default: Any) -> dict[str, Any]:
     if typing.get_origin(hint) is typing.Literal:
         return {"default": default, "metavar": "WORD", "help": ", ".join(typing.get_args(hint))}
-    text = "JSON object" if hint is dict else f"JSON object of {hint.__name__} fields, below"
+    kind = configuration(hint)
+    text = "JSON object" if kind is None else f"JSON object of {kind.__name__} fields, below"
+    text = text if kind is hint or kind is None else f"{text}; null: the stage is off"
     return {"default": "{}", "metavar": "JSON", "help": text}
-
-
-def _is_config(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _is_path(hint: Any) -> bool:
@@ -185,24 +186,26 @@ def _configs(stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _config(kind: type, name: str, text: str) -> Any:
-    """A word, a dataclass from JSON, or a JSON object that the stage itself builds from."""
+def _config(kind: Any, name: str, text: str) -> Any:
+    """A word, a dataclass from JSON (None where null is allowed), or any other JSON object."""
     if typing.get_origin(kind) is typing.Literal:
         return coerce.value(kind, text, name)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--{name}: not JSON: {error}") from None
-    if _is_config(kind):
-        return coerce.build(kind, values, "" if name == "config" else name)
+    fields = configuration(kind)
+    if fields is not None and (values is not None or kind is fields):
+        return coerce.build(fields, values, "" if name == "config" else name)
     return coerce.value(kind, values, f"--{name}")
 
 
 def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Any]) -> None:
     """Checks the outputs, verifies the inputs, claims the outputs, and runs the stage."""
-    inputs = [path for name, path in paths.items() if stage.roles[name] == artifact.Input]
-    for name, several in paths.items():
-        inputs += several if stage.roles[name] == artifact.Inputs else ()
+    inputs: list[Path] = []
+    for name, value in paths.items():
+        if stage.roles[name] in INPUTS and value is not None:
+            inputs += value if isinstance(value, tuple) else [value]
     directories = {n: path for n, path in paths.items() if stage.roles[n] == artifact.Output}
     files = {name: path for name, path in paths.items() if stage.roles[name] in FILES}
     outputs.check(stage.name, directories, files, inputs)

@@ -70,7 +70,7 @@ def survival(recipe: Recipe, profile: str, scheduling: Scheduling) -> str:
     """What each stage can outlive: its attempts, their hours, its secrets and its checkpoints."""
     lines = [("stage", "attempts", "hours each", "hours in all", "secrets", "checkpoints")]
     for name, config in vars(recipe).items():
-        if name not in placement.STAGES:
+        if name not in placement.STAGES or config is None:
             continue
         stage = scheduling.of(placement.PROFILES[profile][name])
         kept = getattr(config, "checkpoint_uri", None) or "-"

@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> None:
     check("RUNS", str(options.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
     runner = _runner(options.runner, options.runs)
     recipe = recipe if options.no_pins else pins.pin(recipe)
-    directory = _directory(options.runs, f"{recipe.preference}-seed{options.seed}")
+    directory = _directory(options.runs, f"{recipe.last}-seed{options.seed}")
     remains = f"what it wrote is in {directory}"
     try:
         report = run(recipe, directory, runner)

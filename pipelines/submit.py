@@ -28,7 +28,7 @@ from model.training.preemption import Stopped, stoppable
 from pipelines import pins, placement, watch
 from pipelines.client import FAILURES, Connection, connect, explain
 from pipelines.compiler import write
-from pipelines.form import arguments
+from pipelines.form import arguments, constants
 from pipelines.overrides import choose, override
 from pipelines.recipes import RECIPES
 from pipelines.stages import Stage, stages
@@ -47,8 +47,11 @@ def send(
 ) -> tuple[str, list[Stage]]:
     """Uploads `base` if the server lacks it, and runs it with the changes of `recipe`.
 
+    A recipe with other stages has another graph, and is uploaded itself.
+
     `options`: experiment, service_account, pipeline_root, scheduling. Returns the id and stages.
     """
+    base = base if constants(base) == constants(recipe) else recipe
     changed = {
         key: value for key, value in arguments(recipe).items() if value != arguments(base)[key]
     }

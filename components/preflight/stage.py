@@ -15,7 +15,7 @@ from components.download.config import DownloadConfig
 from components.preflight import between
 from components.preflight.between import Context
 from components.preflight.config import Recipe
-from components.preflight.signature import signed, types
+from components.signature import signed, types
 from model.options import check
 
 # Preflight has no network: the contexts of the published models are known by their names.
@@ -57,7 +57,7 @@ def run(*, release_accuracy: Path, **configs: Any) -> None:
     )
     for doubt in between.doubts(recipe):
         print(f"preflight: note: {doubt}", flush=True)
-    if base.tokens is None and recipe.pretrain.context is None:
+    if base.tokens is None and getattr(recipe.pretrain, "context", None) is None:
         print(f"preflight: note: {base.origin} is not here, nor its context known", flush=True)
     release_accuracy.write_text(json.dumps(recipe.release.accuracy))
     print("preflight: every configuration is valid", flush=True)

@@ -162,6 +162,7 @@ LOOSE = [
     "prestop",
     "records",
     "selftest",
+    "signature",
     "temporary",
 ]
 ROOMS = {"data", "rewards", "session", "storage"}

@@ -32,7 +32,7 @@ def preflight(*, recipe="tiny", preference=None, **changes):
         *(SMALL.items() if changes and recipe == "tiny" else ()),
         *changes.items(),
     ]:
-        given[name] = {**given[name], **fields}
+        given[name] = fields and {**given[name], **fields}
     word = {} if preference is None else {"preference": preference}
     texts = {name: json.dumps(values) for name, values in given.items()}
     return stage("preflight", check=False, **word, **texts)
@@ -63,6 +63,35 @@ def test_the_command_itself(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     refused(done, tmp_path, "components.preflight", "preference='DPO'", "dpo, grpo")
     assert not (tmp_path / "bar").exists()
+
+
+@pytest.mark.parametrize(
+    ("off", "preference"),
+    [
+        (("pretrain",), "grpo"),
+        (("sft", "dpo"), "grpo"),
+        (("dpo", "grpo"), None),
+        (("pretrain", "sft", "grpo"), "dpo"),
+    ],
+)
+def test_stages_that_are_off(off, preference):
+    """Their data, their lengths and their doubts are nobody's business."""
+    given = {name: None for name in off}
+    done = preflight(preference=preference, **given)
+    assert done.returncode == 0, done.stderr
+    parts = {"pretrain": "pretrain", "sft": "sft", "dpo": "preferences", "grpo": "problems"}
+    on = {part for name, part in parts.items() if name not in off} | {"test"}
+    download = {part: [{"location": f"/data/{part}.jsonl"}] for part in on}
+    done = preflight(preference=preference, download=download, **given)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_preference_whose_stage_is_off(tmp_path):
+    done = preflight(preference="dpo", dpo=None)
+    refused(done, tmp_path, "preference='dpo', allowed: grpo, the stages that are on")
+    done = preflight(**dict.fromkeys(("pretrain", "sft", "dpo", "grpo")))
+    refused(done, tmp_path, "pretrain, sft, dpo, grpo: all are null")
+    refused(preflight(merge=None), tmp_path, "merge=None, allowed: a JSON object")
 
 
 FIELDS = [

@@ -9,8 +9,8 @@ import pytest
 from components.merge.config import MergeConfig
 from components.preflight import component, stage
 from components.preflight.config import Preference, Recipe
-from components.preflight.signature import signed
 from components.sft.config import SftConfig
+from components.signature import signed
 from pipelines import form, llada
 from pipelines.recipes import tiny
 
