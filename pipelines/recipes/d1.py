@@ -36,9 +36,7 @@ place of its tags: a model that was not fine-tuned on them must be told, or it e
 def asked(name: str) -> Entry:
     """A data set of the catalogue whose questions ask for the form of the answer."""
     entry = catalogue.find(name)
-    return dataclasses.replace(
-        entry, name=f"{name}-asked", prompt=f"{ASK}\n\n{{{entry.prompt}}}"
-    )
+    return dataclasses.replace(entry, name=f"{name}-asked", prompt=f"{ASK}\n\n{{{entry.prompt}}}")
 
 
 def measured(preset: str, **fields: Any) -> EvaluateConfig:

@@ -32,9 +32,7 @@ def illada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
         sft=llada.sft(seed=seed),
         dpo=vrpo.dpo(seed=seed),
         grpo=d1.grpo(gen_length=CANVAS, steps=500, seed=seed),
-        evaluate=EvaluateConfig(
-            gen_length=CANVAS, block_length=32, threshold=0.9, cache="dual"
-        ),
+        evaluate=EvaluateConfig(gen_length=CANVAS, block_length=32, threshold=0.9, cache="dual"),
         evaluate_base=EvaluateConfig(form="text", gen_length=256, block_length=32),
         report=ReportConfig(title="iLLaDA-8B learns to reason"),
         release=ReleaseConfig(name="illada-8b-reasoner"),

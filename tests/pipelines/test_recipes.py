@@ -4,14 +4,14 @@ and with the systems that they are taken from, and their page is fresh."""
 import itertools
 
 import pytest
-import yaml
+from google.protobuf.json_format import MessageToDict
 
 from components import coerce
 from components.data import catalogue
 from components.preflight import stage as preflight
 from components.preflight.config import TRAINING
 from model.tokenizer import reasoned
-from pipelines import compiler, pins
+from pipelines import llada, pins
 from pipelines.overrides import override
 from pipelines.placement import profile
 from pipelines.recipes import RECIPES, d1
@@ -41,30 +41,33 @@ def test_every_combination_passes_preflight(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_every_combination_compiles(name, tmp_path):
-    """It has the training stages that are on and no other, and the recipe's values as defaults."""
-    file = tmp_path / "pipeline.yaml"
-    for on, recipe in combinations(name):
-        compiler.write(recipe, file, profile=profile(name))
-        pipeline, _ = yaml.safe_load_all(file.read_text())
-        tasks = {stage.name for stage in stages(pipeline)}
-        assert tasks & {*TRAINING} == {*on}
-        defaults = pipeline["root"]["inputDefinitions"]["parameters"]
-        for stage in ("download", *on):
-            config = getattr(recipe, stage)
-            assert coerce.build(type(config), defaults[stage]["defaultValue"]) == config
+def test_both_preferences_compile_to_one_pipeline(name):
+    """Its tasks are the stages that are on, its defaults the recipe's values.
+
+    tests/pipelines/test_stages_off.py compiles every combination of stages; a graph has no values.
+    """
+    recipes = [RECIPES[name](preference=word) for word in ("dpo", "grpo")]
+    built = [
+        MessageToDict(llada.build(recipe, profile=profile(name)).pipeline_spec)
+        for recipe in recipes
+    ]
+    defaults = [spec["root"]["inputDefinitions"]["parameters"] for spec in built]
+    words = [each.pop("preference")["defaultValue"] for each in defaults]
+    assert words == ["dpo", "grpo"] and built[0] == built[1]
+    on = [stage for stage in TRAINING if getattr(recipes[0], stage) is not None]
+    assert {stage.name for stage in stages(built[0])} & {*TRAINING} == {*on}
+    for stage in ("download", *on, "evaluate", "evaluate_base"):
+        config, values = getattr(recipes[0], stage), defaults[0][stage]["defaultValue"]
+        assert coerce.build(type(config), whole(values)) == config
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_both_preferences_are_one_pipeline(name, tmp_path):
-    files = [tmp_path / f"{word}.yaml" for word in ("dpo", "grpo")]
-    for file in files:
-        recipe = RECIPES[name](preference=file.stem)
-        compiler.write(recipe, file, profile=profile(name))
-        defaults = next(yaml.safe_load_all(file.read_text()))["root"]["inputDefinitions"]
-        assert defaults["parameters"]["preference"]["defaultValue"] == file.stem
-    dpo, grpo = (file.read_text() for file in files)
-    assert dpo.replace("defaultValue: dpo", "defaultValue: grpo") == grpo
+def whole(value):
+    """A message's value with whole numbers, of which protobuf makes fractions."""
+    if isinstance(value, dict):
+        return {name: whole(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @pytest.mark.parametrize("name", LARGE)
