@@ -41,7 +41,7 @@ def asked(name: str) -> Entry:
 
 def measured(preset: str, **fields: Any) -> EvaluateConfig:
     """An evaluation by a published protocol on the dataset's own test part, without examples."""
-    own = {"tasks": ("test",), "fewshot": None, "fewshot_multiturn": False, **fields}
+    own = {"tasks": ("test",), "fewshot": 0, "fewshot_multiturn": False, **fields}
     return EvaluateConfig(**EvaluateConfig.completed({"preset": preset, **own}))
 
 

@@ -1,4 +1,4 @@
-"""A new model that learns sums, to see the machine work. Its settings were found here (docs/log.md)."""
+"""A new model that learns sums, to see the pipeline work. docs/log.md tells how it was tuned."""
 
 from dataclasses import replace
 

@@ -14,7 +14,7 @@ from pipelines.recipes import RECIPES
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
 BLOCK = "<!-- {} -->\n{}<!-- end -->"
 MADE = re.compile(r"<!-- (\w+) -->\n.*?<!-- end -->", re.DOTALL)
-OFF = "–"
+OFF = "-"
 STAGES = ("download", "pretrain", "sft", "dpo", "grpo", "evaluate", "evaluate_base")
 END = ("report", "release")
 

@@ -1,5 +1,5 @@
-"""The recipes for large models: all compile and pass preflight, their settings agree with each other
-and with the systems that they are taken from, and their page is fresh."""
+"""The recipes for large models: they compile and pass preflight, their settings agree, and their
+page is fresh."""
 
 import itertools
 
