@@ -14,8 +14,9 @@ import pytest
 
 from components import storage
 from components.storage import AlreadyThere, StorageError, connection, directories
-from tests.components.conftest import free_port, point_at
+from tests.components.conftest import point_at
 from tests.components.storage.faulty_server import Faulty
+from tests.ports import free_port
 
 
 @pytest.fixture
