@@ -23,6 +23,8 @@ PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": 4096,
     "GSAI-ML/LLaDA-8B-Instruct": 4096,
     "GSAI-ML/LLaDA-1.5": 4096,
+    "GSAI-ML/iLLaDA-8B-Base": 8192,
+    "GSAI-ML/iLLaDA-8B-Instruct": 8192,
 }
 
 
