@@ -146,6 +146,7 @@ TRAINING = [
     "optimizer",
     "preemption",
     "protocols",
+    "sizing",
     "throughput",
 ]
 LOOSE = [
