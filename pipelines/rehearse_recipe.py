@@ -134,11 +134,10 @@ def _longer(config: PretrainConfig, size: Scale) -> dict[str, Any]:
 
 def _rewarded(config: GrpoConfig, size: Scale, judge: str) -> dict[str, Any]:
     """Two groups or more, of answers that fill a canvas."""
-    micro = size(config.micro_batch_size)
+    micro = config.micro_batch_size
     batch = lcm(micro, config.group) * (2 if micro <= config.group else 1)
     length = size(config.gen_length, 16)
     return {
-        "micro_batch_size": micro,
         "batch_size": batch,
         "minibatch": None if config.minibatch is None else batch,
         "inner_updates": size(config.inner_updates, 2),
