@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> None:
     check("RUNS", str(options.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
     runner = _runner(options.runner, options.runs)
     recipe = recipe if options.no_pins else pins.pin(recipe)
-    directory = _directory(options.runs, f"{recipe.last}-seed{options.seed}")
+    directory = new_directory(options.runs, f"{recipe.last}-seed{options.seed}")
     remains = f"what it wrote is in {directory}"
     try:
         report = run(recipe, directory, runner)
@@ -107,7 +107,7 @@ def _runner(name: str, runs: Path) -> Runner:
     return processes.runner() if name == "process" else containers.runner(runs / ".cache")
 
 
-def _directory(runs: Path, name: str) -> Path:
+def new_directory(runs: Path, name: str) -> Path:
     """A new directory for this run, also when several runs start in the same millisecond."""
     runs.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]

@@ -20,12 +20,18 @@ class Shape(Checked):
     """Transformer blocks."""
     n_heads: int = 4
     """Attention heads."""
+    n_kv_heads: int | None = None
+    """Heads of keys and values, which groups of attention heads share; null has one to each."""
     mlp_hidden_size: int = 384
     """Width of the feed-forward layers."""
     vocabulary: int = 384
     """Embedding rows; the tokenizer trained on the data takes as many or fewer."""
     context: int = 128
     """Longest sequence in tokens."""
+    weight_tying: bool = False
+    """Use the embedding as the head."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """How the weights are stored; bf16 is the published models'."""
     rope_theta: float = 30.0
     """Base of the rotary frequencies. At 30 the longest wavelength of heads of 32 is 150 tokens, so
     that every frequency distinguishes positions of a short sequence."""
@@ -40,6 +46,9 @@ class Shape(Checked):
         check("shape.rope_theta", self.rope_theta, self.rope_theta > 1, "above 1")
         even = self.d_model % (2 * self.n_heads) == 0
         check("shape.d_model", self.d_model, even, f"a multiple of {2 * self.n_heads}")
+        groups = self.n_kv_heads
+        shared = groups is None or (groups >= 1 and self.n_heads % groups == 0)
+        check("shape.n_kv_heads", groups, shared, f"null, or a divisor of n_heads={self.n_heads}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,6 +176,7 @@ TRAINING = [
     "optimizer",
     "preemption",
     "protocols",
+    "sizing",
     "throughput",
 ]
 LOOSE = [
