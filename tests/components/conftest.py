@@ -18,6 +18,7 @@ from tests.components.corpora import download, prose, write_jsonl
 from tests.components.kubernetes_server import Server as KubernetesServer
 from tests.components.trainjob_step import Step
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 ACCESS, SECRET = "test-access", "test-secret-of-some-length"
 BIN = Path(sys.executable).parent
@@ -39,13 +40,6 @@ class Server:
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
         )
-
-
-def free_port():
-    """A loopback port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def start_nanio(root, port):

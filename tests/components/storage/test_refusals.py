@@ -4,7 +4,7 @@ import pytest
 
 from components import storage
 from components.storage import StorageError, connection, directories
-from tests.components.conftest import free_port
+from tests.ports import free_port
 
 OPERATIONS = {
     "read": lambda place, folder: storage.read_json(storage.join(place, "x.json")),
