@@ -8,7 +8,9 @@ patterns, `directories` copies whole directories.
 import fnmatch
 import io
 import json
+import os
 import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +30,7 @@ from components.storage.finding import Listing, Sizes
 
 __all__ = ["AlreadyThere", "Listing", "Location", "StorageError", "Unavailable"]
 MANIFEST = ".manifest.json"
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
 def is_remote(location: Location) -> bool:
@@ -165,20 +168,36 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
     `kind` is "model" or "dataset". Raises StorageError naming a source that cannot be fetched.
     """
     if Path(name).is_dir():
+        _refuse_pickles(f"{kind} {name!r}", [path.name for path in Path(name).iterdir()], patterns)
         return Path(name)
     if name.startswith("s3://"):
         return _fetch(name, kind, patterns)
-    return hub.snapshot(name, revision, kind=kind, patterns=patterns)
+    folder = hub.snapshot(name, revision, kind=kind, patterns=patterns)
+    if not _matching(os.listdir(folder), patterns):
+        _refuse_pickles(f"{kind} {name!r}", hub.names(name, revision, kind=kind), patterns)
+    return folder
+
+
+def _matching(files: Iterable[str], patterns: list[str]) -> list[str]:
+    return [f for f in files if any(fnmatch.fnmatch(f, pattern) for pattern in patterns)]
+
+
+def _refuse_pickles(source: str, files: Collection[str], patterns: list[str]) -> None:
+    """Raises StorageError naming a pickle where nothing that is wanted is beside it."""
+    pickles = sorted(file for file in files if file.endswith(PICKLES))
+    if pickles and not _matching(files, patterns):
+        raise StorageError(
+            f"{source}: {pickles[0]} is a pickle, which runs code when it is read, "
+            f"allowed: {', '.join(patterns)}"
+        )
 
 
 def _fetch(location: str, kind: str, patterns: list[str]) -> Path:
     """A copy that goes on with that of a killed process, if this process is the only one."""
-    files = {
-        name: entry
-        for name, entry in list_entries(location).items()
-        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-    }
+    entries = list_entries(location)
+    files = {name: entries[name] for name in _matching(entries, patterns)}
     if not files:
+        _refuse_pickles(f"{kind} {location!r}", entries, patterns)
         raise StorageError(f"{kind} {location!r}: no {', '.join(patterns)} is there")
     wanted = "\n".join([location, *patterns])
     folder = temporary.own_folder(f"fetch-{checksums.sha256_of(wanted.encode())[:16]}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import httpx2
-from huggingface_hub import HfFileSystem, snapshot_download
+from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from components.storage.errors import Location, StorageError, Unavailable
@@ -62,6 +62,12 @@ def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str])
     for file in sorted(folder.rglob("*")):
         _verify(file, f"{kind} {name!r}")
     return folder
+
+
+def names(name: str, revision: str | None, *, kind: str) -> list[str]:
+    """The files of a repository."""
+    with _explained(f"{kind} {name!r}"):
+        return HfApi().list_repo_files(name, revision=revision, repo_type=kind)
 
 
 def _kind(error: BaseException) -> type[StorageError]:

@@ -80,6 +80,19 @@ def test_no_weights_are_fetched_for_a_base_that_does_not_fit(held, tmp_path):
     assert not [path for path in hub.asked if path.endswith(".safetensors")]
 
 
+@pytest.mark.parametrize("place", ["hub", "here"])
+def test_weights_that_are_a_pickle_are_refused_by_name(held, base, tmp_path, place):
+    files = {name: held["model"][name] for name in held["model"] if "safetensors" not in name}
+    for name, content in files.items():
+        (tmp_path / "base").mkdir(exist_ok=True)
+        (tmp_path / "base" / name).write_bytes(content)
+    model = {"hub": "owner/model", "here": str(tmp_path / "base")}[place]
+    with Hub(**{**held, "model": files}) as hub:
+        done = download(hub, tmp_path, model=model)
+    words = [f"model {model!r}: pytorch_model.bin is a pickle", "allowed: *.safetensors"]
+    refused(done, tmp_path, words)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
