@@ -5,6 +5,7 @@ it verifies no content. Ours computes a sha256 of each file before it is sent an
 it came. The listing, the manifest and its check are part of ours, and so are the flushes to disk.
 """
 
+import functools
 import itertools
 import os
 import random
@@ -35,6 +36,8 @@ if sys.argv[1] == "put":
     directories.put_directory(Path(sys.argv[2]), sys.argv[3])
 if sys.argv[1] == "get":
     directories.get_directory(sys.argv[2], Path(sys.argv[3]))
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 """
 
 
@@ -60,9 +63,9 @@ def _rows(name: str, root: Path, aws: str) -> Iterator[Row]:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         for title, theirs, ours in _work(root, aws):
-            peaks: list[int] = []
-            waits = (lambda: _run(*theirs()), lambda: peaks.append(_run(*ours())))  # noqa: B023
-            baseline, own = seconds(*waits, warm_up=_nothing, repeats=ROUNDS)
+            peaks: list[float] = []
+            ways = functools.partial(_theirs, theirs), functools.partial(_ours, ours, peaks)
+            baseline, own = seconds(*ways, warm_up=_nothing, repeats=ROUNDS)
             yield Row(
                 work=f"{title} {name}",
                 against="aws s3 cp",
@@ -76,7 +79,7 @@ def _rows(name: str, root: Path, aws: str) -> Iterator[Row]:
                 against="the bound",
                 unit="MB",
                 baseline=MEMORY,
-                ours=max(peaks) / 1e6,
+                ours=max(peaks),
                 bar=1.0,
             )
     shutil.rmtree(root / name)
@@ -111,16 +114,21 @@ def _work(root: Path, aws: str) -> Iterator[tuple[str, Command, Command]]:
     )
 
 
-def _run(*command: str) -> int:
-    """Runs a command to its end; returns the bytes of its peak memory."""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=errors, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            raise RuntimeError(f"{command}: exit code {process.returncode}: {errors.read()}")
-    return usage.ru_maxrss * 1024
+def _theirs(command: Command) -> None:
+    _run(*command())
+
+
+def _ours(command: Command, peaks: list[float]) -> None:
+    """Adds the megabytes of the process's peak memory, by its last line in KiB."""
+    peaks.append(int(_run(*command()).split()[-1]) * 1024 / 1e6)
+
+
+def _run(*command: str) -> str:
+    """Runs a command to its end; returns what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command}: exit code {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _nothing() -> None:

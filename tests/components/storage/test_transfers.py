@@ -1,6 +1,7 @@
 """Directories to object storage and back: few requests, nothing twice, gone on after a break."""
 
 import collections
+import contextlib
 import hashlib
 import random
 import re
@@ -32,11 +33,13 @@ def many(tmp_path):
     return tmp_path / "many"
 
 
+@contextlib.contextmanager
 def counted(server, monkeypatch, fault=lambda handler, ask: ask()):
-    """A proxy before the server, which keeps its requests."""
-    proxy = Faulty(server, fault)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-    return proxy
+    """A proxy before the server for the block; it keeps its requests."""
+    with Faulty(server, fault) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
 
 
 def methods(proxy):
