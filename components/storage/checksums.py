@@ -35,7 +35,7 @@ class Digest:
             self.expected = facts.tag
             self.own = hashlib.md5(usedforsecurity=False)
 
-    def add(self, content: bytes) -> None:
+    def add(self, content: bytes | bytearray) -> None:
         if self.own is not None:
             self.own.update(content)
 

@@ -47,7 +47,7 @@ def download(
     raise AssertionError("the loop returns or raises")
 
 
-def _write(file: Path, content: bytes, facts: Facts) -> None:
+def _write(file: Path, content: bytearray, facts: Facts) -> None:
     digest = Digest(facts)
     digest.add(content)
     digest.check()

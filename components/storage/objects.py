@@ -67,7 +67,7 @@ class Ranges(io.RawIOBase):
         starts = range(first, self.size, PART)
         return b"".join(self._read(start, min(start + PART, self.size)) for start in starts)
 
-    def _read(self, start: int, end: int) -> bytes:
+    def _read(self, start: int, end: int) -> bytearray:
         with explained(self.location):
             content = read_range(self.location, start, end, self.facts)
             if start <= self.digested < end:
@@ -100,11 +100,11 @@ def _facts(answer: dict[str, Any]) -> Facts:
     return Facts(answer["ContentLength"], tag or None, sha256, is_md5)
 
 
-def get(location: Location) -> tuple[Facts, bytes | None]:
+def get(location: Location) -> tuple[Facts, bytearray | None]:
     """An object's facts and, unless it is larger than a part, its content: in one request."""
     bucket, key = split(location)
 
-    def request() -> tuple[Facts, bytes | None]:
+    def request() -> tuple[Facts, bytearray | None]:
         answer = client().get_object(Bucket=bucket, Key=key)
         facts = _facts(answer)
         if facts.size <= PART:
@@ -127,7 +127,7 @@ def read(location: Location) -> bytes:
             digest.add(content)
             try:
                 digest.check()
-                return content
+                return bytes(content)
             except Changed:
                 if attempt == TRIES:
                     raise
@@ -168,12 +168,12 @@ def _put(location: Location, content: bytes, condition: dict[str, str]) -> None:
             persist(location, lambda: client().put_object(Bucket=bucket, Key=key, **options))
 
 
-def read_range(location: Location, start: int, end: int, facts: Facts) -> bytes:
+def read_range(location: Location, start: int, end: int, facts: Facts) -> bytearray:
     """Bytes `start` to `end` (exclusive) of an object, which must still be the same one."""
     bucket, key = split(location)
     condition = {"IfMatch": f'"{facts.tag}"'} if facts.tag else {}
 
-    def request() -> bytes:
+    def request() -> bytearray:
         answer = client().get_object(
             Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition
         )
@@ -191,16 +191,19 @@ def read_range(location: Location, start: int, end: int, facts: Facts) -> bytes:
         raise
 
 
-def read_body(stream: Any, size: int) -> bytes:
-    """Reads an answer, which may neither be short nor drip."""
+def read_body(stream: Any, size: int) -> bytearray:
+    """Reads an answer, which may neither be short nor drip, into memory of its size."""
     deadline = time.monotonic() + GRACE + size / SLOWEST
-    pieces, count = [], 0
-    while piece := stream.read(CHUNK):
-        pieces.append(piece)
-        count += len(piece)
-        if count > size or time.monotonic() > deadline:
+    content = bytearray(size)
+    view, count = memoryview(content), 0
+    while count < size and (read := stream.readinto(view[count : count + CHUNK])):
+        count += read
+        if time.monotonic() > deadline:
             stream.close()
             raise Spoilt(f"{count} of {size} bytes came in {GRACE + size / SLOWEST:.0f} seconds")
     if count != size:
         raise Spoilt(f"the answer ended after {count} of {size} bytes")
-    return b"".join(pieces)
+    if stream.read(1):
+        stream.close()
+        raise Spoilt(f"the answer goes on after {size} bytes")
+    return content
