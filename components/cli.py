@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from components import artifact, coerce, outputs
-from components.failure import Failed, explain, is_full, is_of_the_system
+from components.failure import Failed, as_line, explain, is_full, is_of_the_system
 from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
@@ -96,7 +96,7 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
 
 
 def _end(stage: Stage, message: str, code: int, *, kind: str = "error") -> NoReturn:
-    print(f"{stage.name}: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{stage.name}: {kind}: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 
