@@ -8,6 +8,7 @@ and claim the paths, run, report to KFP.
 import argparse
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from components import artifact, coerce, outputs
+from components import artifact, coerce, executor, outputs
 from components.failure import Failed, as_line, explain, is_full, is_of_the_system
 from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
@@ -73,12 +74,14 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
     try:
         with stoppable():
             configs = _configs(stage, options)
+            task, shown = options.executor_input, _shown(stage, paths)
+            target = executor.parse(task, shown) if task else None
             if os.environ.get("RANK", "0") != "0":  # under torchrun; the first process checks
                 run(**configs, **paths)
                 return
             _run(stage, configs, paths)
-            if options.executor_input:
-                _report(stage, paths, json.loads(options.executor_input))
+            if target:
+                executor.report(target, shown)
     except Stopped as notice:
         _end(stage, f"{notice}; the same command starts anew", notice.code, kind="stopped")
     except Preempted as notice:
@@ -164,6 +167,7 @@ def fields(kind: type) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+@functools.cache
 def _docstrings(kind: type) -> dict[str, str]:
     """The string below each field of a class, which Python itself does not keep."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
@@ -198,6 +202,11 @@ def _config(kind: type, name: str, text: str) -> Any:
     return coerce.value(kind, values, f"--{name}")
 
 
+def _shown(stage: Stage, paths: dict[str, Any]) -> dict[str, Path]:
+    """The outputs that KFP is told of."""
+    return {name: path for name, path in paths.items() if stage.roles[name] in SHOWN}
+
+
 def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Any]) -> None:
     """Checks the outputs, verifies the inputs, claims the outputs, and runs the stage."""
     inputs = [path for name, path in paths.items() if stage.roles[name] == artifact.Input]
@@ -210,30 +219,3 @@ def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Any]) -> None:
         artifact.verify(path)
     with outputs.claimed(stage.name, directories, files):
         stage.run(**configs, **paths)
-
-
-def _report(stage: Stage, paths: dict[str, Any], executor_input: dict[str, Any]) -> None:
-    """Writes KFP's executor output: every output artifact, with figures of its record."""
-    target = executor_input["outputs"]
-    artifacts = {}
-    for name, path in paths.items():
-        if stage.roles[name] not in SHOWN:
-            continue
-        (declared,) = target["artifacts"][name]["artifacts"]
-        if path.is_dir():
-            is_metrics = declared.get("type", {}).get("schemaTitle") == "system.Metrics"
-            own = _metadata(artifact.read(path), is_metrics)
-            declared["metadata"] = {**declared.get("metadata", {}), **own}
-        artifacts[name] = {"artifacts": [declared]}
-    file = Path(target["outputFile"])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"artifacts": artifacts}))
-
-
-def _metadata(record: dict[str, Any], is_metrics: bool) -> dict[str, Any]:
-    """Figures alone for KFP's metrics, which it draws; other artifacts also get their origin."""
-    figures = {key: v for key, v in record["summary"].items() if isinstance(v, int | float)}
-    if is_metrics:
-        return figures
-    facts = {"stage": record["stage"], "fingerprint": record["fingerprint"]}
-    return {**figures, **artifact.provenance(record), **facts}

@@ -150,4 +150,4 @@ def _is_rank(value: object) -> bool:
 
 def _is_alpha(value: object) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= LARGEST_ALPHA
+    return is_number and -LARGEST_ALPHA <= value <= LARGEST_ALPHA  # type: ignore[operator]

@@ -14,6 +14,7 @@ import yaml
 from components import artifact
 from components.artifact import Input, Output
 from components.drawing import escape_markdown
+from components.evaluate import written
 from components.release.config import ReleaseConfig
 from model.options import check
 
@@ -27,7 +28,7 @@ def run(
 
     Raises ValueError for a model below `accuracy`, or an evaluation of another model.
     """
-    results = json.loads((evaluation / "results.json").read_text())
+    results = written.results(evaluation)
     task, score = _score(config, results)
     _check_model(config, model, evaluation, score["score"])
     for file in artifact.read(model)["files"]:

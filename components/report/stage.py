@@ -11,6 +11,7 @@ from typing import Any
 
 from components import artifact
 from components.artifact import Input, Output, OutputFile
+from components.evaluate import written
 from components.report import table
 from components.report.config import ReportConfig
 from components.report.page import render_page
@@ -41,12 +42,12 @@ def run(
     """Writes report.json and report.html, a self-contained page, and both for the Kubeflow UI."""
     training = [pretrain_metrics, sft_metrics, preference_metrics]
     _check(training, [base_evaluation, sft_evaluation, aligned_evaluation])
-    curves = {artifact.read(path)["stage"]: lines(path / artifact.METRICS) for path in training}
+    curves = {artifact.read(path)["stage"]: written.curve(path) for path in training}
     method = artifact.read(preference_metrics)["stage"]
     evaluations = {"base": base_evaluation, "sft": sft_evaluation, method: aligned_evaluation}
     content = gather(config, evaluations)
     (report / "report.json").write_text(json.dumps(content, indent=1))
-    traces = lines(aligned_evaluation / "traces.jsonl")[: config.traces]
+    traces = written.traces(aligned_evaluation)[: config.traces]
     html = render_page(content, curves, traces, artifact.read(aligned_evaluation))
     (report / "report.html").write_text(html)
     page.write_text(html)
@@ -144,7 +145,7 @@ def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]
 
 
 def _results(evaluation: Path) -> dict[str, Any]:
-    content = json.loads((evaluation / "results.json").read_text())
+    content = written.results(evaluation)
     return {name: content[name] for name in RESULTS}
 
 
@@ -177,12 +178,3 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
             # Every lineage starts with the stages that it shares with the one before.
             rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
     return list(rows.values())
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file that a stage wrote.
-
-    Lines end at \\n only: the texts in them may hold other separators, such as U+2028.
-    """
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
