@@ -18,7 +18,7 @@ from typing import NoReturn, TypeAlias
 
 from kfp import local
 
-from components.failure import explain
+from components.failure import as_line, explain
 from components.preflight.config import Recipe
 from components.report.table import render
 from model.options import check
@@ -120,7 +120,7 @@ def new_directory(runs: Path, name: str) -> Path:
 
 
 def _end(message: str, code: int, *, kind: str = "error") -> NoReturn:
-    print(f"pipeline: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"pipeline: {kind}: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -8,6 +8,7 @@ from components.data.config import Entry, Sample, Source, check_source, read_cat
 from model.options import Checked, check, check_text
 
 LARGEST = 2**20  # the largest size of a new model; no machine holds a larger one
+MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,8 @@ class Shape(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("d_model", "n_layers", "n_heads", "mlp_hidden_size", "context"):
-            size = getattr(self, name)
-            check(f"shape.{name}", size, 1 <= size <= LARGEST, f"1 or more, up to {LARGEST}")
+            size, most = getattr(self, name), MOST_LAYERS if name == "n_layers" else LARGEST
+            check(f"shape.{name}", size, 1 <= size <= most, f"1 or more, up to {most}")
         rows = self.vocabulary
         check("shape.vocabulary", rows, 300 <= rows <= LARGEST, f"300 or more, up to {LARGEST}")
         check("shape.rope_theta", self.rope_theta, self.rope_theta > 1, "above 1")
