@@ -6,18 +6,27 @@ HF_TOKEN holds the token, HF_ENDPOINT the address of another server.
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import httpx2
 from huggingface_hub import HfFileSystem, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from components.storage.errors import Location, StorageError, Unavailable
 from components.storage.objects import PART
 
 SCHEME = "hf://"
+PAUSES, LONGEST_PAUSE = 5, 600  # how often, and how many seconds, a Hub is waited for as it asks
+T = TypeVar("T")
 
 
 def is_on_hub(location: Location) -> bool:
@@ -30,8 +39,9 @@ def sizes(location: str) -> dict[str, int]:
     try:
         with _explained(location):
             files = HfFileSystem()
-            root = files.resolve_path(location).unresolve()
-            entries = files.find(location, detail=True)
+            path = _patient(location, lambda: files.resolve_path(location))
+            root = path.unresolve()
+            entries = _patient(location, lambda: files.find(location, detail=True))
     except FileNotFoundError:
         return {}
     assert isinstance(entries, dict)
@@ -49,11 +59,14 @@ def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str])
     Each file is compared with the checksum that the Hub publishes.
     """
     try:
-        folder = Path(
-            snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
+        folder = _patient(
+            name,
+            lambda: Path(
+                snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
+            ),
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
         raise StorageError(
             f"{kind} {name!r} is neither a local directory nor to be had from the Hub: {reason}"
         ) from error
@@ -90,7 +103,8 @@ class _Ranges(io.RawIOBase):
     def __init__(self, location: str) -> None:
         self.location = location
         with _explained(location):
-            self.file = HfFileSystem().open(location, "rb", block_size=PART)
+            files = HfFileSystem()
+            self.file = _patient(location, lambda: files.open(location, "rb", block_size=PART))
 
     def readable(self) -> bool:
         return True
@@ -116,7 +130,69 @@ def _explained(location: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        if _is_gated(error):
+            raise StorageError(f"{location}: not to be had from the Hub: {GATED}") from error
         raise FileNotFoundError(f"{location}: no such file on the Hub") from error
     except (HfHubHTTPError, ValueError, httpx2.HTTPError, OSError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = _reason(error)
         raise StorageError(f"{location}: not to be had from the Hub: {reason}") from error
+
+
+GATED = (
+    "the repository is gated; accept its terms on its page, and set HF_TOKEN to a token of that "
+    "account"
+)
+
+
+def _patient(location: Location, call: Callable[[], T]) -> T:
+    """The result of a call, after the pauses for which a Hub that limits requests asks.
+
+    The client itself waits for the contents of files, but not for listings.
+    """
+    for _ in range(PAUSES):
+        try:
+            return call()
+        except (HfHubHTTPError, OSError) as error:
+            seconds = _pause(error)
+            if seconds is None or seconds > LONGEST_PAUSE:
+                raise
+        print(f"{location}: the Hub limits requests; waiting {seconds} s as it asks", flush=True)
+        time.sleep(seconds)
+    return call()
+
+
+def _pause(error: BaseException) -> int | None:
+    """The seconds that a Hub which limits requests asks to wait; None for any other error."""
+    for cause in _causes(error):
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code == 429:
+            headers = cause.response.headers
+            # Either "Retry-After: 55", or "RateLimit: "api";r=0;t=55" of the IETF's draft.
+            texts = [
+                headers.get("Retry-After", ""),
+                headers.get("RateLimit", "").partition("t=")[2],
+            ]
+            seconds = next((text for text in map(str.strip, texts) if text.isdigit()), "")
+            return max(int(seconds), 1) if seconds else 1
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """Why the Hub does not give something, in one line with what can be done about it."""
+    if _is_gated(error):
+        return GATED
+    seconds = _pause(error)
+    if seconds is not None:
+        token = "" if os.environ.get("HF_TOKEN") else "; a token in HF_TOKEN raises the limit"
+        return f"it limits requests, and asks to wait {seconds} s more{token}"
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _is_gated(error: BaseException) -> bool:
+    return any(isinstance(cause, GatedRepoError) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of; the client wraps the Hub's answers."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
