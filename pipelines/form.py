@@ -5,6 +5,7 @@ A word stays a word and a configuration becomes one JSON object, so that a field
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
@@ -40,10 +41,12 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
 def constants(recipe: Recipe) -> dict[str, str]:
     """What the graph has decided and the form does not offer, as preflight's command has it.
 
-    These are the stages that are off, and the preference unless there are two to choose from.
+    These are the stages that are off, the preference unless there are two to choose from, and which
+    stages train an adapter.
     """
     choice = {} if len(recipe.methods) == 2 else {"preference": recipe.preference}
-    return {**dict.fromkeys(recipe.off, "null"), **choice}
+    graph = {"graph": json.dumps({"adapters": recipe.adapters})}
+    return {**dict.fromkeys(recipe.off, "null"), **choice, **graph}
 
 
 def _descriptions(recipe: Recipe) -> str:

@@ -1,11 +1,12 @@
 """The pipeline: a base model learns to reason, every step is measured, a good one is released.
 
-    download -> pretrain -> merge -> sft -> merge -> dpo | grpo -> merge -> release
-                             |               |                      |
-                          evaluate        evaluate               evaluate -> report
+    download -> pretrain -> sft -> dpo | grpo -> merge -> release
+                   |         |          |
+                evaluate  evaluate   evaluate -> report
 
-A training stage may be off, and the graph is built from the others. Pretraining and SFT alone end
-as alignment does: evaluated, reported and, if good, released.
+A training stage may be off, and the graph is built from the others. A stage that trains an adapter
+hands on that alone: the next one takes the same base and all adapters so far, and only the last
+model is merged.
 
 `recipes/` says how the stages are configured, `form.py` how a run's form shows it, and
 `placement.py` where the stages run.
@@ -19,18 +20,26 @@ from kfp import dsl
 
 from components import PROJECT
 from components.download.component import download
-from components.dpo.component import dpo
-from components.evaluate.component import evaluate
-from components.grpo.component import grpo
-from components.merge.component import merge
+from components.dpo import component as dpo
+from components.evaluate import component as evaluate
+from components.grpo import component as grpo
+from components.merge import component as merge
 from components.preflight import component as preflight
 from components.preflight.config import Recipe
-from components.pretrain.component import pretrain
+from components.pretrain import component as pretrain
 from components.release.component import release
-from components.report import component as drawing
-from components.sft.component import sft
+from components.report import component as report
+from components.sft import component as sft
 from pipelines.form import constants, form
 from pipelines.placement import ANYHOW, KEPT, Scheduling, placer
+from pipelines.weights import Weights
+
+STAGES = {
+    "pretrain": pretrain.component,
+    "sft": sft.component,
+    "dpo": dpo.component,
+    "grpo": grpo.component,
+}
 
 
 def build(recipe: Recipe, *, profile: str = "small", scheduling: Scheduling = ANYHOW) -> Any:
@@ -50,47 +59,55 @@ def _graph(
         config = SimpleNamespace(**configs)
         # Ordering only: nothing may start before preflight has passed.
         source = place(download(config=config.download).after(checked)).outputs
-        model, dataset = source["model"], source["dataset"]
-        figures: dict[str, Any] = {}  # what the report draws, by its inputs' names
+        model, dataset = Weights(source["model"]), source["dataset"]
+        drawn: dict[str, Any] = {}  # the artifacts that the report takes
 
-        def trained(name: str, stage: Callable[..., Any], base: Any) -> tuple[Any, Any]:
-            """The merged model that a training stage makes of a base, and its metrics."""
-            task = stage(config=getattr(config, name), base=base, dataset=dataset)
-            outputs = place(task).outputs
-            task = merge(config=config.merge, base=base, trained=outputs["trained"])
-            return place(task, name=f"merge {name}").outputs["model"], outputs["metrics"]
+        def trained(stage: str, model: Weights) -> tuple[Weights, Any]:
+            settings = getattr(config, stage)
+            task = place(model.into(STAGES[stage], config=settings, dataset=dataset))
+            after = model.after(task.outputs["trained"], getattr(recipe, stage))
+            return after, task.outputs["metrics"]
 
-        def evaluated(name: str, model: Any, how: Any) -> dict[str, Any]:
-            task = evaluate(config=how, model=model, dataset=dataset)
+        def evaluated(name: str, model: Weights, settings: Any) -> dict[str, Any]:
+            task = model.into(evaluate.component, role="model", config=settings, dataset=dataset)
             return place(task, name=f"evaluate {name}").outputs
 
+        def merged(name: str, model: Weights) -> Any:
+            if not model.adapters:
+                return model.base
+            *earlier, last = model.adapters
+            before = Weights(model.base, tuple(earlier))
+            task = before.into(merge.component, config=config.merge, trained=last)
+            return place(task, name=f"merge {name}").outputs["model"]
+
         if recipe.pretrain is not None:
-            model, figures["pretrain_metrics"] = trained("pretrain", pretrain, model)
+            model, drawn["pretrain_metrics"] = trained("pretrain", model)
         result = evaluated("base", model, config.evaluate_base)
-        figures["base_evaluation"] = result["evaluation"]
+        drawn["base_evaluation"] = result["evaluation"]
 
         if recipe.sft is not None:
-            model, figures["sft_metrics"] = trained("sft", sft, model)
+            model, drawn["sft_metrics"] = trained("sft", model)
             result = evaluated("sft", model, config.evaluate)
-            figures["sft_evaluation"] = result["evaluation"]
+            drawn["sft_evaluation"] = result["evaluation"]
 
         # Each branch has its own end: kfp.local neither joins branches nor nests pipelines in them.
-        def end(name: str, model: Any, result: dict[str, Any], figures: dict[str, Any]) -> None:
-            draw = drawing.component(figures)
-            place(draw(config=config.report, **figures), name=f"report {name}")
+        def end(name: str, model: Weights, result: dict[str, Any], drawn: dict[str, Any]) -> None:
+            task = report.component(drawn)(config=config.report, **drawn)
+            place(task, name=f"report {name}")
+            whole = merged(name, model)
             with dsl.If(result["accuracy"] >= checked.outputs["release_accuracy"], name="good"):
-                task = release(config=config.release, model=model, evaluation=result["evaluation"])
+                task = release(config=config.release, model=whole, evaluation=result["evaluation"])
                 place(task, name=f"release {name}")
 
-        def align(name: str) -> None:
-            aligned, metrics = trained(name, {"dpo": dpo, "grpo": grpo}[name], model)
-            result = evaluated(name, aligned, config.evaluate)
-            ours = {"preference_metrics": metrics, "aligned_evaluation": result["evaluation"]}
-            end(name, aligned, result, {**figures, **ours})
+        def align(method: str) -> None:
+            aligned, metrics = trained(method, model)
+            result = evaluated(method, aligned, config.evaluate)
+            own = {"preference_metrics": metrics, "aligned_evaluation": result["evaluation"]}
+            end(method, aligned, result, {**drawn, **own})
 
         match recipe.methods:
             case ():
-                end(recipe.last, model, result, figures)
+                end(recipe.last, model, result, drawn)
             case (method,):
                 align(method)
             case _:

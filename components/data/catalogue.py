@@ -301,6 +301,17 @@ def find(name: str, own: Sequence[Entry] = ()) -> Entry:
     return entries[name]
 
 
+def resolve_all(part: str, sources: Sequence[Source], own: Sequence[Entry]) -> tuple[Source, ...]:
+    """The sources of a part with their locations. Raises ValueError with the source's place."""
+    resolved = []
+    for number, source in enumerate(sources):
+        try:
+            resolved.append(resolve(source, part, own))
+        except ValueError as error:
+            raise ValueError(f"{part}[{number}].{error}") from None
+    return tuple(resolved)
+
+
 def resolve(source: Source, part: str, own: Sequence[Entry] = ()) -> Source:
     """A source with the split and the location of the data set that it names, for this part.
 

@@ -20,6 +20,10 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 CATALOGUE = "CATALOGUE"  # the variable of a Python file with entries
 Pairs = tuple[tuple[str, str], ...]
+ROLES = (
+    *("text", "system", "messages", "prompt", "context", "thought", "answer"),
+    *("chosen", "rejected"),
+)
 
 
 def check_source(name: str, location: str | None, *, hub: bool) -> None:
@@ -67,8 +71,6 @@ class Source(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        place = self.location if self.name is None else self.name
-        check("location", place, place is not None, "a location, or the name of a data set")
         check_text("name", self.name, "the name of a data set")
         for field in ("split", "revision"):
             value = getattr(self, field)
@@ -79,6 +81,8 @@ class Source(Checked):
         check_source("location", self.location, hub=True)
         check_text("column", self.column, "the name of a column")
         check("weight", self.weight, self.weight > 0, "above 0")
+        if self.location is None and self.name is None:
+            raise ValueError("location is missing, and so is the name of a data set")
 
     @property
     def label(self) -> str:
@@ -148,7 +152,10 @@ class Entry(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_text("name", self.name)
+        for field in ("name", *ROLES, "licence"):
+            check_text(field, getattr(self, field))
+        for number, split in enumerate(self.held_out):
+            check_text(f"held_out[{number}]", split)
         repository, commit = self.repository, self.commit
         is_named = repository is None or REPOSITORY.fullmatch(repository) is not None
         check("repository", repository, is_named, "null or OWNER/NAME")
@@ -156,6 +163,7 @@ class Entry(Checked):
         check("commit", commit, is_commit, "null or 40 digits of 0-9 and a-f")
         needs = repository is None or bool(self.splits)
         check("splits", self.splits, needs, "pairs of a split and its files")
+        check_pairs("splits", self.splits)
         check_patterns("keep", self.keep)
         for role in self._needed():
             check(role, None, getattr(self, role) is not None, f"a column, for {self.kind}")
@@ -166,7 +174,7 @@ class Entry(Checked):
         pairs = {
             name: list(value.items())
             for name in ("splits", "keep")
-            if isinstance(value := values.get(name), Mapping)
+            if (value := values.get(name)) and isinstance(value, Mapping)
         }
         return {**values, **pairs}
 
@@ -188,8 +196,16 @@ class Entry(Checked):
         return f"https://huggingface.co/datasets/{self.repository}" if self.repository else ""
 
 
+def check_pairs(name: str, pairs: Pairs) -> None:
+    """Raises ValueError for a pair with a blank text."""
+    for number, pair in enumerate(pairs):
+        for place, text in enumerate(pair):
+            check_text(f"{name}[{number}][{place}]", text)
+
+
 def check_patterns(name: str, pairs: Pairs) -> None:
     """Raises ValueError for a pair whose second text is no regular expression."""
+    check_pairs(name, pairs)
     for number, (_, pattern) in enumerate(pairs):
         try:
             re.compile(pattern)

@@ -4,9 +4,10 @@ Pure functions: they read no file. The stage says how long the base model's cont
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+from components.data import catalogue
 from components.grpo.config import GrpoConfig
 from components.preflight.config import Recipe
 from model.training.config import Optimization
@@ -53,10 +54,20 @@ def lengths(base: Context, recipe: Recipe) -> Iterator[str]:
 
 
 def data(recipe: Recipe) -> Iterator[str]:
-    """Complains of parts of the dataset that have no source, or no example left to train on."""
+    """Complains of parts of the dataset that have no source, or no example left to train on.
+
+    Sums are made for those alone who say so: nobody trains a published model on them by mistake.
+    """
     download = recipe.download
     if not download.sources:
+        if download.dataset is None and download.made is None:
+            yield complaint("download.dataset", None, 'a dataset, sources, or made="sums"')
         return
+    for part in catalogue.KINDS:
+        try:
+            catalogue.resolve_all(part, getattr(download, part), download.catalogue)
+        except ValueError as error:
+            yield f"download.{error}"
     for part in _parts(recipe):
         if download.dataset is None and not getattr(download, part):
             yield complaint(f"download.{part}", [], "sources of every part, or download.dataset")
@@ -88,6 +99,18 @@ def scores(recipe: Recipe) -> Iterator[str]:
     task = recipe.release.task
     if task is not None and task != tasks[0]:
         yield complaint("release.task", task, f"null or {tasks[0]!r} (the first of evaluate.tasks)")
+
+
+def outputs(recipe: Recipe, graph: Mapping[str, Any]) -> Iterator[str]:
+    """Complains of stages that train an adapter where the graph has a whole model, or the reverse.
+
+    Which of both a later stage takes is decided when a pipeline is compiled.
+    """
+    expected = graph.get("adapters", recipe.adapters)
+    for stage in sorted({*expected} ^ {*recipe.adapters}):
+        known = "an adapter" if stage in expected else "null"
+        allowed = f"{known}, for which this pipeline was compiled; compile it with the other"
+        yield complaint(f"{stage}.lora", getattr(recipe, stage).lora, allowed)
 
 
 def doubts(recipe: Recipe) -> Iterator[str]:

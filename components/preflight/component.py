@@ -6,11 +6,9 @@ from typing import Any
 
 from kfp import dsl
 
-from components.container import container
+from components.container import NONE, container
 from components.preflight.config import Recipe
 from components.signature import json_types, signed
-
-NONE: Mapping[str, str] = {}
 
 
 def component(recipe: type, constants: Mapping[str, str] = NONE) -> Any:

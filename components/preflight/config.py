@@ -67,6 +67,12 @@ class Recipe(Checked):
         return tuple(method for method in ("dpo", "grpo") if getattr(self, method) is not None)
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        """The training stages whose output is an adapter of their base, and no whole model."""
+        configs = {stage: getattr(self, stage) for stage in TRAINING}
+        return tuple(stage for stage, config in configs.items() if config and config.lora)
+
+    @property
     def last(self) -> str:
         """The training stage whose model the run ends with."""
         if self.methods:

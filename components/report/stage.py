@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components import artifact
+from components import artifact, written
 from components.artifact import Input, OptionalInput, Output, OutputFile
 from components.report import table
 from components.report.config import ReportConfig
@@ -58,13 +58,11 @@ def run(
         aligned_evaluation=aligned_evaluation,
     )
     _check(training, evaluations)
-    curves = {
-        artifact.read(path)["stage"]: lines(path / artifact.METRICS) for path in training.values()
-    }
+    curves = {artifact.read(path)["stage"]: written.curve(path) for path in training.values()}
     content = gather(config, _by_stage(training, evaluations))
     (report / "report.json").write_text(json.dumps(content, indent=1))
     last = list(evaluations.values())[-1]
-    traces = lines(last / "traces.jsonl")[: config.traces]
+    traces = written.traces(last)[: config.traces]
     html = render_page(content, curves, traces, artifact.read(last))
     (report / "report.html").write_text(html)
     page.write_text(html)
@@ -184,7 +182,7 @@ def _verdict(scores: list[float]) -> str:
 
 
 def _results(evaluation: Path) -> dict[str, Any]:
-    content = json.loads((evaluation / "results.json").read_text())
+    content = written.results(evaluation)
     return {name: content[name] for name in RESULTS}
 
 
@@ -217,12 +215,3 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
             # Every lineage starts with the stages that it shares with the one before.
             rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
     return list(rows.values())
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file that a stage wrote.
-
-    Lines end at \\n only: the texts in them may hold other separators, such as U+2028.
-    """
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
