@@ -7,6 +7,7 @@ RuntimeDefault; the Pod Security level of the namespace (`manifests/base`) decid
 may enter it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineConfig
 
 from components import USER
+from components.preflight.memory import Limits
 from model.options import check
 from model.training.config import Resumable
 
@@ -60,6 +62,8 @@ class Placement:
     """GPUs of the pod."""
     gpu: str = "nvidia.com/gpu"
     """Resource that counts GPUs; a slice of a card has a name of its own."""
+    gpu_memory: str = "80Gi"
+    """Memory of each GPU; preflight and the plan compare with it what a stage holds."""
     nodes: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have: the pool, or the card (nvidia.com/gpu.product)."""
     tolerations: tuple[str, ...] = ()
@@ -170,6 +174,19 @@ def profile(recipe: str, name: str | None = None) -> str:
     return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
+def limits(profile: str) -> dict[str, Limits]:
+    """What the pod of each stage has, in the profile."""
+    return {
+        stage: Limits(size(own.memory), own.gpus, size(own.gpu_memory))
+        for stage, own in PROFILES[profile].items()
+    }
+
+
+def size(quantity: str) -> int:
+    """Bytes of a quantity of memory as Kubernetes writes it, in Mi, Gi or Ti."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[quantity[-2:]]
+
+
 def resumes(recipe: object) -> bool:
     """Whether every training stage of a recipe keeps checkpoints."""
     training = [config for config in vars(recipe).values() if isinstance(config, Resumable)]
@@ -184,6 +201,8 @@ def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTa
 
     def placed(task: dsl.PipelineTask, *, name: str | None = None) -> dsl.PipelineTask:
         place(task, scheduling.of(PROFILES[profile][task.component_spec.name]))
+        if task.component_spec.name == "preflight":
+            task.set_env_variable("PLACEMENT", json.dumps(limits(profile)))
         for label, value in scheduling.labels.items():
             kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)

@@ -18,6 +18,7 @@ from components.storage.errors import Location, StorageError, Unavailable
 from components.storage.objects import PART
 
 SCHEME = "hf://"
+PATIENCE = 30.0  # seconds until a server that does not say a commit counts as not there
 
 
 def is_on_hub(location: Location) -> bool:
@@ -41,6 +42,23 @@ def sizes(location: str) -> dict[str, int]:
 def open_file(location: str) -> BinaryIO:
     """A file for reading, seekable, fetched in ranges."""
     return io.BufferedReader(_Ranges(location), PART)
+
+
+def commit(name: str, revision: str | None, *, kind: str) -> str:
+    """The commit of a model's or dataset's repository: of a branch, or of main for None.
+
+    Raises StorageError naming the repository.
+    """
+    try:
+        found = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=PATIENCE).sha
+    except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StorageError(
+            f"{kind} {name!r}: its commit is not to be had from the Hub: {reason}"
+        ) from error
+    if found is None:
+        raise StorageError(f"{kind} {name!r}: the Hub names no commit of it")
+    return found
 
 
 def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str]) -> Path:

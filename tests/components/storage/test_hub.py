@@ -27,14 +27,17 @@ def held(base):
 
 
 def download(hub, root, model="owner/model", location=f"{CORPUS}/data/*.jsonl"):
-    """The download stage in a process of its own, since the client reads its settings once."""
     sample = {"min_tokens": 1, "long_share": 0}
-    config = {"model": model, "pretrain": [{"location": location}], "sample": sample}
+    return run(hub, root, {"model": model, "pretrain": [{"location": location}], "sample": sample})
+
+
+def run(hub, root, config, token="secret"):
+    """The download stage in a process of its own, since the client reads its settings once."""
     command = [sys.executable, "-m", "components.download", "--config", json.dumps(config)]
     for name in ("model", "dataset", "metrics"):
         command += [f"--{name}", str(root / name)]
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(root / "cache")}
-    env |= {"HF_TOKEN": "secret", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    env |= {"HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
