@@ -53,7 +53,7 @@ def commit(name: str, revision: str | None, *, kind: str) -> str:
         found = HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=PATIENCE).sha
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StorageError(
+        raise _kind(error)(
             f"{kind} {name!r}: its commit is not to be had from the Hub: {reason}"
         ) from error
     if found is None:
