@@ -18,7 +18,7 @@ import torch
 from benchmarks import processes
 from benchmarks.measure import Row, seconds
 from components.session.checkpoints import Checkpoints
-from components.session.metrics import History
+from components.session.sinks import History
 from model.training.config import Training
 
 CONFIG = {"steps": 60, "batch_size": 16, "micro_batch_size": 4, "max_length": 64}

@@ -8,6 +8,7 @@ from components.artifact import Input, Output
 from components.data.token_shards import Shards
 from components.pretrain.config import PretrainConfig
 from components.pretrain.packing import Windows
+from components.session.attempts import remembered
 from components.session.session import (
     check_context,
     keep_progress,
@@ -24,6 +25,7 @@ from model.training.figures import Figures
 from model.training.protocols import Feed
 
 
+@remembered
 def run(
     config: PretrainConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
 ) -> None:

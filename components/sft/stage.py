@@ -6,6 +6,7 @@ import torch
 
 from components.artifact import Input, Output
 from components.data import dataset as data
+from components.session.attempts import remembered
 from components.session.session import (
     check_context,
     keep_progress,
@@ -24,6 +25,7 @@ from model.training.figures import Figures
 from model.training.protocols import Batch, Feed
 
 
+@remembered
 def run(
     config: SftConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
 ) -> None:
