@@ -27,6 +27,12 @@ SECRETS = {
         "region": "AWS_DEFAULT_REGION",
     },
     "judge": {"api-key": "JUDGE_API_KEY"},
+    "mlflow": {
+        "uri": "MLFLOW_TRACKING_URI",
+        "token": "MLFLOW_TRACKING_TOKEN",
+        "username": "MLFLOW_TRACKING_USERNAME",
+        "password": "MLFLOW_TRACKING_PASSWORD",
+    },
 }
 SPOT = (
     "cloud.google.com/gke-spot",
@@ -124,8 +130,9 @@ class Scheduling:
 ANYHOW = Scheduling()
 CHECK = Placement(memory="1Gi", retries=0, reuse=False)
 LIGHT = Placement()
+CLOSE = Placement(secrets=("object-store",))  # the report removes the checkpoints of its run
 FETCH = Placement(secrets=("hub", "object-store"))
-LEARNS = ("wandb", "object-store")
+LEARNS = ("wandb", "mlflow", "object-store")
 TRAIN = Placement(cpu=("1", "2"), memory="4Gi", secrets=LEARNS, hours=2, resumes=True)
 GPU = Placement(
     cpu=("8", "16"),
@@ -153,7 +160,7 @@ STAGES = {
         replace(TRAIN, secrets=("wandb",), resumes=False),
         replace(GPU, secrets=(), resumes=False),
     ),
-    "report": (LIGHT, LIGHT),
+    "report": (CLOSE, CLOSE),
     "release": (LIGHT, DISK),
     "trainjob": (JOB, JOB),
 }

@@ -14,6 +14,7 @@ from components.artifact import Input, Output, OutputFile
 from components.report import table
 from components.report.config import ReportConfig
 from components.report.page import render_page
+from components.session import places
 from model.options import check
 
 RESULTS = (
@@ -68,6 +69,8 @@ def run(
         inputs=inputs,
         summary=figures,
     )
+    for path in training:  # all its outputs are in the store: they were this stage's inputs
+        places.release(artifact.read(path))
 
 
 def _check(metrics: list[Path], evaluations: list[Path]) -> None:
