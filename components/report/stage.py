@@ -173,13 +173,18 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, path in evaluations.items():
         for entry in artifact.read(path)["lineage"]:
-            # A run has several executions of these stages, told apart by their evaluation.
-            is_repeated = entry["stage"] in ("merge", "evaluate")
-            stage = f"{entry['stage']} ({name})" if is_repeated else entry["stage"]
+            stage = _display_name(entry["stage"], name)
             figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
             # Every lineage starts with the stages that it shares with the one before.
             rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
     return list(rows.values())
+
+
+def _display_name(stage: str, evaluation: str) -> str:
+    """As the graph shows it: a run has several executions of these two stages."""
+    if stage == "merge":
+        return f"merge {'pretrain' if evaluation == 'base' else evaluation}"
+    return f"evaluate {evaluation}" if stage == "evaluate" else stage
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

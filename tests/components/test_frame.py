@@ -27,7 +27,7 @@ def trace():
 
 def of_a_report():
     content = copy.deepcopy(REPORT)
-    content["table"] = [{**ROW, "stage": "evaluate (pretrain)", "accuracy": 0.5} for _ in range(9)]
+    content["table"] = [{**ROW, "stage": "evaluate pretrain", "accuracy": 0.5} for _ in range(9)]
     content["tasks"]["minerva_math_" * 4] = content["tasks"]["gsm8k"]
     curves = {"pretrain": [{"step": step, "loss": 1 / step} for step in range(1, 4)]}
     return report.render_page(content, curves, [trace()], RECORD)

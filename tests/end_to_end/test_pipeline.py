@@ -32,7 +32,7 @@ def test_whole_pipeline(tmp_path, preference):
     for stage in ("pretrain", "sft", preference):
         assert 0 <= report["stages"][stage]["accuracy"] <= 1
         assert report["stages"][stage]["loss"] is not None
-    assert [row["stage"] for row in report["table"]][-1] == f"evaluate ({preference})"
+    assert [row["stage"] for row in report["table"]][-1] == f"evaluate {preference}"
     assert all(row["seconds"] > 0 and row["peak_memory_bytes"] > 0 for row in report["table"])
     released = list(tmp_path.glob("latest/artifacts/*/release*/release/README.md"))
     assert len(released) == (1 if bar == 0 else 0)
