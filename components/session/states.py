@@ -5,7 +5,9 @@ shards wait for the thread, so that a state of any size takes a bounded amount o
 """
 
 import json
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +24,7 @@ FACTS = "facts.json"
 FORMAT = 1
 SHARD_BYTES = 1 << 30
 AHEAD = 3  # shards, beside the one that training fills and the one that is being written
+NICE = 10  # of 19, how far the thread gives way
 Shard = dict[str, torch.Tensor]
 
 
@@ -69,6 +72,7 @@ class Delivery:
             yield item
 
     def _run(self) -> None:
+        _give_way()
         try:
             self._write(self)
         except Exception as error:
@@ -80,6 +84,13 @@ class Delivery:
         item = self._shards.get()
         self._is_handed = not isinstance(item, dict)
         return item
+
+
+def _give_way() -> None:
+    """Where processors are few, they are training's first; on Linux a thread has its own share."""
+    if sys.platform == "linux":
+        who = os.PRIO_PROCESS, threading.get_native_id()
+        os.setpriority(*who, max(NICE, os.getpriority(*who)))
 
 
 def shards(tensors: Iterator[tuple[str, torch.Tensor]]) -> Iterator[Shard]:

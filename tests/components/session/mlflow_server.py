@@ -23,7 +23,7 @@ class Server(LocalServer):
     def answer(self, handler):
         sent = body(handler)
         path, _, query = handler.path.partition("?")
-        self.headers.append(dict(handler.headers))
+        self.headers.append(handler.headers)  # whatever the case of their names
         if self.away:
             return send(handler, 503, {"message": "away"})
         if self.token and handler.headers.get("Authorization") != self.token:
