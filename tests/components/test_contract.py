@@ -145,6 +145,7 @@ TRAINING = [
     "loop",
     "optimizer",
     "preemption",
+    "processes",
     "protocols",
     "throughput",
 ]
