@@ -1,6 +1,7 @@
 """The figures of a running stage: `metrics.jsonl`, a progress bar or plain lines, and W&B.
 
-W&B logs when WANDB_API_KEY is set, and is off otherwise. Of several processes the first one writes.
+W&B logs when WANDB_API_KEY is set, and is off otherwise; a TrainJob's status shows the progress
+where Trainer offers that (`trainer.py`). Of several processes the first one writes.
 The stage decides which figures there are.
 """
 
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from components import PROJECT
 from components.artifact import METRICS
+from components.session.trainer import TrainerStatus
 
 SHOWN = ("loss", "validation_loss", "reward", "accuracy", "tokens_per_second")
 LINE_EVERY = 15.0  # seconds between plain lines where there is no terminal
@@ -72,6 +74,7 @@ class MetricsLog:
                 resume="allow",
                 config=config,
             )
+        self.status = TrainerStatus.here(total) if self.is_first else None
         self.said, self.started = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
@@ -85,6 +88,8 @@ class MetricsLog:
         self.file.flush()
         if self.wandb is not None:
             self.wandb.log(record, step=record.get("step"))
+        if self.status is not None:
+            self.status.log(record)
         shown = {key: f"{record[key]:.4g}" for key in SHOWN if key in record}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
@@ -133,5 +138,7 @@ class MetricsLog:
     ) -> None:
         self.bar.close()
         self.file.close()
+        if self.status is not None:
+            self.status.close(error)
         if self.wandb is not None:
             self.wandb.finish(exit_code=0 if error is None else 1)
