@@ -47,13 +47,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
+    parser.add_argument(
+        "--nodes", action="append", default=[], metavar="STAGE=N", help=placement.NODES
+    )
     options = parser.parse_args()
     try:
         recipe = choose(options.recipe, settings=options.set)
         profile = placement.profile(options.recipe, options.placement)
+        nodes = placement.several(options.nodes, recipe, profile)
         file = options.output / f"{options.recipe}.yaml"
         with stoppable():
-            scheduling = Scheduling(resumes=placement.resumes(recipe))
+            scheduling = Scheduling(resumes=placement.resumes(recipe), nodes=nodes)
             write(recipe, file, profile=profile, scheduling=scheduling)
     except Stopped as notice:
         _end(f"stopped: {notice}", notice.code)

@@ -1,12 +1,15 @@
 """Where each stage runs: processors, memory, GPUs, pools, secrets, retries, timeouts and caching.
 
 Of all this only the names of volume claims are part of KFP's cache key, beside the image, the
-configuration and the input artifacts: a stage that moves is not trained again. KFP's compiler
+configuration and the input artifacts: a stage that moves is not trained again, unless it moves to
+several nodes or back, which share a claim. KFP's compiler
 forbids every pod to escalate its privileges, drops its capabilities and sets seccomp to
 RuntimeDefault; the Pod Security level of the namespace (`manifests/base`) decides which other pods
 may enter it.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +17,8 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineConfig
 
 from components import USER
+from components.cli import TRAINJOB
+from components.trainjob.config import TrainjobConfig, fit
 from model.options import check
 from model.training.config import Resumable
 
@@ -53,6 +58,7 @@ KEPT = PipelineConfig(
     active_deadline_seconds=30 * 24 * HOUR,
 )
 """How long the workflow and its pods stay after its end, and how long a whole run may take."""
+NODES = "pods that train a stage together, as a TrainJob: pretrain=4"
 HELP = "where the stages run: small (CPU) or gpu; by default what the recipe needs"
 
 
@@ -115,6 +121,8 @@ class Scheduling:
     """The local queue of Kueue that admits the pods."""
     priority: str | None = None
     """Kueue's priority class of the run; KFP has no call for one of Kubernetes itself."""
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """How many pods train a stage together; a stage that is not named trains in its own."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -192,12 +200,65 @@ def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTa
     """
 
     def placed(task: dsl.PipelineTask, *, name: str | None = None) -> dsl.PipelineTask:
-        place(task, scheduling.of(PROFILES[profile][task.component_spec.name]))
+        stage = task.component_spec.name
+        wanted = scheduling.of(PROFILES[profile][stage])
+        if stage in scheduling.nodes:
+            job = trainjob(stage, wanted, scheduling.nodes[stage], scheduling.labels)
+            values = json.dumps(dataclasses.asdict(job), sort_keys=True)
+            task.set_env_variable(TRAINJOB, values)
+            wanted = replace(JOB, retries=wanted.retries, reuse=wanted.reuse)
+        place(task, wanted)
         for label, value in scheduling.labels.items():
             kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)
 
     return placed
+
+
+def trainjob(
+    stage: str, placement: Placement, nodes: int, labels: Mapping[str, str]
+) -> TrainjobConfig:
+    """The TrainJob of pods that are placed as the stage's own pod would be.
+
+    The stage's pod creates it and waits. Of the cache key it changes the claim alone.
+    """
+    assert JOB.shared is not None
+    claim, directory = JOB.shared
+    return TrainjobConfig(
+        stage=stage,  # type: ignore[arg-type]
+        nodes=nodes,
+        processes=max(placement.gpus, 1),
+        gpus=placement.gpus,
+        gpu=placement.gpu,
+        cpu=placement.cpu[1],
+        memory=placement.memory,
+        shared_memory=placement.shared_memory,
+        labels=tuple(labels.items()),
+        pool=tuple(placement.nodes.items()),
+        tolerations=placement.tolerations,
+        claim=claim,
+        directory=directory,
+        secrets=tuple(
+            (variable, secret, key)
+            for secret in placement.secrets
+            for key, variable in SECRETS[secret].items()
+        ),
+        hours=placement.hours,
+    )
+
+
+def several(settings: list[str], recipe: object, profile: str) -> dict[str, int]:
+    """The numbers of `--nodes STAGE=N`. Raises ValueError for a stage or number that cannot be."""
+    training = [name for name, config in vars(recipe).items() if isinstance(config, Resumable)]
+    numbers: dict[str, int] = {}
+    for setting in settings:
+        stage, _, text = setting.partition("=")
+        good = stage in training and stage not in numbers and text.isdecimal() and int(text) > 0
+        check("--nodes", setting, good, f"STAGE=N, once each of {', '.join(training)}")
+        job = trainjob(stage, PROFILES[profile][stage], int(text), {})
+        fit(getattr(recipe, stage), nodes=job.nodes, processes=job.processes)
+        numbers[stage] = job.nodes
+    return numbers
 
 
 def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:

@@ -35,7 +35,9 @@ class MetricsLog:
         self.stage, self.total = stage, total
         self.is_first = PartialState().is_main_process
         self.records, self.restored = history.records, len(history.records)
-        self.sinks = sinks.start(stage, directory, config, history) if self.is_first else []
+        self.sinks = (
+            sinks.start(stage, directory, config, history, total=total) if self.is_first else []
+        )
         is_quiet = not (self.is_first and sys.stderr.isatty())
         self.bar = tqdm(
             total=total, initial=self.restored, desc=stage, unit="step", disable=is_quiet

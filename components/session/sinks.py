@@ -2,6 +2,7 @@
 
     W&B      where WANDB_API_KEY is set
     MLflow   where MLFLOW_TRACKING_URI is set (`mlflow.py`)
+    Trainer  the status of a TrainJob, where its nodes may report it (`trainer.py`)
 
 The file is an output of the stage, and it fails with it. A tracker that fails is named once, and
 training goes on without it.
@@ -20,6 +21,7 @@ from components import PROJECT
 from components.artifact import METRICS
 from components.failure import explain
 from components.session import mlflow
+from components.session.trainer import TrainerStatus
 
 Record = dict[str, Any]
 
@@ -104,8 +106,10 @@ class Tracker:
             print(f"{self.name}: {reason}; the stage goes on without it", flush=True)
 
 
-def start(stage: str, directory: Path, config: dict[str, Any], history: History) -> list[Sink]:
-    """The sinks of a stage, all of them begun.
+def start(
+    stage: str, directory: Path, config: dict[str, Any], history: History, *, total: int
+) -> list[Sink]:
+    """The sinks of a stage of `total` steps, all of them begun.
 
     Raises ValueError for a variable of the environment that no tracker can be reached by.
     """
@@ -116,4 +120,6 @@ def start(stage: str, directory: Path, config: dict[str, Any], history: History)
         sinks.append(
             Tracker("MLflow", lambda: mlflow.Mlflow(server, stage, config, history.wandb_id))
         )
+    if (status := TrainerStatus.here(total)) is not None:
+        sinks.append(status)
     return sinks

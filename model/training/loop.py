@@ -16,7 +16,7 @@ from torch import nn
 
 from model.llada import LLaDA
 from model.options import check
-from model.training import draws, figures, optimizer, throughput
+from model.training import draws, figures, optimizer, processes, throughput
 from model.training.config import Training
 from model.training.draws import Draw, Order
 from model.training.figures import Figures, Part
@@ -247,17 +247,12 @@ class Loop:
 
     def _is_due(self, checkpoints: StateStore) -> bool:
         """Whether the first process wants to save: clocks differ."""
-        return self._in_any_process(self.rank == 0 and checkpoints.is_due(self.step))
-
-    def _in_any_process(self, flag: bool) -> bool:
-        if self.world == 1:
-            return flag
-        flags = torch.tensor([float(flag)], device=self.device)
-        return bool(self.accelerator.reduce(flags).item())
+        is_due = self.rank == 0 and checkpoints.is_due(self.step)
+        return processes.in_any_process(self.accelerator, is_due)
 
     def _stop_if_told(self) -> None:
         """Stops if any of the processes was told to: they must stop at the same micro-batch."""
-        if self._in_any_process(self.interruption.is_requested):
+        if processes.in_any_process(self.accelerator, self.interruption.is_requested):
             self._stop()
 
     def _stop(self) -> NoReturn:
@@ -267,7 +262,7 @@ class Loop:
             raise Preempted(
                 f"stopped after step {self.step}; without checkpoint_uri nothing is kept"
             )
-        if self._in_any_process(self.step > self.checkpoints.settle()):
+        if processes.in_any_process(self.accelerator, self.step > self.checkpoints.settle()):
             self._save(self.checkpoints)
         if self.step > (saved := self.checkpoints.settle()):
             raise Preempted(
