@@ -69,7 +69,8 @@ def run(
         inputs=inputs,
         summary=figures,
     )
-    for path in training:  # all its outputs are in the store: they were this stage's inputs
+    # Their stages have come to their ends: what they made was this stage's input.
+    for path in filter(None, (pretrain_metrics, sft_metrics, preference_metrics)):
         places.release(artifact.read(path))
 
 
