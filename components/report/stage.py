@@ -71,7 +71,7 @@ def run(
     )
     # Their stages have come to their ends: what they made was this stage's input.
     for path in filter(None, (pretrain_metrics, sft_metrics, preference_metrics)):
-        places.release(artifact.read(path))
+        places.remove(artifact.read(path))
 
 
 def _check(metrics: list[Path], evaluations: list[Path]) -> None:

@@ -4,12 +4,15 @@ An error that will come again is remembered beside the run's states (`places`) a
 attempt at once, with the words of the first: bad input before the first step, an error that came
 twice with no new state between, and deaths without a word with no new state between. It holds for
 one task of a pipeline and one image: another run, another configuration or a mended image is tried.
+What is not the input's fault is forgotten after an hour, when a person, and not the cluster, tries
+again.
 """
 
 import contextlib
 import dataclasses
 import functools
 import os
+import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,7 @@ from model.training.config import Resumable
 from model.training.preemption import Preempted
 
 CLUSTER = "KUBERNETES_SERVICE_HOST"  # Kubernetes gives it to every container
+LONG = 3600.0  # seconds
 DEATHS = 3  # without a word and without a new state, as by a machine short of memory
 Run = Callable[..., None]
 
@@ -44,6 +48,8 @@ class Memory:
     """Whether the next one would fail too."""
     is_input: bool = False
     """Whether it is the input that is bad, exit code 2."""
+    written: float = 0.0
+    """Seconds since 1970."""
 
 
 def remembered(run: Run) -> Run:
@@ -106,7 +112,7 @@ class _Attempt(contextlib.AbstractContextManager):
         """What an error leaves: it will come again if it is the input's, or nothing was gained."""
         step, before = _newest(self.location), self.before
         if isinstance(error, storage.Unavailable):
-            return dataclasses.replace(before, step=step, deaths=0)
+            return dataclasses.replace(before, step=step, is_open=False, deaths=0)
         is_again = before.error is not None and before.step == step
         has_begun = self.log.is_file() and self.log.stat().st_size > 0
         is_input = isinstance(error, ValueError | FileNotFoundError) and not has_begun
@@ -125,10 +131,13 @@ class _Attempt(contextlib.AbstractContextManager):
             memory = Memory(**storage.read_json(self.file))
         except (FileNotFoundError, TypeError):
             return new
-        return memory if (memory.task, memory.step) == (new.task, new.step) else new
+        is_old = not memory.is_input and time.time() - memory.written > LONG
+        is_own = (memory.task, memory.step) == (new.task, new.step)
+        return memory if is_own and not is_old else new
 
     def _remember(self, memory: Memory) -> None:
-        storage.write_json(self.file, dataclasses.asdict(memory))
+        now = dataclasses.replace(memory, written=time.time())
+        storage.write_json(self.file, dataclasses.asdict(now))
 
     def _try(self, note: Callable[[], None]) -> None:
         """The stage ends as it does, whether or not that can be noted."""

@@ -1,9 +1,9 @@
 """A run at an MLflow server, by its REST API: a few calls, for which no client is installed.
 
-Records are sent by a thread, many at a time, so that training never waits for the server; what it
-does not take is sent again with the next ones. Kubeflow Pipelines makes a run for every task where
-its MLflow plugin is on, names it in MLFLOW_RUN_ID and ends it itself; else the run is ours, and a
-resumed stage finds it by a tag.
+A thread speaks to the server, and sends many records at a time, so that training never waits for
+it; what it does not take is sent again with the next ones. Kubeflow Pipelines makes a run for every
+task where its MLflow plugin is on, names it in MLFLOW_RUN_ID and ends it itself; else the run is
+ours, and a resumed stage finds it by a tag.
 """
 
 import base64
@@ -28,7 +28,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TAG = "llada_run"
 PAUSE = 5.0  # seconds between two batches
 TIMEOUT = 10.0  # seconds of a request
-PATIENCE = 30.0  # seconds that the end of a stage waits for the last batch
+PATIENCE = 20.0  # seconds that the end of a stage waits for the last batch
 METRICS_AT_ONCE, PARAMETERS_AT_ONCE, LONGEST = 1000, 100, 500  # MLflow's own limits
 
 
@@ -102,18 +102,14 @@ class Mlflow:
     """A run that takes the records of a stage."""
 
     def __init__(self, server: Server, stage: str, config: Mapping[str, Any], key: str) -> None:
-        """Goes on with the run tagged `key`, or begins it with the fields of the configuration."""
+        """The run is found by the tag `key`, or begun with the fields of the configuration."""
         self.server, self.is_ours = server, server.run is None
-        earlier = server.run or self._search(key)
-        self.run = earlier or self._create(stage, key)
-        if self.is_ours and earlier:
-            self._update("RUNNING")
-        else:
-            self._describe(config)
+        self.stage, self.config, self.key = stage, config, key
+        self.run: str | None = None
         self._metrics: queue.Queue[dict[str, Any]] = queue.Queue()
         self._is_over = threading.Event()
         self._fault: str | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -130,27 +126,39 @@ class Mlflow:
         self._thread.join(PATIENCE)
         if self._fault is not None or self._thread.is_alive():
             raise OSError(f"the last figures were not sent: {self._fault or 'it takes too long'}")
-        if self.is_ours:
+        if self.is_ours and self.run is not None:
             is_stopped = isinstance(error, Preempted) or not isinstance(error, Exception)
             state = "FINISHED" if error is None else "KILLED" if is_stopped else "FAILED"
-            self._update(state, end_time=int(time.time() * 1000))
+            self._update(self.run, state, end_time=int(time.time() * 1000))
 
-    def _run(self) -> None:
-        """Sends what has come in the last seconds, and tries again what was not taken."""
+    def _send(self) -> None:
+        """Sends what has come in the last seconds, and what was not taken before."""
         batch: list[dict[str, Any]] = []
         is_last = False
         while not is_last:
             is_last = self._is_over.wait(PAUSE)
             while not self._metrics.empty():
                 batch.append(self._metrics.get())
-            while batch:
-                try:
-                    self._log_batch(metrics=batch[:METRICS_AT_ONCE])
-                except OSError as error:
-                    self._say(str(error))
-                    break
+            try:
+                self.run = self.run or self._open()
+                while batch:
+                    self._log_batch(self.run, metrics=batch[:METRICS_AT_ONCE])
+                    batch = batch[METRICS_AT_ONCE:]
                 self._fault = None
-                batch = batch[METRICS_AT_ONCE:]
+            except (OSError, LookupError, TypeError) as error:  # or an answer of another form
+                self._say(str(error) or repr(error))
+
+    def _open(self) -> str:
+        """The id of the run that takes the records."""
+        run = self.server.run or self._search()
+        if run and self.is_ours:
+            self._update(run, "RUNNING")
+            return run
+        run = run or self._create()
+        flat = [{"key": key, "value": str(value)[:LONGEST]} for key, value in _fields(self.config)]
+        for first in range(0, len(flat), PARAMETERS_AT_ONCE):
+            self._log_batch(run, params=flat[first : first + PARAMETERS_AT_ONCE])
+        return run
 
     def _say(self, fault: str) -> None:
         if self._fault is None:
@@ -158,8 +166,8 @@ class Mlflow:
             print(" ".join(line.split()), flush=True)
         self._fault = fault
 
-    def _search(self, key: str) -> str | None:
-        filters = {"filter": f"tags.{TAG} = '{key}'", "max_results": 1}
+    def _search(self) -> str | None:
+        filters = {"filter": f"tags.{TAG} = '{self.key}'", "max_results": 1}
         ids = [self._experiment()]
         runs = self.server.call("POST", "runs/search", experiment_ids=ids, **filters).get("runs")
         return str(runs[0]["info"]["run_id"]) if runs else None
@@ -175,28 +183,22 @@ class Mlflow:
             return str(self.server.call("POST", "experiments/create", name=name)["experiment_id"])
         return str(answer["experiment"]["experiment_id"])
 
-    def _create(self, stage: str, key: str) -> str:
+    def _create(self) -> str:
         answer = self.server.call(
             "POST",
             "runs/create",
             experiment_id=self._experiment(),
-            run_name=stage,
+            run_name=self.stage,
             start_time=int(time.time() * 1000),
-            tags=[{"key": TAG, "value": key}, {"key": "mlflow.source.name", "value": PROJECT}],
+            tags=[{"key": TAG, "value": self.key}, {"key": "mlflow.source.name", "value": PROJECT}],
         )
         return str(answer["run"]["info"]["run_id"])
 
-    def _describe(self, config: Mapping[str, Any]) -> None:
-        """The configuration's fields as the run's parameters."""
-        flat = [{"key": key, "value": str(value)[:LONGEST]} for key, value in _fields(config)]
-        for first in range(0, len(flat), PARAMETERS_AT_ONCE):
-            self._log_batch(params=flat[first : first + PARAMETERS_AT_ONCE])
+    def _log_batch(self, run: str, **values: Any) -> None:
+        self.server.call("POST", "runs/log-batch", run_id=run, **values)
 
-    def _log_batch(self, **values: Any) -> None:
-        self.server.call("POST", "runs/log-batch", run_id=self.run, **values)
-
-    def _update(self, status: str, **values: Any) -> None:
-        self.server.call("POST", "runs/update", run_id=self.run, status=status, **values)
+    def _update(self, run: str, status: str, **values: Any) -> None:
+        self.server.call("POST", "runs/update", run_id=run, status=status, **values)
 
 
 def _fields(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

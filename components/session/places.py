@@ -53,7 +53,7 @@ def steps(location: str) -> list[int]:
     return [int(match[1]) for match in matches if match]
 
 
-def release(record: Mapping[str, Any]) -> None:
+def remove(record: Mapping[str, Any]) -> None:
     """Removes the states of a training run by the record of its output, if it has come to its end.
 
     Nobody may need them any more: on a cluster a stage that wrote its record can still fail, while
@@ -67,7 +67,7 @@ def release(record: Mapping[str, Any]) -> None:
     location = storage.join(config["checkpoint_uri"], run_of(stage, config, inputs))
     try:
         if max(steps(location), default=0) == config["steps"]:
-            _remove(location)
+            _empty(location)
             print(f"{stage}: its checkpoints are removed, {location}", flush=True)
     except Exception as error:
         if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
@@ -76,7 +76,7 @@ def release(record: Mapping[str, Any]) -> None:
         print(f"{stage}: its checkpoints stay in {location}: {reason}", flush=True)
 
 
-def _remove(location: str) -> None:
+def _empty(location: str) -> None:
     for name in sorted({name.partition("/")[0] for name in storage.list_files(location)}):
         if STEP.fullmatch(name) or DRAFT.fullmatch(name) or name == ATTEMPTS:
             storage.delete(storage.join(location, name))

@@ -15,7 +15,7 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from components import PROJECT
 from components.artifact import METRICS
@@ -24,6 +24,7 @@ from components.session import mlflow
 from components.session.trainer import TrainerStatus
 
 Record = dict[str, Any]
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass
@@ -87,7 +88,7 @@ class Tracker:
     def __init__(self, name: str, start: Callable[[], Sink]) -> None:
         self.name = name
         self.sink: Sink | None = None
-        self._try(lambda: setattr(self, "sink", start()))
+        self.sink = self._try(start)
 
     def log(self, record: Record) -> None:
         if (sink := self.sink) is not None:
@@ -97,13 +98,14 @@ class Tracker:
         if (sink := self.sink) is not None:
             self._try(lambda: sink.close(error))
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def _try(self, act: Callable[[], Result]) -> Result | None:
         try:
-            act()
+            return act()
         except Exception as failure:  # of any kind: what its client raises is its own affair
             self.sink = None
             reason = " ".join(explain(failure).split())
             print(f"{self.name}: {reason}; the stage goes on without it", flush=True)
+            return None
 
 
 def start(

@@ -33,7 +33,7 @@ def test_what_a_person_keeps_there_stays(place, tmp_path):
     notes = storage.join(kept.location, "notes.json")
     storage.write_json(notes, "precious")
     storage.write_json(storage.join(kept.location, places.ATTEMPTS), {})
-    places.release(made)
+    places.remove(made)
     assert list(storage.list_files(kept.location)) == ["notes.json"]
 
 
@@ -42,18 +42,18 @@ def test_a_run_that_has_not_ended_keeps_its_states(tmp_path, capsys):
     config = SftConfig(steps=3, checkpoint_uri=str(tmp_path / "kept"))
     made, kept = record(config, tmp_path)
     save(kept, 2)
-    places.release(made)
+    places.remove(made)
     assert kept._steps() == [2] and capsys.readouterr().out.count("removed") == 0
     save(kept, 3)
-    places.release(made)
+    places.remove(made)
     assert not list((tmp_path / "kept").iterdir())
-    places.release(made)  # a second time, and where nothing was kept, there is nothing to do
-    places.release({**made, "config": {**made["config"], "checkpoint_uri": None}})
+    places.remove(made)  # a second time, and where nothing was kept, there is nothing to do
+    places.remove({**made, "config": {**made["config"], "checkpoint_uri": None}})
 
 
 @pytest.mark.usefixtures("s3")
 def test_a_place_that_cannot_be_reached_is_named(tmp_path, capsys):
     config = SftConfig(steps=3, checkpoint_uri="s3://nowhere/x")
     made, _ = record(config, tmp_path)
-    places.release(made)
+    places.remove(made)
     assert "sft: its checkpoints stay in s3://nowhere/x/sft-" in capsys.readouterr().out
