@@ -59,7 +59,7 @@ def remembered(run: Run) -> Run:
     nothing without a `checkpoint_uri`, where there is no place to remember anything.
     """
     hints = typing.get_type_hints(run, include_extras=True)
-    inputs = [name for name, hint in hints.items() if hint == artifact.Input]
+    inputs = [name for name, hint in hints.items() if {"input", "inputs"} & {*_words(hint)}]
     stage = run.__module__.split(".")[-2]
 
     @functools.wraps(run)
@@ -67,13 +67,25 @@ def remembered(run: Run) -> Run:
         is_first = os.environ.get("RANK", "0") == "0"
         if config.checkpoint_uri is None or not is_first or not os.environ.get(CLUSTER):
             return run(config, **paths)
-        fingerprints = {role: artifact.read(paths[role])["fingerprint"] for role in inputs}
+        fingerprints = _fingerprints([paths.get(name) for name in inputs])
         name = places.run_of(stage, dataclasses.asdict(config), fingerprints)
         location = storage.join(config.checkpoint_uri, name)
         with _Attempt(location, paths["metrics"]):
             run(config, **paths)
 
     return guarded
+
+
+def _words(hint: Any) -> list[str]:
+    """The role of a path, as `artifact` annotates it."""
+    return [argument for argument in typing.get_args(hint) if isinstance(argument, str)]
+
+
+def _fingerprints(values: list[Any]) -> list[str]:
+    """Of all inputs: a path each, several, or none."""
+    several = [value if isinstance(value, tuple) else (value,) for value in values]
+    paths = [path for each in several for path in each if path is not None]
+    return [artifact.read(path)["fingerprint"] for path in paths]
 
 
 class _Attempt(contextlib.AbstractContextManager):

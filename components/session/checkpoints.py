@@ -48,7 +48,7 @@ class Checkpoints:
         assert config.checkpoint_uri is not None
         self.stage, self.config, self.history = stage, config, history
         self.processes = PartialState()
-        fingerprints = {role: artifact.read(path)["fingerprint"] for role, path in inputs.items()}
+        fingerprints = [artifact.read(path)["fingerprint"] for path in inputs.values()]
         run = places.run_of(stage, dataclasses.asdict(config), fingerprints)
         self.location = storage.join(config.checkpoint_uri, run)
         self.saved_at = time.monotonic()

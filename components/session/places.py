@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,14 @@ PLACE = (
 )
 
 
-def run_of(stage: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def run_of(stage: str, config: Mapping[str, Any], inputs: Iterable[str]) -> str:
     """The name of a run: the stage and a fingerprint of everything that decides its result.
 
-    `config` has the fields of its configuration, `inputs` the fingerprints of its inputs by role.
+    `config` has the fields of its configuration, `inputs` the fingerprints of its inputs.
     """
     content = {
         "config": {name: value for name, value in config.items() if name not in PLACE},
-        "inputs": {**inputs},
+        "inputs": sorted(inputs),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return f"{stage}-{digest[:16]}"
@@ -63,7 +63,7 @@ def remove(record: Mapping[str, Any]) -> None:
     config, stage = record["config"], record["stage"]
     if config.get("checkpoint_uri") is None:
         return
-    inputs = {role: reference["fingerprint"] for role, reference in record["inputs"].items()}
+    inputs = [reference["fingerprint"] for reference in record["inputs"].values()]
     location = storage.join(config["checkpoint_uri"], run_of(stage, config, inputs))
     try:
         if max(steps(location), default=0) == config["steps"]:
