@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from components import artifact, storage
-from components.failure import Failed, explain, is_of_the_system
+from components.failure import Failed, as_line, explain, is_of_the_system
 from components.session import places
 from model.training.config import Resumable
 from model.training.preemption import Preempted
@@ -131,7 +131,7 @@ class _Attempt(contextlib.AbstractContextManager):
         return Memory(
             task=self.task,
             step=step,
-            error=before.error if is_again else " ".join(explain(error).split()),
+            error=before.error if is_again else as_line(explain(error)),
             is_final=is_again or is_input,
             is_input=before.is_input if is_again else is_input,
         )
@@ -158,7 +158,7 @@ class _Attempt(contextlib.AbstractContextManager):
         except Exception as failure:
             if not (isinstance(failure, storage.StorageError) or is_of_the_system(failure)):
                 raise
-            print(f"{self.file}: {' '.join(explain(failure).split())}", flush=True)
+            print(f"{self.file}: {as_line(explain(failure))}", flush=True)
 
 
 def _newest(location: str) -> int:

@@ -30,7 +30,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from components import artifact, storage, temporary
-from components.failure import explain, is_of_the_system
+from components.failure import as_line, explain, is_of_the_system
 from components.session import places, states
 from components.session.sinks import History
 from components.storage import directories
@@ -112,7 +112,7 @@ class Checkpoints:
         except Exception as error:
             if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
                 raise
-            reason = " ".join(explain(error).split())
+            reason = as_line(explain(error))
             self._say(f"checkpoint of step {step} is not saved, the next one is tried: {reason}")
             return
         self.newest = step

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from components import PROJECT
+from components.failure import as_line
 from model.options import check
 from model.training.preemption import Preempted
 
@@ -163,7 +164,7 @@ class Mlflow:
     def _say(self, fault: str) -> None:
         if self._fault is None:
             line = f"MLflow: {fault}; the figures are sent with the next ones"
-            print(" ".join(line.split()), flush=True)
+            print(as_line(line), flush=True)
         self._fault = fault
 
     def _search(self) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components import atomic, storage
-from components.failure import explain, is_of_the_system
+from components.failure import as_line, explain, is_of_the_system
 from components.storage import directories
 
 STEP = re.compile(r"step-(\d{8})")
@@ -72,7 +72,7 @@ def remove(record: Mapping[str, Any]) -> None:
     except Exception as error:
         if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
             raise
-        reason = " ".join(explain(error).split())
+        reason = as_line(explain(error))
         print(f"{stage}: its checkpoints stay in {location}: {reason}", flush=True)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from components import PROJECT
 from components.artifact import METRICS
-from components.failure import explain
+from components.failure import as_line, explain
 from components.session import mlflow
 from components.session.trainer import TrainerStatus
 
@@ -103,7 +103,7 @@ class Tracker:
             return act()
         except Exception as failure:  # of any kind: what its client raises is its own affair
             self.sink = None
-            reason = " ".join(explain(failure).split())
+            reason = as_line(explain(failure))
             print(f"{self.name}: {reason}; the stage goes on without it", flush=True)
             return None
 
