@@ -18,7 +18,8 @@ from kfp.dsl import PipelineConfig
 
 from components import USER
 from components.cli import TRAINJOB
-from components.trainjob.config import TrainjobConfig, fit
+from components.preflight.memory import Limits
+from components.trainjob.config import TrainjobConfig
 from model.options import check
 from model.training.config import Resumable
 
@@ -50,7 +51,6 @@ KEPT = PipelineConfig(
     active_deadline_seconds=30 * 24 * HOUR,
 )
 """How long the workflow and its pods stay after its end, and how long a whole run may take."""
-NODES = "pods that train a stage together, as a TrainJob: pretrain=4"
 HELP = "where the stages run: small (CPU) or gpu; by default what the recipe needs"
 
 
@@ -66,6 +66,8 @@ class Placement:
     """GPUs of the pod."""
     gpu: str = "nvidia.com/gpu"
     """Resource that counts GPUs; a slice of a card has a name of its own."""
+    gpu_memory: str = "80Gi"
+    """Memory of each GPU; preflight and the plan compare with it what a stage holds."""
     nodes: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have: the pool, or the card (nvidia.com/gpu.product)."""
     tolerations: tuple[str, ...] = ()
@@ -178,6 +180,19 @@ def profile(recipe: str, name: str | None = None) -> str:
     return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
+def limits(profile: str) -> dict[str, Limits]:
+    """What the pod of each stage has, in the profile."""
+    return {
+        stage: Limits(size(own.memory), own.gpus, size(own.gpu_memory))
+        for stage, own in PROFILES[profile].items()
+    }
+
+
+def size(quantity: str) -> int:
+    """Bytes of a quantity of memory as Kubernetes writes it, in Mi, Gi or Ti."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[quantity[-2:]]
+
+
 def resumes(recipe: object) -> bool:
     """Whether every training stage of a recipe keeps checkpoints."""
     training = [config for config in vars(recipe).values() if isinstance(config, Resumable)]
@@ -199,6 +214,8 @@ def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTa
             task.set_env_variable(TRAINJOB, values)
             wanted = replace(JOB, retries=wanted.retries, reuse=wanted.reuse)
         place(task, wanted)
+        if stage == "preflight":
+            task.set_env_variable("PLACEMENT", json.dumps(limits(profile)))
         for label, value in scheduling.labels.items():
             kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)
@@ -236,20 +253,6 @@ def trainjob(
         ),
         hours=placement.hours,
     )
-
-
-def several(settings: list[str], recipe: object, profile: str) -> dict[str, int]:
-    """The numbers of `--nodes STAGE=N`. Raises ValueError for a stage or number that cannot be."""
-    training = [name for name, config in vars(recipe).items() if isinstance(config, Resumable)]
-    numbers: dict[str, int] = {}
-    for setting in settings:
-        stage, _, text = setting.partition("=")
-        good = stage in training and stage not in numbers and text.isdecimal() and int(text) > 0
-        check("--nodes", setting, good, f"STAGE=N, once each of {', '.join(training)}")
-        job = trainjob(stage, PROFILES[profile][stage], int(text), {})
-        fit(getattr(recipe, stage), nodes=job.nodes, processes=job.processes)
-        numbers[stage] = job.nodes
-    return numbers
 
 
 def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:

@@ -10,9 +10,10 @@ import yaml
 
 from components import USER, coerce
 from components.cli import TRAINJOB
+from components.preflight.memory import limits_of
 from components.trainjob import manifest
 from components.trainjob.config import TrainjobConfig
-from pipelines import placement
+from pipelines import nodes, placement
 from pipelines.compiler import write
 from pipelines.recipes import RECIPES
 from tests.conftest import ROOT
@@ -72,7 +73,9 @@ def test_secrets_are_optional_environment_variables(compiled):
             }
         wanted = compiled.placements[stage]
         assert found == {name: placement.SECRETS[name] for name in wanted.secrets}
-        assert "env" not in container
+        # Preflight is told the placement of the others, and nothing else is in any pod's document.
+        names = [variable["name"] for variable in container.get("env", ())]
+        assert names == ["PLACEMENT"] * (stage == "preflight")
 
 
 def test_retries_and_caching(compiled):
@@ -88,6 +91,17 @@ def test_retries_and_caching(compiled):
             assert wanted.window >= (wanted.retries + 1) * wanted.hours * 3600
     reused = {stage for stage, wanted in compiled.placements.items() if wanted.reuse}
     assert reused == {*STAGES, "trainjob"}
+
+
+def test_preflight_is_told_what_every_pod_has(compiled):
+    """Memory, GPUs and their memory, so that a stage that cannot hold its model is refused."""
+    (container,) = [found for stage, found, _ in compiled.executors() if stage == "preflight"]
+    (variable,) = container["env"]
+    told = limits_of(variable["value"])
+    assert set(told) == set(compiled.placements)
+    for stage, wanted in compiled.placements.items():
+        expected = (bytes_of(wanted.memory), wanted.gpus, bytes_of(wanted.gpu_memory))
+        assert told[stage] == expected
 
 
 def parts(folder, recipe="tiny", profile="small", **scheduling):
@@ -163,7 +177,7 @@ def test_a_stage_on_several_nodes_starts_a_trainjob_of_itself(tmp_path):
 )
 def test_nodes_that_cannot_be_are_refused_with_those_that_can(setting, words):
     with pytest.raises(ValueError, match=words):
-        placement.several([setting], RECIPES["tiny"](), "small")
+        nodes.numbers([setting], RECIPES["tiny"](), "small")
 
 
 def test_without_cache_every_stage_runs(tmp_path):
@@ -200,6 +214,7 @@ def test_where_is_not_what(tmp_path):
         pipeline = next(iter(yaml.safe_load_all((tmp_path / "out.yaml").read_text())))
         for executor in pipeline["deploymentSpec"]["executors"].values():
             executor["container"].pop("resources")
+            executor["container"].pop("env", None)  # preflight's, which is never cached
         for tasks in [pipeline["root"]["dag"]["tasks"], *graphs(pipeline)]:
             for task in tasks.values():
                 # Longer attempts need a longer window; KFP's key holds no policy.
