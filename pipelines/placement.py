@@ -19,7 +19,7 @@ from kfp.dsl import PipelineConfig
 from components import USER
 from components.cli import TRAINJOB
 from components.preflight.memory import Limits
-from components.trainjob.config import TrainjobConfig, fit
+from components.trainjob.config import TrainjobConfig
 from model.options import check
 from model.training.config import Resumable
 
@@ -59,7 +59,6 @@ KEPT = PipelineConfig(
     active_deadline_seconds=30 * 24 * HOUR,
 )
 """How long the workflow and its pods stay after its end, and how long a whole run may take."""
-NODES = "pods that train a stage together, as a TrainJob: pretrain=4"
 HELP = "where the stages run: small (CPU) or gpu; by default what the recipe needs"
 
 
@@ -263,20 +262,6 @@ def trainjob(
         ),
         hours=placement.hours,
     )
-
-
-def several(settings: list[str], recipe: object, profile: str) -> dict[str, int]:
-    """The numbers of `--nodes STAGE=N`. Raises ValueError for a stage or number that cannot be."""
-    training = [name for name, config in vars(recipe).items() if isinstance(config, Resumable)]
-    numbers: dict[str, int] = {}
-    for setting in settings:
-        stage, _, text = setting.partition("=")
-        good = stage in training and stage not in numbers and text.isdecimal() and int(text) > 0
-        check("--nodes", setting, good, f"STAGE=N, once each of {', '.join(training)}")
-        job = trainjob(stage, PROFILES[profile][stage], int(text), {})
-        fit(getattr(recipe, stage), nodes=job.nodes, processes=job.processes)
-        numbers[stage] = job.nodes
-    return numbers
 
 
 def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:
