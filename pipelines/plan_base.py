@@ -123,8 +123,11 @@ def _elements(location: str) -> tuple[int, int]:
 
 
 def _size(sources: Iterable[Source]) -> int | None:
+    locations = [source.location for source in sources]
+    if not all(locations):  # only the name of a data set
+        return None
     try:
-        return sum(_located(source.location) for source in sources)
+        return sum(_located(location) for location in locations if location)
     except (StorageError, OSError):
         return None
 
