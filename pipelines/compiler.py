@@ -14,28 +14,35 @@ from kfp.compiler import Compiler
 from components.failure import explain
 from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
-from pipelines import llada, placement
+from pipelines import llada, pins, placement
 from pipelines.overrides import choose
 from pipelines.placement import ANYHOW, HOUR, Scheduling
 
+UNPINNED = (
+    "Without commits, so that a run of this file as it is takes what the Hub has that day (submit "
+    "puts the commits into its run): "
+)
 POLICY = "Which failures are tried again is the installation's to say: manifests/README.md."
 
 
 def write(recipe: Recipe, file: Path, *, profile: str, scheduling: Scheduling = ANYHOW) -> None:
     """Compiles the recipe with the placement profile `profile` into `file`, always the same bytes.
 
-    KFP's own comments list the defaults in an order that changes, so they are left out.
+    KFP's own comments list the defaults in an order that changes, so they are left out. The
+    description says what a run of the file takes from the Hub without a commit.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     Compiler().compile(llada.build(recipe, profile=profile, scheduling=scheduling), str(file))
     documents = list(yaml.safe_load_all(file.read_text()))
+    if branches := pins.unpinned(recipe):
+        documents[0]["pipelineInfo"]["description"] += f"\n\n{UNPINNED}{pins.described(branches)}."
     file.write_text(yaml.safe_dump_all(documents, sort_keys=True))
 
 
 def main() -> None:
     """The command line behind `make pipeline-compile`."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.compiler", description=__doc__)
-    parser.add_argument("recipe", help="a recipe of pipelines/recipes.py")
+    parser.add_argument("recipe", help="a recipe of pipelines/recipes/")
     parser.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
@@ -54,6 +61,8 @@ def main() -> None:
     except OSError as error:
         _end(f"error: {explain(error)}", 1)
     print(file)
+    if branches := pins.unpinned(recipe):
+        print(f"{UNPINNED}{pins.described(branches)}")
     print(survival(recipe, profile, scheduling))
 
 
@@ -61,7 +70,7 @@ def survival(recipe: Recipe, profile: str, scheduling: Scheduling) -> str:
     """What each stage can outlive: its attempts, their hours, its secrets and its checkpoints."""
     lines = [("stage", "attempts", "hours each", "hours in all", "secrets", "checkpoints")]
     for name, config in vars(recipe).items():
-        if name not in placement.STAGES:
+        if name not in placement.STAGES or config is None:
             continue
         stage = scheduling.of(placement.PROFILES[profile][name])
         kept = getattr(config, "checkpoint_uri", None) or "-"

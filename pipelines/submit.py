@@ -25,10 +25,10 @@ from components.preflight.config import Recipe
 from model.options import check
 from model.training.config import Resumable
 from model.training.preemption import Stopped, stoppable
-from pipelines import placement, watch
+from pipelines import pins, placement, watch
 from pipelines.client import FAILURES, Connection, connect, explain
 from pipelines.compiler import write
-from pipelines.form import arguments
+from pipelines.form import arguments, constants
 from pipelines.overrides import choose, override
 from pipelines.recipes import RECIPES
 from pipelines.stages import Stage, stages
@@ -47,8 +47,11 @@ def send(
 ) -> tuple[str, list[Stage]]:
     """Uploads `base` if the server lacks it, and runs it with the changes of `recipe`.
 
+    A recipe with other stages has another graph, and is uploaded itself.
+
     `options`: experiment, service_account, pipeline_root, scheduling. Returns the id and stages.
     """
+    base = base if constants(base) == constants(recipe) else recipe
     changed = {
         key: value for key, value in arguments(recipe).items() if value != arguments(base)[key]
     }
@@ -122,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", nargs="?", help="a recipe of pipelines/recipes.py")
+    parser.add_argument("recipe", nargs="?", help="a recipe of pipelines/recipes/")
     parser.add_argument(
         "--retry", metavar="RUN", help="go on with a failed run from where it failed"
     )
@@ -140,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queue", metavar="NAME", help="of Kueue, which then admits the pods")
     parser.add_argument("--priority", metavar="CLASS", help="of the run, in Kueue")
     parser.add_argument("--checkpoints", metavar="URI", help=CHECKPOINTS)
+    pins.add_option(parser)
     parser.add_argument("--ui", metavar="URL", help="of the UI, where it is not the host")
     parser.add_argument("--watch", action="store_true", help="follow; exit code 1 if it fails")
     parser.add_argument("--poll", type=float, default=5.0, metavar="SECONDS")
@@ -193,6 +197,7 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
     )
     profile = placement.profile(options.recipe, options.placement)
     server = connect(options.host, options.namespace, options.ui)
+    recipe = recipe if options.no_pins else pins.pin(recipe)
     if FIXED.search(IMAGE) is None and not options.no_cache:
         print(f"submit: warning: {MOVING}", file=sys.stderr)
     run, order = send(

@@ -1,5 +1,6 @@
 """Fetches the base model and the data, or makes both for a run that needs nothing from outside."""
 
+import functools
 import importlib
 import itertools
 import json
@@ -17,6 +18,7 @@ from components import artifact
 from components.artifact import Output
 from components.data import corpus, datacard
 from components.data import dataset as data
+from components.data.contamination import TestSet
 from components.data.datacard import Card
 from components.data.jsonlines import Row
 from components.download import gather
@@ -39,9 +41,7 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
     else:
         parameters, address = _fetch_model(config.model, config.revision, model)
     tokenizer = load_tokenizer(model)
-    cards = {
-        part: _write(part, stream, config, tokenizer, dataset) for part, stream in parts.items()
-    }
+    cards = _write_all(parts, config, tokenizer, dataset)
     datacard.write(dataset, cards)
     summary = {"parameters": parameters, "hub_model": address, **datacard.summary(cards)}
     (metrics / artifact.METRICS).write_text(json.dumps(summary) + "\n")
@@ -54,40 +54,73 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
     )
 
 
-def _write(
-    part: str,
-    stream: Stream,
+def _write_all(
+    parts: dict[str, Stream],
     config: DownloadConfig,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Path,
-) -> Card:
-    """Writes one part of the dataset; returns its figures."""
-    card, has_sources = Card(), bool(getattr(config, part))
-    if part == "pretrain":
-        if not has_sources:
-            data.write(dataset, part, stream(Card()))
-        sample = config.sample if has_sources else corpus.ALL
-        texts = (row["text"] for row in stream(card))
-        corpus.write(dataset / "pretrain", texts, tokenizer, sample, card)
-    else:
-        longest, count = (config.max_tokens, config.examples) if has_sources else (None, None)
-        data.write(dataset, part, _limited(part, stream(card), tokenizer, longest, count, card))
-        if not card.documents:
-            raise ValueError(f"{part}: no row is left; dropped: {card.losses}")
-    if card.dropped:
-        print(f"download: {part}: kept {card.documents}, dropped {card.losses}", flush=True)
-    return card
+) -> dict[str, Card]:
+    """Writes every part of the dataset, the test first; returns the figures in the parts' order."""
+    cards: dict[str, Card] = {}
+    origins: list[str] = []
+    tests = TestSet(lambda: iter(()), origins)
+    for part in sorted(parts, key=lambda part: part != "test"):
+        card = cards[part] = Card()
+        rows = parts[part](card)
+        if part == "pretrain":
+            _write_texts(rows, config, tokenizer, dataset, card, tests)
+        else:
+            rows = tests.without(part, rows, card)
+            rows = _limited(part, rows, config, tokenizer, card)
+            rows = _noting(rows, card, origins) if part == "test" else rows
+            data.write(dataset, part, rows)
+            if not card.documents:
+                raise ValueError(f"{part}: no row is left; dropped: {card.losses}")
+        if part == "test" and config.decontaminate and (config.sources or config.dataset):
+            tests = TestSet(lambda: data.stream(dataset, "test"), origins)
+        if card.dropped:
+            print(f"download: {part}: kept {card.documents}, dropped {card.losses}", flush=True)
+        for test, count in card.in_training.items():
+            print(f"download: {part}: holds {count} problems of {test}, left out", flush=True)
+    return {part: cards[part] for part in parts}
+
+
+def _write_texts(
+    rows: Iterator[Row],
+    config: DownloadConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Path,
+    card: Card,
+    tests: TestSet,
+) -> None:
+    """Writes the pretraining documents; those of a dataset's file are kept as texts too."""
+    folder, clean = dataset / "pretrain", functools.partial(tests.clean, card=card)
+    if config.pretrain:
+        texts = (row["text"] for row in rows)
+        corpus.write(folder, texts, tokenizer, config.sample, card, clean)
+        return
+    pieces = ({"text": piece} for row in rows for piece in clean(row["text"]))
+    texts = (row["text"] for row in data.copied(dataset, "pretrain", pieces))
+    corpus.write(folder, texts, tokenizer, corpus.ALL, card)
+
+
+def _noting(rows: Iterator[Row], card: Card, origins: list[str]) -> Iterator[Row]:
+    """The rows; the source of each goes to `origins`."""
+    for row in rows:
+        origins.append(card.source)
+        yield row
 
 
 def _limited(
     part: str,
     rows: Iterator[Row],
+    config: DownloadConfig,
     tokenizer: PreTrainedTokenizerBase,
-    longest: int | None,
-    count: int | None,
     card: Card,
 ) -> Iterator[Row]:
-    """The first `count` rows of up to `longest` tokens, None for no limit; counted on the card."""
+    """The rows, of sources the first `examples` of up to `max_tokens`; counted on the card."""
+    has_sources = bool(getattr(config, part))
+    longest, count = (config.max_tokens, config.examples) if has_sources else (None, None)
     while count is None or card.documents < count:
         row = next(rows, None)
         if row is None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import openai
 
+from components.failure import as_line
 from components.rewards.config import JudgeConfig
 from model.options import check
 
@@ -87,7 +88,7 @@ class Judge:
         gate = asyncio.Semaphore(self.config.concurrency)
         async with openai.AsyncOpenAI(
             base_url=self.config.url,
-            api_key=os.environ.get("JUDGE_API_KEY") or "none",
+            api_key=os.environ.get("JUDGE_API_KEY", "").strip() or "none",
             timeout=self.config.timeout,
             max_retries=self.config.retries,
         ) as client:
@@ -115,7 +116,7 @@ class Judge:
                 return _scores(_content(reply), len(order))
             except (openai.OpenAIError, TimeoutError, ValueError) as error:
                 self.failed += 1
-                self.last_failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                self.last_failure = as_line(f"{type(error).__name__}: {error}")[:300]
                 return None
 
     def _check_failures(self) -> None:
@@ -178,8 +179,13 @@ def _content(reply: Any) -> str:
     try:
         text = reply.choices[0].message.content
     except (AttributeError, IndexError, TypeError):
-        raise ValueError(f"no chat completion in the reply {reply!r:.100}") from None
+        raise ValueError(f"no chat completion in the reply {_quoted(reply)}") from None
     return text if isinstance(text, str) else ""
+
+
+def _quoted(reply: Any) -> str:
+    """The beginning of a reply. A server that sends our key back must not get it printed."""
+    return as_line(repr(reply))[:100]
 
 
 def _scores(text: str, count: int) -> list[float]:
@@ -187,10 +193,10 @@ def _scores(text: str, count: int) -> list[float]:
     try:
         numbers = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
-        raise ValueError(f"no JSON in the reply {text!r:.100}") from None
+        raise ValueError(f"no JSON in the reply {_quoted(text)}") from None
     names = [f"answer_{number}" for number in range(1, count + 1)]
     if not isinstance(numbers, dict) or sorted(numbers) != sorted(names):
-        raise ValueError(f"scores of {count} answers expected, got {text!r:.100}")
+        raise ValueError(f"scores of {count} answers expected, got {_quoted(text)}")
     for name in names:
         value = numbers[name]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -46,6 +46,12 @@ def more_words(count):
     return change
 
 
+def split_by(expression):
+    """A tokenizer whose texts are split by a regular expression."""
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    return edit("tokenizer.json", pre_tokenizer={**split, "invert": False})
+
+
 def no_spare_rows(path):
     """Takes the chat tokens away and fills the rows that they could have."""
     file = path / "tokenizer.json"
@@ -77,6 +83,12 @@ CASES = [
     (truncate("tokenizer.json"), ["tokenizer.json: not JSON"]),
     (write("tokenizer.json", "[1]"), ["tokenizer.json: holds a list"]),
     (write("tokenizer.json", '{"version": "1.0"}'), ["tokenizer.json: no tokenizer can be made"]),
+    (split_by("(a+)+$"), ["tokenizer.json: no tokenizer can be made", "retry-limit"]),
+    (split_by("(?:q|qq)+y"), ["tokenizer.json: no tokenizer can be made", "retry-limit"]),
+    (split_by("q*q*q*q*q*q*q*y"), ["tokenizer.json: no tokenizer can be made", "retry-limit"]),
+    (split_by("("), ["tokenizer.json: no tokenizer can be made", "unmatched parenthesis"]),
+    (edit("config.json", n_layers=200_000), ["n_layers=200000", "up to 1000"]),
+    (edit("config.json", rope_theta="x"), ["rope_theta='x'", "a number between"]),
     (lambda path: (path / "tokenizer.json").unlink(), ["tokenizer.json: no such file"]),
 ]
 

@@ -11,16 +11,22 @@ import urllib.parse
 from tests.http_server import LocalServer, body, head, send
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-API = re.compile(r"/api/(models|datasets)/(owner/\w+)(?:/(revision|tree|paths-info)/([^/]+)(.*))?")
-FILE = re.compile(r"/(?:datasets/)?(owner/\w+)/resolve/([^/]+)/(.+)")
+NAME = r"([\w.-]+/[\w.-]+)"
+API = re.compile(rf"/api/(models|datasets)/{NAME}(?:/(revision|tree|paths-info)/([^/]+)(.*))?")
+FILE = re.compile(rf"/(?:datasets/)?{NAME}/resolve/([^/]+)/(.+)")
 
 
 class Hub(LocalServer):
-    """Holds `repositories`, name -> file -> bytes; `asked` are the paths of all requests."""
+    """Holds `repositories`, name -> file -> bytes; `asked` are the paths of all requests.
+
+    A name without an owner has `owner`.
+    """
 
     def __init__(self, **repositories):
         super().__init__()
-        self.repositories = {f"owner/{name}": files for name, files in repositories.items()}
+        self.repositories = {
+            name if "/" in name else f"owner/{name}": files for name, files in repositories.items()
+        }
         self.cuts, self.asked, self.tokens = 0, [], set()
         self.flips = 0  # how many of the next answers with weights have a bit flipped
 
