@@ -141,6 +141,7 @@ def test_layers(stage):
 
 
 MODEL = [
+    "adapter_settings",
     "attention",
     "batching",
     "cache",
@@ -148,6 +149,7 @@ MODEL = [
     "checkpoint",
     "choices",
     "config",
+    "config_keys",
     "cross_entropy",
     "cuda_graph",
     "diffusion",
@@ -188,6 +190,7 @@ LOOSE = [
     "coerce",
     "container",
     "drawing",
+    "executor",
     "failure",
     "names",
     "outputs",
@@ -196,6 +199,7 @@ LOOSE = [
     "selftest",
     "signature",
     "temporary",
+    "written",
 ]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}
