@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from components import adapted, artifact
+from components import adapted, artifact, references
 from components.artifact import Input, Output
 from components.release.config import ReleaseConfig
 from model.options import check
@@ -30,9 +30,10 @@ def run(
     results = json.loads((evaluation / "results.json").read_text())
     task, score = _score(config, results)
     _check_model(config, model, evaluation, score["score"])
-    for file in artifact.read(model)["files"]:
-        (release / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model / file, release / file)
+    with references.opened(model) as folder:
+        for file in artifact.read(model)["files"]:
+            (release / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, release / file)
     (release / CARD).write_text(card(config, artifact.read(evaluation), task, score))
     figures = {"accuracy": score["score"], "least_accuracy": config.accuracy, "task": task}
     (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")

@@ -192,6 +192,7 @@ LOOSE = [
     "outputs",
     "prestop",
     "records",
+    "references",
     "selftest",
     "signature",
     "temporary",

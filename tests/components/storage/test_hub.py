@@ -26,10 +26,11 @@ def held(base):
     return {"model": model, "corpus": corpus}
 
 
-def download(hub, root, model="owner/model", location=f"{CORPUS}/data/*.jsonl"):
+def download(hub, root, model="owner/model", location=f"{CORPUS}/data/*.jsonl", **own):
     """The download stage in a process of its own, since the client reads its settings once."""
     sample = {"min_tokens": 1, "long_share": 0}
     config = {"model": model, "pretrain": [{"location": location}], "sample": sample}
+    config |= own
     command = [sys.executable, "-m", "components.download", "--config", json.dumps(config)]
     for name in ("model", "dataset", "metrics"):
         command += [f"--{name}", str(root / name)]
