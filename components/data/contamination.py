@@ -3,9 +3,8 @@
 The rule is that of GPT-3 (arXiv:2005.14165, appendix C), on prompts: a run of N words (8 to 13, the
 5th percentile of the prompts' lengths) in lower case without punctuation, unless more than ten
 different training texts or test prompts hold it. Conversations, pairs and problems that hold a run
-are dropped. Out of a document the run is cut with 200 characters on either side, and what is left
-of it stays, however long it is. A prompt that is a test's whole prompt is dropped whatever its
-length.
+are dropped. Out of a document the run is cut with 200 characters on either side; the rest of it
+stays, however many pieces it is in. A whole test prompt is dropped whatever its length.
 Countdown and Sudoku have few words: they are compared as puzzles (`puzzles.identity`).
 
 It is one pass, so that the first ten texts with a run that turns out to be common lose it too.
