@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 
 from components import storage
+from components.data import catalogue
 from components.data.config import Source
 from components.download.config import DownloadConfig
 from components.preflight import memory
@@ -66,8 +67,11 @@ def read(download: DownloadConfig) -> Base:
 
 def data_sizes(download: DownloadConfig) -> dict[str, int | None]:
     """Bytes of each part's sources as they are stored; None where they cannot be listed."""
-    parts = ("pretrain", "sft", "preferences", "problems", "test")
-    return {part: _size(sources) for part in parts if (sources := getattr(download, part))}
+    return {
+        part: _size(catalogue.resolve_all(part, sources, download.catalogue))
+        for part in catalogue.KINDS
+        if (sources := getattr(download, part))
+    }
 
 
 def _root(download: DownloadConfig) -> str:
@@ -124,7 +128,8 @@ def _elements(location: str) -> tuple[int, int]:
 
 def _size(sources: Iterable[Source]) -> int | None:
     try:
-        return sum(_located(source.location) for source in sources)
+        # A data set that is made by the download has no location, and no files.
+        return sum(_located(source.location) for source in sources if source.location)
     except (StorageError, OSError):
         return None
 

@@ -21,7 +21,7 @@ from components.data import dataset as data
 from components.data.contamination import TestSet
 from components.data.datacard import Card
 from components.data.jsonlines import Row
-from components.download import gather
+from components.download import gather, illada
 from components.download.config import DownloadConfig, Shape
 from components.download.gather import Stream
 from components.download.vocabulary import check_fit
@@ -159,10 +159,12 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> tuple[int, str 
     come first, so that a model that does not fit is refused before its weights are fetched.
     """
     source = _copy(name, revision, SMALL, path)
+    illada.rewrite_settings(path)
     check_fit(path)
     address = hub_address(name, source)
     # The branch may have moved since: the weights must be of the commit of the small files.
     _copy(name, address.partition("@")[2] if address else revision, WEIGHTS, path)
+    illada.rewrite_weights(path)
     parameters = _in_child(_check_weights, path)
     load_tokenizer(path).save_pretrained(path)
     return parameters, address

@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from components import adapted, artifact
+from components import adapted, artifact, written
 from components.artifact import Input, Output
 from components.drawing import escape_markdown
-from components.evaluate import written
 from components.release.config import ReleaseConfig
 from model.options import check
 

@@ -10,9 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components import artifact
+from components import artifact, written
 from components.artifact import Input, OptionalInput, Output, OutputFile
-from components.evaluate import written
 from components.report import table
 from components.report.config import ReportConfig
 from components.report.page import render_page

@@ -63,10 +63,16 @@ def put_directory(
             return
         _refuse(location, replace)
         delete(location)
-    with _drafted(Path(location)) as draft:
-        for name, file in files.items():
-            put_file(file, draft / name)
-        write_json(draft / MANIFEST, manifest)
+    try:
+        with _drafted(Path(location)) as draft:
+            for name, file in files.items():
+                put_file(file, draft / name)
+            write_json(draft / MANIFEST, manifest)
+    except FileNotFoundError:
+        # Whoever has completed the directory may remove the drafts of the others.
+        if not exists(join(location, MANIFEST)):
+            raise
+        raise AlreadyThere(f"{location}: another process was first") from None
 
 
 def _put_remote(

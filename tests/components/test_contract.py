@@ -142,6 +142,7 @@ def test_layers(stage):
 
 
 MODEL = [
+    "adapter_settings",
     "attention",
     "batching",
     "cache",
@@ -149,6 +150,7 @@ MODEL = [
     "checkpoint",
     "choices",
     "config",
+    "config_keys",
     "cross_entropy",
     "cuda_graph",
     "diffusion",
@@ -190,6 +192,7 @@ LOOSE = [
     "coerce",
     "container",
     "drawing",
+    "executor",
     "failure",
     "names",
     "outputs",
@@ -198,6 +201,7 @@ LOOSE = [
     "selftest",
     "signature",
     "temporary",
+    "written",
 ]
 ROOMS = {"data", "rewards", "session", "storage"}
 MACHINE = {"os.environ", "signal", "socket", "subprocess"}
