@@ -21,7 +21,8 @@ INDEX := $(if $(filter file,$(origin TORCH_INDEX)),$(OWN_INDEX),$(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help setup pipeline-run ask pipeline-compile image-build image-push component-run \
-	kind-up kind-test kind-down cluster-test test test-quick gpu-test check bench format lock clean
+	kind-up kind-test kind-down cluster-test test test-quick test-faults gpu-test check bench format \
+	lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,10 +81,13 @@ kind-down: .venv/ready ## delete the kind cluster
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster down
 
 test: .venv/ready ## run the tests, a worker to a processor and at most 4
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --no-loadscope-reorder --ignore tests/faults
 
 test-quick: .venv/ready ## run the tests that take seconds: no servers, no training
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder -m 'not slow'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder -m 'not slow' --ignore tests/faults
+
+test-faults: .venv/ready ## kills, failing stores, full disks, flipped bits, hostile input: RELIABILITY.md
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 tests/faults
 
 check: .venv/ready ## ruff format, ruff and mypy, changing nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import httpx2
-from huggingface_hub import HfFileSystem, snapshot_download
+from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from components.storage.errors import Location, StorageError, Unavailable
@@ -53,13 +53,37 @@ def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str])
             snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not _is_of_the_net(error):
+            raise  # the disk of the client's cache
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StorageError(
+        raise _kind(error)(
             f"{kind} {name!r} is neither a local directory nor to be had from the Hub: {reason}"
         ) from error
     for file in sorted(folder.rglob("*")):
         _verify(file, f"{kind} {name!r}")
     return folder
+
+
+def names(name: str, revision: str | None, *, kind: str) -> list[str]:
+    """The files of a repository."""
+    with _explained(f"{kind} {name!r}"):
+        return HfApi().list_repo_files(name, revision=revision, repo_type=kind)
+
+
+def _kind(error: BaseException) -> type[StorageError]:
+    """Whether the Hub or the way to it fails, or the name is wrong; the client wraps both alike."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for each in chain:
+        if isinstance(each, HfHubHTTPError):
+            status = each.response.status_code
+            return Unavailable if status >= 500 or status == 429 else StorageError
+    return Unavailable if any(map(_is_of_the_net, chain)) else StorageError
+
+
+def _is_of_the_net(error: BaseException) -> bool:
+    return isinstance(error, (httpx2.TransportError, ConnectionError, TimeoutError))
 
 
 def _verify(file: Path, source: str) -> None:
@@ -119,4 +143,4 @@ def _explained(location: Location) -> Iterator[None]:
         raise FileNotFoundError(f"{location}: no such file on the Hub") from error
     except (HfHubHTTPError, ValueError, httpx2.HTTPError, OSError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StorageError(f"{location}: not to be had from the Hub: {reason}") from error
+        raise _kind(error)(f"{location}: not to be had from the Hub: {reason}") from error

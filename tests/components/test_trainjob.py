@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from components import artifact
-from tests.components.conftest import free_port
 from tests.components.kubernetes_server import CREATED, RUNNING, ended
 from tests.components.trainjob_step import IMAGE, SETTINGS, ends, paths_of, work
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 LINES = [
     "2026-01-01T00:00:01.1Z pretrain step 1",

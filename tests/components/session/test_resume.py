@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from components.artifact import METRICS
 from model import diffusion
 from tests.components.forked import finish, start, wait_for_steps
+from tests.ports import free_port
 
 SMALL = {"batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
 FULL = {**SMALL, "steps": 120, "learning_rate": 1e-3, "warmup_steps": 5}
@@ -67,13 +67,6 @@ class Runs:
     def weights(self):
         (file,) = (self.place / "trained").glob("*.safetensors")
         return file.read_bytes()
-
-
-def free_port():
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def rank_environment(rank, processes, port):

@@ -80,6 +80,19 @@ def test_no_weights_are_fetched_for_a_base_that_does_not_fit(held, tmp_path):
     assert not [path for path in hub.asked if path.endswith(".safetensors")]
 
 
+@pytest.mark.parametrize("place", ["hub", "here"])
+def test_weights_that_are_a_pickle_are_refused_by_name(held, base, tmp_path, place):
+    files = {name: held["model"][name] for name in held["model"] if "safetensors" not in name}
+    for name, content in files.items():
+        (tmp_path / "base").mkdir(exist_ok=True)
+        (tmp_path / "base" / name).write_bytes(content)
+    model = {"hub": "owner/model", "here": str(tmp_path / "base")}[place]
+    with Hub(**{**held, "model": files}) as hub:
+        done = download(hub, tmp_path, model=model)
+    words = [f"model {model!r}: pytorch_model.bin is a pickle", "allowed: *.safetensors"]
+    refused(done, tmp_path, words)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -100,12 +113,24 @@ def test_connection_that_keeps_breaking(held, base, tmp_path):
     with Hub(**held) as hub:
         hub.cuts = 1000
         done = download(hub, tmp_path, model=str(base))
-    refused(done, tmp_path, ["data/a.jsonl: not to be had from the Hub", "closed connection"])
+    words = ["data/a.jsonl: not to be had from the Hub", "closed connection"]
+    refused(done, tmp_path, words, code=1)
 
 
-def refused(done, root, words):
-    """Exit code 2 and one line of our own that holds the words; nothing looks done."""
-    assert done.returncode == 2, done.stderr
+@pytest.mark.parametrize("given", [{}, {"model": "owner/model", "location": "unused"}])
+def test_a_hub_that_does_not_answer(held, base, tmp_path, given):
+    """The world failed, so that the same command may be given again: exit code 1."""
+    with Hub(**held) as hub:
+        pass
+    given = {"model": str(base), **given}
+    location = str(base / "tokenizer.json") if "location" in given else f"{CORPUS}/data/*.jsonl"
+    done = download(hub, tmp_path, model=given["model"], location=location)
+    refused(done, tmp_path, ["from the Hub"], code=1)
+
+
+def refused(done, root, words, code=2):
+    """The exit code and one line of our own that holds the words; nothing looks done."""
+    assert done.returncode == code, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if ": error: " in line]
     assert all(word in line for word in words), line
     assert "Traceback" not in done.stderr
