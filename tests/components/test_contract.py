@@ -111,6 +111,7 @@ def test_layers(stage):
 
 
 MODEL = [
+    "adapter_settings",
     "attention",
     "batching",
     "cache",
@@ -118,6 +119,7 @@ MODEL = [
     "checkpoint",
     "choices",
     "config",
+    "config_keys",
     "cross_entropy",
     "cuda_graph",
     "diffusion",
@@ -156,6 +158,7 @@ LOOSE = [
     "coerce",
     "container",
     "drawing",
+    "executor",
     "failure",
     "names",
     "outputs",
