@@ -17,6 +17,7 @@ from model.training.preemption import Stopped, stoppable
 from pipelines import llada, pins, placement
 from pipelines.overrides import choose
 from pipelines.placement import ANYHOW, HOUR, Scheduling
+from pipelines.placer import several
 
 UNPINNED = (
     "Without commits, so that a run of this file as it is takes what the Hub has that day (submit "
@@ -61,7 +62,7 @@ def main() -> None:
     try:
         recipe = choose(options.recipe, settings=options.set)
         profile = placement.profile(options.recipe, options.placement)
-        nodes = placement.several(options.nodes, recipe, profile)
+        nodes = several(options.nodes, recipe, profile)
         file = options.output / f"{options.recipe}.yaml"
         with stoppable():
             scheduling = Scheduling(resumes=placement.resumes(recipe), nodes=nodes)

@@ -30,6 +30,7 @@ from pipelines.client import FAILURES, Connection, connect, explain
 from pipelines.compiler import write
 from pipelines.form import arguments, constants
 from pipelines.overrides import choose, override
+from pipelines.placer import several
 from pipelines.recipes import RECIPES
 from pipelines.stages import Stage, stages
 
@@ -199,7 +200,7 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
         _checkpoints(options),
     )
     profile = placement.profile(options.recipe, options.placement)
-    nodes = placement.several(options.nodes, recipe, profile)
+    nodes = several(options.nodes, recipe, profile)
     server = connect(options.host, options.namespace, options.ui)
     recipe = recipe if options.no_pins else pins.pin(recipe)
     if FIXED.search(IMAGE) is None and not options.no_cache:
