@@ -14,10 +14,9 @@ from kfp.compiler import Compiler
 from components.failure import explain
 from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
-from pipelines import llada, pins, placement
+from pipelines import llada, nodes, pins, placement
 from pipelines.overrides import choose
 from pipelines.placement import ANYHOW, HOUR, Scheduling
-from pipelines.placer import several
 
 UNPINNED = (
     "Without commits, so that a run of this file as it is takes what the Hub has that day (submit "
@@ -55,17 +54,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
-    parser.add_argument(
-        "--nodes", action="append", default=[], metavar="STAGE=N", help=placement.NODES
-    )
+    parser.add_argument("--nodes", action="append", default=[], metavar="STAGE=N", help=nodes.HELP)
     options = parser.parse_args()
     try:
         recipe = choose(options.recipe, settings=options.set)
         profile = placement.profile(options.recipe, options.placement)
-        nodes = several(options.nodes, recipe, profile)
+        several = nodes.numbers(options.nodes, recipe, profile)
         file = options.output / f"{options.recipe}.yaml"
         with stoppable():
-            scheduling = Scheduling(resumes=placement.resumes(recipe), nodes=nodes)
+            scheduling = Scheduling(resumes=placement.resumes(recipe), nodes=several)
             write(recipe, file, profile=profile, scheduling=scheduling)
     except Stopped as notice:
         _end(f"stopped: {notice}", notice.code)

@@ -31,8 +31,7 @@ from components.release.component import release
 from components.report import component as report
 from components.sft import component as sft
 from pipelines.form import constants, form
-from pipelines.placement import ANYHOW, KEPT, Scheduling
-from pipelines.placer import placer
+from pipelines.placement import ANYHOW, KEPT, Scheduling, placer
 from pipelines.weights import Weights
 
 STAGES = {

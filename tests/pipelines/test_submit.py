@@ -39,6 +39,19 @@ def test_same_content_is_not_sent_twice():
     assert len(server.runs) == 2 and len(server.experiments) == 1
 
 
+def test_several_nodes_are_part_of_the_version_and_no_argument():
+    with Server() as server:
+        done = submit(server, "--nodes", "pretrain=4", "--nodes", "dpo=2")
+        refused(submit(server, "--nodes", "pretrain=3"), "nodes=3, allowed: 1, 2, 4, 8: ")
+    assert done.returncode == 0, done.stderr
+    ((pipeline, _),) = [version["spec"] for version in server.versions.values()]
+    executors = pipeline["deploymentSpec"]["executors"]
+    names = {name for name, executor in executors.items() if "env" in executor["container"]}
+    assert names == {"exec-pretrain", "exec-dpo"}
+    (run,) = server.runs.values()
+    assert not run["runtime_config"].get("parameters")
+
+
 def test_no_cache_runs_every_stage():
     with Server() as server:
         assert submit(server, "--no-cache").returncode == 0
