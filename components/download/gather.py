@@ -16,6 +16,7 @@ from components.data.jsonlines import Row
 from components.data.sources import Files
 from components.download.config import DownloadConfig
 from components.storage import fetch
+from components.storage.hub import is_on_hub
 from model.options import check
 
 Stream = Callable[[Card], Iterator[Row]]
@@ -115,9 +116,16 @@ def _files(source: Source, entry: Entry | None, seed: int) -> Files:
 
 
 def _check_columns(files: Files, entries: Entries) -> None:
-    """Raises ValueError if the first row of a named data set lacks a column that is read."""
+    """Raises ValueError if the first row of a named data set lacks a column that is read.
+
+    Of a Hub's files without a name a row is read too, since a gated repository can be listed.
+    """
     entry = entries.get(files.source)
-    if entry is None or files.made is not None:
+    if entry is None:
+        if is_on_hub(files.source.location or ""):
+            next(sources.rows(files, ()), None)
+        return
+    if files.made is not None:
         return
     wanted = roles.columns(entry, files.source.keep)
     for file, _, row in sources.rows(files, wanted):

@@ -63,10 +63,16 @@ def put_directory(
             return
         _refuse(location, replace)
         delete(location)
-    with _drafted(Path(location)) as draft:
-        for name, file in files.items():
-            put_file(file, draft / name)
-        write_json(draft / MANIFEST, manifest)
+    try:
+        with _drafted(Path(location)) as draft:
+            for name, file in files.items():
+                put_file(file, draft / name)
+            write_json(draft / MANIFEST, manifest)
+    except FileNotFoundError:
+        # Whoever has completed the directory may remove the drafts of the others.
+        if not exists(join(location, MANIFEST)):
+            raise
+        raise AlreadyThere(f"{location}: another process was first") from None
 
 
 def _put_remote(
@@ -118,7 +124,11 @@ def get_directory(location: Location, local: Path) -> None:
 
 def _receive(files: dict[str, Any], data: str, draft: Path) -> dict[str, str | None]:
     """Copies the files of a manifest; it says how many bytes there will be."""
-    entries = {name: listing.Entry(facts.get("bytes", 0), None) for name, facts in files.items()}
+    sizes = {name: facts.get("bytes") for name, facts in files.items()}
+    entries = {
+        name: listing.Entry(size if isinstance(size, int) else 0, None)
+        for name, size in sizes.items()
+    }
     return transfers.receive(entries, data, draft)
 
 
