@@ -2,8 +2,8 @@
 
 2 prompts with 6 answers each of 256 tokens in 128 passes, then 12 updates by the one-pass estimator
 against the old policy and the reference, on a rank-128 adapter of LLaDA-8B with random weights. The
-request names about 95 s a step on one H100. A CPU runs a small network, fewer updates and shorter answers, and its
-baseline is the same step with a sampler without a cache.
+request names about 95 s a step on one H100. A CPU runs a small network, fewer updates and shorter
+answers, and its baseline is the same step with a sampler without a cache.
 
 Advantages are made up, since random weights earn no reward. The gap is the mean difference between
 the log-probabilities of one rollout as the sampler computes them (inference, the weights' own
