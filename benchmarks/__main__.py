@@ -26,6 +26,7 @@ from benchmarks import (
     processes,
     training,
     training_step,
+    transfers,
 )
 from benchmarks.measure import Row
 from model.training.preemption import Stopped, stoppable
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "training": training.rows,
     "generation": generation.rows,
     "evaluate": evaluate.rows,
+    "transfers": transfers.rows,
     "adapter_step": adapter_step.rows,
 }
 GPU_ONLY = {"adapter_step"}

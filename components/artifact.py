@@ -131,12 +131,17 @@ def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     """The facts for a catalogue: base model, its parameters, tokens trained on, commit."""
     facts: dict[str, Any] = {"commit": record["git_commit"] or "unknown"}
     executions = {json.dumps([e["stage"], e["summary"]], sort_keys=True) for e in record["lineage"]}
-    facts["tokens"] = sum(json.loads(text)[1].get("tokens") or 0 for text in executions)
+    tokens = [json.loads(text)[1].get("tokens") or 0 for text in executions]
+    facts["tokens"] = sum(count for count in tokens if isinstance(count, int | float))
     if entry := origin(record):
-        revision = entry["config"].get("revision")
-        model = entry["config"]["model"]
+        model, revision = entry["config"].get("model"), entry["config"].get("revision")
+        parameters = entry["summary"].get("parameters")
+        if not isinstance(model, str) or not isinstance(parameters, int):
+            raise ArtifactError(
+                "a record's lineage has a download without its model's name or size"
+            )
         facts["base_model"] = f"{model}@{revision}" if revision else model
-        facts["parameters"] = entry["summary"]["parameters"]
+        facts["parameters"] = parameters
     return facts
 
 

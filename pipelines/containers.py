@@ -150,7 +150,7 @@ def _sources(command: list[str]) -> list[str]:
         return []
     values = json.loads(command[command.index("--config") + 1])
     config = coerce.build(DownloadConfig, values)
-    rows = [source.location for source in config.sources]
+    rows = [source.location for source in config.sources if source.location]
     return [name for name in (config.model, config.dataset, *rows) if name not in (None, "new")]
 
 

@@ -8,7 +8,7 @@ A training stage may be off, and the graph is built from the others. A stage tha
 hands on that alone: the next one takes the same base and all adapters so far, and only the last
 model is merged.
 
-`recipes.py` says how the stages are configured, `form.py` how a run's form shows it, and
+`recipes/` says how the stages are configured, `form.py` how a run's form shows it, and
 `placement.py` where the stages run.
 """
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from components.failure import explain, is_of_the_system
+from components.failure import as_line, explain, is_of_the_system
 from model.training.preemption import Stopped, stoppable
 from pipelines.asking import Watch
 
@@ -88,5 +88,5 @@ def ending(program: str) -> Iterator[None]:
 
 
 def _end(program: str, message: str, code: int, *, kind: str = "error") -> NoReturn:
-    print(f"{program}: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: {kind}: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)

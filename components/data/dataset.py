@@ -35,8 +35,16 @@ COLUMNS = {
 
 def write(directory: Path, part: str, rows: Iterable[Row]) -> None:
     """Writes one file of a dataset."""
+    for _ in copied(directory, part, rows):
+        pass
+
+
+def copied(directory: Path, part: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, each written to the file of the part as it goes by."""
     with (directory / f"{part}.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield row
 
 
 def read(directory: Path, part: str) -> list[Row]:

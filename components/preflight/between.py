@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from components.data import catalogue
 from components.grpo.config import GrpoConfig
 from components.preflight.config import Recipe
 from model.training.config import Optimization
@@ -53,10 +54,20 @@ def lengths(base: Context, recipe: Recipe) -> Iterator[str]:
 
 
 def data(recipe: Recipe) -> Iterator[str]:
-    """Complains of parts of the dataset that have no source, or no example left to train on."""
+    """Complains of parts of the dataset that have no source, or no example left to train on.
+
+    Sums are made for those alone who say so: nobody trains a published model on them by mistake.
+    """
     download = recipe.download
     if not download.sources:
+        if download.dataset is None and download.made is None:
+            yield complaint("download.dataset", None, 'a dataset, sources, or made="sums"')
         return
+    for part in catalogue.KINDS:
+        try:
+            catalogue.resolve_all(part, getattr(download, part), download.catalogue)
+        except ValueError as error:
+            yield f"download.{error}"
     for part in _parts(recipe):
         if download.dataset is None and not getattr(download, part):
             yield complaint(f"download.{part}", [], "sources of every part, or download.dataset")

@@ -5,6 +5,7 @@ The command line builds them from JSON, so that every field is valid by itself b
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from inspect import Parameter
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from components import artifact
 from components.download.config import DownloadConfig
-from components.preflight import between
+from components.preflight import between, memory
 from components.preflight.between import Context
 from components.preflight.config import Recipe
 from components.signature import signed, types
@@ -23,6 +24,8 @@ PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": 4096,
     "GSAI-ML/LLaDA-8B-Instruct": 4096,
     "GSAI-ML/LLaDA-1.5": 4096,
+    "GSAI-ML/iLLaDA-8B-Base": 8192,
+    "GSAI-ML/iLLaDA-8B-Instruct": 8192,
 }
 
 
@@ -58,6 +61,7 @@ def run(*, graph: dict[str, Any], release_accuracy: Path, **configs: Any) -> Non
         between.scores(recipe),
         between.outputs(recipe, graph),
         missing(recipe),
+        beyond(base, recipe),
     )
     for doubt in between.doubts(recipe):
         print(f"preflight: note: {doubt}", flush=True)
@@ -74,6 +78,21 @@ def missing(recipe: Recipe) -> Iterator[str]:
         if adapter and adapter.quantized and importlib.util.find_spec("bitsandbytes") is None:
             allowed = "false, bitsandbytes is not installed"
             yield between.complaint(f"{name}.lora.quantized", True, allowed)
+
+
+def beyond(base: Context, recipe: Recipe) -> Iterator[str]:
+    """Complains of what the run's pods cannot hold or share out, where their placement is known.
+
+    The local runners place nothing, and their stages have the memory of the machine.
+    """
+    if "PLACEMENT" not in os.environ or "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return
+    limits = memory.limits_of(os.environ["PLACEMENT"])
+    yield from memory.indivisible(recipe, limits)
+    shape = memory.shape_of(recipe.download)
+    if shape is not None:
+        context = memory.context(base.tokens, recipe)
+        yield from memory.does_not_fit(limits, memory.needs(recipe, shape, limits, context))
 
 
 def context_of(download: DownloadConfig) -> Context:

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from components import adapted, artifact, references
+from components import adapted, artifact, references, written
 from components.artifact import Input, Output
+from components.drawing import escape_markdown
 from components.release.config import ReleaseConfig
 from model.options import check
 
@@ -27,7 +28,7 @@ def run(
     The evaluation may be of the base and the adapters that `model` was merged from. Raises
     ValueError for a model below `accuracy`, or an evaluation of another model.
     """
-    results = json.loads((evaluation / "results.json").read_text())
+    results = written.results(evaluation)
     task, score = _score(config, results)
     _check_model(config, model, evaluation, score["score"])
     with references.opened(model) as folder:
@@ -77,13 +78,13 @@ def card(config: ReleaseConfig, record: dict[str, Any], task: str, score: dict[s
     stages = list(dict.fromkeys(entry["stage"] for entry in record["lineage"]))
     error = score["standard_error"]
     uncertainty = "" if error is None else f" (standard error {error:.3f})"
-    subject = "unseen problems" if task == "test" else f"problems of {task}"
+    subject = "unseen problems" if task == "test" else f"problems of {escape_markdown(task)}"
     lines = [
         f"---\n{yaml.safe_dump(head)}---",
-        f"# {config.name}",
+        f"# {escape_markdown(config.name)}",
         f"Exact match on {score['problems']} {subject}: {score['score']:.3f}{uncertainty}."
         if "exact_match" in score["metric"]
-        else f"{score['metric']} on {score['problems']} {subject}: "
+        else f"{escape_markdown(score['metric'])} on {score['problems']} {subject}: "
         f"{score['score']:.3f}{uncertainty}.",
         f"- Base model: {base}, {facts['parameters']:,} parameters\n"
         f"- Tokens in training: {facts['tokens']:,}\n"

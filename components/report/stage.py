@@ -10,11 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components import artifact
+from components import artifact, written
 from components.artifact import Input, OptionalInput, Output, OutputFile
 from components.report import table
 from components.report.config import ReportConfig
 from components.report.page import render_page
+from components.session import places
 from model.options import check
 
 RESULTS = (
@@ -58,13 +59,11 @@ def run(
         aligned_evaluation=aligned_evaluation,
     )
     _check(training, evaluations)
-    curves = {
-        artifact.read(path)["stage"]: lines(path / artifact.METRICS) for path in training.values()
-    }
+    curves = {artifact.read(path)["stage"]: written.curve(path) for path in training.values()}
     content = gather(config, _by_stage(training, evaluations))
     (report / "report.json").write_text(json.dumps(content, indent=1))
     last = list(evaluations.values())[-1]
-    traces = lines(last / "traces.jsonl")[: config.traces]
+    traces = written.traces(last)[: config.traces]
     html = render_page(content, curves, traces, artifact.read(last))
     (report / "report.html").write_text(html)
     page.write_text(html)
@@ -78,6 +77,9 @@ def run(
         inputs={**training, **evaluations},
         summary=figures,
     )
+    # Their stages have come to their ends: what they made was this stage's input.
+    for path in filter(None, (pretrain_metrics, sft_metrics, preference_metrics)):
+        places.remove(artifact.read(path))
 
 
 def _present(**inputs: Path | None) -> dict[str, Path]:
@@ -184,7 +186,7 @@ def _verdict(scores: list[float]) -> str:
 
 
 def _results(evaluation: Path) -> dict[str, Any]:
-    content = json.loads((evaluation / "results.json").read_text())
+    content = written.results(evaluation)
     return {name: content[name] for name in RESULTS}
 
 
@@ -210,19 +212,15 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, path in evaluations.items():
         for entry in artifact.read(path)["lineage"]:
-            # A run has several executions of these stages, told apart by their evaluation.
-            is_repeated = entry["stage"] in ("merge", "evaluate")
-            stage = f"{entry['stage']} ({name})" if is_repeated else entry["stage"]
+            stage = _display_name(entry["stage"], name)
             figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
             # Every lineage starts with the stages that it shares with the one before.
             rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
     return list(rows.values())
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file that a stage wrote.
-
-    Lines end at \\n only: the texts in them may hold other separators, such as U+2028.
-    """
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
+def _display_name(stage: str, evaluation: str) -> str:
+    """As the graph shows it: a run has several executions of these two stages."""
+    if stage == "merge":
+        return f"merge {'pretrain' if evaluation == 'base' else evaluation}"
+    return f"evaluate {evaluation}" if stage == "evaluate" else stage

@@ -6,7 +6,6 @@ directory is also written as a draft and renamed.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,14 +21,15 @@ from components.storage import (
     get_file,
     is_remote,
     join,
+    list_entries,
     list_files,
+    listing,
     put_file,
     read_json,
+    transfers,
     uploads,
     write_json,
 )
-
-FILES = 4  # files on their way at a time
 
 
 def list_directories(location: Location) -> list[str]:
@@ -56,21 +56,53 @@ def put_directory(
             for name, file in files.items()
         }
     }
+    if is_remote(location):
+        return _put_remote(files, {**manifest, "data": writer}, location, replace)
     if exists(join(location, MANIFEST)):
         if _manifest(location)["files"] == manifest["files"]:
             return
-        if not replace:
-            raise AlreadyThere(f"{location}: holds another complete directory")
+        _refuse(location, replace)
         delete(location)
-    if is_remote(location):
-        data = join(location, writer) if writer else location
-        with ThreadPoolExecutor(FILES) as pool:
-            list(pool.map(lambda name: put_file(files[name], join(data, name)), files))
-        return _commit({**manifest, "data": writer}, location)
-    with _drafted(Path(location)) as draft:
-        for name, file in files.items():
-            put_file(file, draft / name)
-        write_json(draft / MANIFEST, manifest)
+    try:
+        with _drafted(Path(location)) as draft:
+            for name, file in files.items():
+                put_file(file, draft / name)
+            write_json(draft / MANIFEST, manifest)
+    except FileNotFoundError:
+        # Whoever has completed the directory may remove the drafts of the others.
+        if not exists(join(location, MANIFEST)):
+            raise
+        raise AlreadyThere(f"{location}: another process was first") from None
+
+
+def _put_remote(
+    files: dict[str, Path], manifest: dict[str, Any], location: Location, replace: bool
+) -> None:
+    """Sends the files that are not there with the same content, and commits."""
+    data, known = manifest["data"], list_entries(location)
+    prefix, unchanged = f"{data}/" if data else "", set[str]()
+    if MANIFEST in known:
+        old = _manifest(location)
+        if old["files"] == manifest["files"]:
+            return
+        _refuse(location, replace)
+        delete(join(location, MANIFEST))
+        stale = known.keys() - {MANIFEST} - {prefix + name for name in files}
+        listing.remove_all(location, sorted(stale))
+        if old.get("data", "") == data:
+            same = {name for name in files if old["files"].get(name) == manifest["files"][name]}
+            unchanged = {name for name in same if prefix + name in known}
+    target = join(location, data) if data else str(location).rstrip("/")
+    own = {name: known[prefix + name] for name in files if prefix + name in known}
+    sums = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    changed = {name: file for name, file in files.items() if name not in unchanged}
+    transfers.send(changed, target, own, sums)
+    _commit(manifest, location)
+
+
+def _refuse(location: Location, replace: bool) -> None:
+    if not replace:
+        raise AlreadyThere(f"{location}: holds another complete directory")
 
 
 def get_directory(location: Location, local: Path) -> None:
@@ -79,15 +111,21 @@ def get_directory(location: Location, local: Path) -> None:
     Raises FileNotFoundError without a manifest, StorageError naming a file that differs.
     """
     manifest = _manifest(location)
-    data = join(location, manifest["data"]) if manifest.get("data") else location
-    with _drafted(local) as draft, ThreadPoolExecutor(FILES) as pool:
-
-        def get(name: str) -> None:
-            get_file(join(data, name), draft / name)
-            if checksum(draft / name) != manifest["files"][name]["sha256"]:
+    data = join(location, manifest["data"]) if manifest.get("data") else str(location).rstrip("/")
+    expected = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    with _drafted(local) as draft:
+        sums = _receive(manifest["files"], data, draft) if is_remote(location) else {}
+        for name, sha256 in expected.items():
+            if not is_remote(location):
+                get_file(join(data, name), draft / name)
+            if (sums.get(name) or checksum(draft / name)) != sha256:
                 raise StorageError(f"{join(data, name)}: its sha256 is not the manifest's")
 
-        list(pool.map(get, manifest["files"]))
+
+def _receive(files: dict[str, Any], data: str, draft: Path) -> dict[str, str | None]:
+    """Copies the files of a manifest; it says how many bytes there will be."""
+    entries = {name: listing.Entry(facts.get("bytes", 0), None) for name, facts in files.items()}
+    return transfers.receive(entries, data, draft)
 
 
 def sweep(location: Location) -> None:

@@ -11,8 +11,9 @@ from components.evaluate import store
 from components.outputs import KEPT
 from model import batching
 from tests.components.forked import finish, start
-from tests.components.session.test_resume import free_port, rank_environment
+from tests.components.session.test_resume import rank_environment
 from tests.conftest import stage
+from tests.ports import free_port
 
 CONFIG = {"gen_length": 8, "block_length": 4, "batch_size": 3, "limit": 20, "traces": 0}
 ASKED = "asked.txt"

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from components.artifact import METRICS
 from model import diffusion
 from tests.components.forked import finish, start, wait_for_steps
+from tests.ports import free_port
 
 SMALL = {"batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
 FULL = {**SMALL, "steps": 120, "learning_rate": 1e-3, "warmup_steps": 5}
@@ -21,8 +21,9 @@ ADAPTED = {**FULL, "steps": 30, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
 class Runs:
     """Attempts at the same stage, each with output directories of its own."""
 
-    def __init__(self, root, downloaded):
+    def __init__(self, root, downloaded, stage="sft", base=None):
         self.root, self.downloaded, self.count = root, downloaded, 0
+        self.stage, self.base = stage, base or downloaded / "model"
 
     def start(self, config, processes=1, environment=None, **options):
         """A new attempt, by one process or as torchrun would start several; the first of them."""
@@ -32,11 +33,11 @@ class Runs:
         self.output = self.place / "output-0"
         self.started = [
             start(
-                "sft",
+                self.stage,
                 config,
                 output=self.place / f"output-{rank}",
                 environment={**(environment or {}), **rank_environment(rank, processes, port)},
-                base=self.downloaded / "model",
+                base=self.base,
                 dataset=self.downloaded / "dataset",
                 trained=self.place / "trained",
                 metrics=self.place / "metrics",
@@ -67,13 +68,6 @@ class Runs:
     def weights(self):
         (file,) = (self.place / "trained").glob("*.safetensors")
         return file.read_bytes()
-
-
-def free_port():
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def rank_environment(rank, processes, port):

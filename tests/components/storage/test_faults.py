@@ -7,7 +7,7 @@ import pytest
 
 from components import storage
 from components.storage import StorageError, Unavailable, objects
-from tests.components.conftest import ACCESS, SECRET, free_port, point_at
+from tests.components.conftest import ACCESS, SECRET, point_at
 from tests.components.storage.faulty_server import (
     Faulty,
     busy,
@@ -16,6 +16,7 @@ from tests.components.storage.faulty_server import (
     reset,
     truncated,
 )
+from tests.ports import free_port
 
 CONTENT = random.Random(1).randbytes(21 << 20)
 KEY = "s3://bucket/faults/file"
