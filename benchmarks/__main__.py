@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import (
     adapter_step,
+    base_by_reference,
     cost,
     evaluate,
     first_run,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "likelihood": likelihood.rows,
     "loading": loading.rows,
     "merging": merging.rows,
+    "base_by_reference": base_by_reference.rows,
     "training": training.rows,
     "generation": generation.rows,
     "grpo_step": grpo_step.rows,
