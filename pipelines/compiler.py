@@ -22,7 +22,15 @@ UNPINNED = (
     "Without commits, so that a run of this file as it is takes what the Hub has that day (submit "
     "puts the commits into its run): "
 )
-POLICY = "Which failures are tried again is the installation's to say: manifests/README.md."
+POLICY = (
+    f"started again, {placement.PAUSE} later: pods that were deleted or failed "
+    "(policy Always, 'lastRetry.status == \"Error\" || asInt(lastRetry.exitCode) > 0'),\n"
+    "  where the installation has manifests/survival; as KFP 2.17.0 installs itself (policy "
+    "OnError), pods that were deleted alone.\n"
+    "checkpoints: submit --pipeline-root s3://BUCKET/FOLDER or --checkpoints URI gives every "
+    f"training stage a place, and {placement.ATTEMPTS + 1} attempts."
+)
+"""What the compiled pipeline cannot say, and its table therefore must."""
 
 
 def write(recipe: Recipe, file: Path, *, profile: str, scheduling: Scheduling = ANYHOW) -> None:
@@ -71,8 +79,9 @@ def main() -> None:
 def survival(recipe: Recipe, profile: str, scheduling: Scheduling) -> str:
     """What each stage can outlive: its attempts, their hours, its secrets and its checkpoints."""
     lines = [("stage", "attempts", "hours each", "hours in all", "secrets", "checkpoints")]
-    for name, config in vars(recipe).items():
-        if name not in placement.STAGES or config is None:
+    configs = {"preflight": None, **vars(recipe)}
+    for name, config in configs.items():
+        if name not in placement.STAGES or (config is None and name != "preflight"):
             continue
         stage = scheduling.of(placement.PROFILES[profile][name])
         kept = getattr(config, "checkpoint_uri", None) or "-"

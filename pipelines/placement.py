@@ -23,16 +23,24 @@ from components.trainjob.config import TrainjobConfig
 from model.options import check
 from model.training.config import Resumable
 
+STORE = "object-store"
 SECRETS = {
     "hub": {"token": "HF_TOKEN"},
     "wandb": {"api-key": "WANDB_API_KEY"},
-    "object-store": {
+    STORE: {
         "access-key": "AWS_ACCESS_KEY_ID",
         "secret-key": "AWS_SECRET_ACCESS_KEY",
+        "session-token": "AWS_SESSION_TOKEN",
         "endpoint": "AWS_ENDPOINT_URL",
         "region": "AWS_DEFAULT_REGION",
     },
     "judge": {"api-key": "JUDGE_API_KEY"},
+    "mlflow": {
+        "uri": "MLFLOW_TRACKING_URI",
+        "token": "MLFLOW_TRACKING_TOKEN",
+        "username": "MLFLOW_TRACKING_USERNAME",
+        "password": "MLFLOW_TRACKING_PASSWORD",
+    },
 }
 SPOT = (
     "cloud.google.com/gke-spot",
@@ -78,8 +86,9 @@ class Placement:
     """Volume claim with the Hub's files, which outlives the run."""
     shared: tuple[str, str] | None = None
     """Volume claim that this pod shares with the nodes of a TrainJob, and where it is mounted."""
-    secrets: tuple[str, ...] = ()
-    """Names in SECRETS that become environment variables where the namespace has them."""
+    secrets: tuple[str, ...] = (STORE,)
+    """Names in SECRETS that become environment variables where the namespace has them. The store's
+    is in all of them, for KFP's launcher, which takes a session token from nowhere else."""
     retries: int = 2
     """How often a failed pod is started again, PAUSE after the last one ended. On an installation
     whose Argo has another retry policy than manifests/kfp gives it, fewer failures are."""
@@ -134,8 +143,8 @@ class Scheduling:
 ANYHOW = Scheduling()
 CHECK = Placement(memory="1Gi", retries=0, reuse=False)
 LIGHT = Placement()
-FETCH = Placement(secrets=("hub", "object-store"))
-LEARNS = ("wandb", "object-store")
+FETCH = Placement(secrets=("hub", STORE))
+LEARNS = ("wandb", "mlflow", STORE)
 TRAIN = Placement(cpu=("1", "2"), memory="4Gi", secrets=LEARNS, hours=2, resumes=True)
 GPU = Placement(
     cpu=("8", "16"),
@@ -160,8 +169,8 @@ STAGES = {
     "dpo": (TRAIN, GPU),
     "grpo": (replace(TRAIN, secrets=JUDGED), replace(GPU, secrets=JUDGED)),
     "evaluate": (
-        replace(TRAIN, secrets=("wandb",), resumes=False),
-        replace(GPU, secrets=(), resumes=False),
+        replace(TRAIN, secrets=(STORE,), resumes=False),
+        replace(GPU, secrets=(STORE,), resumes=False),
     ),
     "report": (LIGHT, LIGHT),
     "release": (LIGHT, DISK),

@@ -2,9 +2,9 @@
 
 The rule is that of GPT-3 (arXiv:2005.14165, appendix C), on prompts: a run of N words (8 to 13, the
 5th percentile of the prompts' lengths) in lower case without punctuation, unless more than ten
-different training texts hold it. Conversations, pairs and problems that hold a run are dropped. Out
-of a document the run is cut with 200 characters on either side, and what is left of it stays,
-however long it is. A prompt that is a test's whole prompt is dropped whatever its length.
+different training texts or test prompts hold it. Conversations, pairs and problems that hold a run
+are dropped. Out of a document the run is cut with 200 characters on either side; the rest of it
+stays, however many pieces it is in. A whole test prompt is dropped whatever its length.
 Countdown and Sudoku have few words: they are compared as puzzles (`puzzles.identity`).
 
 It is one pass, so that the first ten texts with a run that turns out to be common lose it too.
@@ -43,15 +43,21 @@ class TestSet:
         self.prompts: dict[str, int] = {}
         self.puzzles: dict[str, int] = {}
         self.holders: dict[str, set[int]] = {}
+        prompts: Counter[str] = Counter()
         for number, row in enumerate(rows()):
-            self._add(number, row)
+            prompts.update(self._add(number, row))
+        # An instruction that many prompts share is no part of a question.
+        self.runs = {run: row for run, row in self.runs.items() if prompts[run] <= COMMON}
 
-    def _add(self, number: int, row: Row) -> None:
+    def _add(self, number: int, row: Row) -> set[str]:
+        """Remembers a prompt and its puzzle; returns its runs."""
         self.prompts.setdefault(_plain(row["prompt"]), number)
-        for run in list(_runs(_words(row["prompt"]), self.length))[:: self.step]:
+        runs = list(_runs(_words(row["prompt"]), self.length))[:: self.step]
+        for run in runs:
             self.runs.setdefault(run, number)
         for key in _identity(row):
             self.puzzles.setdefault(key, number)
+        return set(runs)
 
     def without(self, part: str, rows: Iterator[Row], card: Card) -> Iterator[Row]:
         """The rows of a part that hold no test problem; the rest is counted on the card."""

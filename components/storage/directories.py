@@ -124,7 +124,11 @@ def get_directory(location: Location, local: Path) -> None:
 
 def _receive(files: dict[str, Any], data: str, draft: Path) -> dict[str, str | None]:
     """Copies the files of a manifest; it says how many bytes there will be."""
-    entries = {name: listing.Entry(facts.get("bytes", 0), None) for name, facts in files.items()}
+    sizes = {name: facts.get("bytes") for name, facts in files.items()}
+    entries = {
+        name: listing.Entry(size if isinstance(size, int) else 0, None)
+        for name, size in sizes.items()
+    }
     return transfers.receive(entries, data, draft)
 
 

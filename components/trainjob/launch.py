@@ -40,6 +40,11 @@ def launch(
     job fails, Preempted if this process was asked to stop.
     """
     settings = fit(settings, nodes=config.nodes, processes=config.processes)
+    if (
+        settings.checkpoint_uri is None
+    ):  # a node that is lost should cost minutes; the claim is there
+        kept = f"{config.directory.rstrip('/')}/checkpoints"
+        settings = dataclasses.replace(settings, checkpoint_uri=kept)
     own = {role: path if isinstance(path, tuple) else (path,) for role, path in inputs.items()}
     name = name_of(config, settings, own, next(iter(outputs.values())))
     folder = Path(config.directory) / "trainjobs" / name

@@ -76,6 +76,7 @@ def grpo(*, gen_length: int = CANVAS, steps: int = 640, seed: int) -> GrpoConfig
         temperature=0.9,
         rewards=(("verified", 2.0), ("format", 1.5)),
         activation_checkpointing=True,
+        checkpoint_minutes=5.0,
         seed=seed,
     )
 
@@ -94,6 +95,7 @@ def sft(*, seed: int) -> SftConfig:
         padding="max_length",
         lora=Lora(rank=128, alpha=256.0, dropout=0.05, targets=("q_proj", "k_proj", "v_proj")),
         activation_checkpointing=True,
+        checkpoint_minutes=5.0,
         seed=seed,
     )
 

@@ -33,6 +33,7 @@ def sft(*, seed: int) -> SftConfig:
         max_length=CANVAS,
         lora=Lora(rank=128, alpha=256.0, dropout=0.05),
         activation_checkpointing=True,
+        checkpoint_minutes=5.0,
         seed=seed,
     )
 
@@ -54,6 +55,7 @@ def pretrain(*, seed: int) -> PretrainConfig:
         objective=LossOptions(curriculum=Curriculum(original_context=4096)),
         lora=Lora(rank=128, alpha=256.0, dropout=0.05),
         activation_checkpointing=True,
+        checkpoint_minutes=5.0,
         seed=seed,
     )
 

@@ -198,6 +198,7 @@ LOOSE = [
     "outputs",
     "prestop",
     "records",
+    "references",
     "selftest",
     "signature",
     "temporary",

@@ -200,10 +200,15 @@ def test_the_compiler_says_what_every_stage_outlives(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     file, *lines = done.stdout.splitlines()
     rows = {line.split()[0]: line.split() for line in lines}
-    assert rows["sft"] == ["sft", "11", "2", "33", "wandb", "object-store", "s3://bucket/kept"]
-    assert rows["merge"] == ["merge", "3", "1", "6", "-", "-"]
+    secrets = ["wandb", "mlflow", "object-store"]
+    assert rows["sft"] == ["sft", "11", "2", "33", *secrets, "s3://bucket/kept"]
+    assert rows["merge"] == ["merge", "3", "1", "6", "object-store", "-"]
     pipeline = next(iter(yaml.safe_load_all(Path(file).read_text())))
     assert pipeline["root"]["dag"]["tasks"]["sft"]["retryPolicy"]["maxRetryCount"] == 10
+    patch = yaml.safe_load((ROOT / "manifests/survival/retries.yaml").read_text())
+    defaults = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]
+    policy = defaults["retryStrategy"]
+    assert f"policy {policy['retryPolicy']}, '{policy['expression']}'" in done.stdout
 
 
 def test_where_is_not_what(tmp_path):

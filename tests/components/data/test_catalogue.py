@@ -12,6 +12,7 @@ from tests.components.corpora import download, write_jsonl
 from tests.components.data.published import BOOK, PUBLISHED, content, repositories
 from tests.components.storage import test_hub
 from tests.components.storage.hub_server import COMMIT, Hub
+from tests.conftest import ROOT
 
 PARTS = {kind: part for part, kind in catalogue.KINDS.items() if part != "test"}
 ALL = {"min_tokens": 1, "long_share": 0, "quality": False}
@@ -186,3 +187,24 @@ def test_a_name_is_resolved_to_a_commit():
     location = f"hf://datasets/openai/gsm8k@{COMMIT}/main/train-*.parquet"
     assert catalogue.resolve(source, "problems").location == location
     assert catalogue.resolve(source, "test").split == "test"
+
+
+def test_page_names_every_entry_by_its_parts():
+    page = (ROOT / "components" / "download" / "README.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    for entry in catalogue.ENTRIES:
+        parts = {part for part in catalogue.KINDS if fits(entry, part)}
+        named = {
+            part for head, names in rows for part in catalogue.KINDS
+            if f"`{part}`" in head and f"`{entry.name}`" in names
+        }  # fmt: skip
+        assert named == parts, entry.name
+
+
+def fits(entry, part):
+    """Whether a part takes the entry without a split or a location."""
+    place = None if entry.repository or entry.made else "shards"
+    try:
+        return bool(catalogue.resolve(Source(name=entry.name, location=place), part))
+    except ValueError:
+        return False

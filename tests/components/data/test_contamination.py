@@ -120,6 +120,13 @@ def test_runs_that_many_texts_hold_say_nothing():
     assert held.match("sft", asked(rule + QUESTION))
 
 
+def test_an_instruction_before_every_test_prompt_is_no_question():
+    rule = "Put the final answer into a box and think step by step before you say it. "
+    held = held_out(*(f"{rule}{line}" for line in LINES))
+    assert held.match("sft", asked(f"{rule}{prose(20, 0)}")) is None
+    assert held.match("sft", asked(LINES[3])).row == 4
+
+
 def test_the_length_of_a_run():
     """The 5th percentile of the prompts' lengths, at least 8 and at most 13 words."""
     for words, length in ((3, 8), (8, 8), (10, 10), (13, 13), (40, 13)):
