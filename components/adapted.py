@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact
+from components import artifact, references
 from model import checkpoint, lora, merging
 from model.config import LLaDAConfig
 from model.llada import LLaDA
@@ -34,8 +34,9 @@ def load(
     and what `checkpoint.load` raises.
     """
     check(base, adapters)
-    network = checkpoint.load(base, dtype=dtype, device=device)
-    merging.apply(network, base, adapters)
+    with references.opened(base) as folder:
+        network = checkpoint.load(folder, dtype=dtype, device=device)
+        merging.apply(network, folder, adapters)
     return network, load_tokenizer(tokenizer_directory(base, adapters))
 
 

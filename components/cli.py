@@ -25,11 +25,16 @@ from typing import Any, NamedTuple, NoReturn
 from components import artifact, coerce, executor, outputs
 from components.failure import Failed, as_line, explain, is_full, is_of_the_system
 from components.signature import configuration
+from components.trainjob.config import TrainjobConfig
+from model.options import check
 from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
 INPUTS = (artifact.Input, artifact.OptionalInput, artifact.Inputs)
 SHOWN = (artifact.Output, artifact.OutputFile)
+TRAINJOB = "TRAINJOB"
+"""The environment variable by which a placement has a stage train on several nodes: JSON of the
+fields of `components.trainjob.config`."""
 
 
 class Stage(NamedTuple):
@@ -221,4 +226,19 @@ def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Any]) -> None:
     for path in inputs:
         artifact.verify(path)
     with outputs.claimed(stage.name, directories, files):
-        stage.run(**configs, **paths)
+        if text := os.environ.get(TRAINJOB):
+            _launch(stage, text, configs, paths)
+        else:
+            stage.run(**configs, **paths)
+
+
+def _launch(stage: Stage, text: str, configs: dict[str, Any], paths: dict[str, Any]) -> None:
+    """Has several nodes run the stage, whose outputs are then the same as its own would be."""
+    nodes = _config(TrainjobConfig, TRAINJOB, text)
+    runs = f"components.{nodes.stage}"
+    check(TRAINJOB, nodes.stage, stage.name == runs, f"the stage that runs, {stage.name}")
+    inputs = {n: path for n, path in paths.items() if stage.roles[n] in INPUTS and path}
+    directories = {n: path for n, path in paths.items() if stage.roles[n] == artifact.Output}
+    # It imports the client of Kubernetes, which takes a second: only where it is used.
+    launch = importlib.import_module("components.trainjob.launch").launch
+    launch(nodes, configs["config"], inputs, directories)

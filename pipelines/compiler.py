@@ -14,7 +14,7 @@ from kfp.compiler import Compiler
 from components.failure import explain
 from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
-from pipelines import llada, pins, placement
+from pipelines import llada, nodes, pins, placement
 from pipelines.overrides import choose
 from pipelines.placement import ANYHOW, HOUR, Scheduling
 
@@ -22,7 +22,15 @@ UNPINNED = (
     "Without commits, so that a run of this file as it is takes what the Hub has that day (submit "
     "puts the commits into its run): "
 )
-POLICY = "Which failures are tried again is the installation's to say: manifests/README.md."
+POLICY = (
+    f"started again, {placement.PAUSE} later: pods that were deleted or failed "
+    "(policy Always, 'lastRetry.status == \"Error\" || asInt(lastRetry.exitCode) > 0'),\n"
+    "  where the installation has manifests/survival; as KFP 2.17.0 installs itself (policy "
+    "OnError), pods that were deleted alone.\n"
+    "checkpoints: submit --pipeline-root s3://BUCKET/FOLDER or --checkpoints URI gives every "
+    f"training stage a place, and {placement.ATTEMPTS + 1} attempts."
+)
+"""What the compiled pipeline cannot say, and its table therefore must."""
 
 
 def write(recipe: Recipe, file: Path, *, profile: str, scheduling: Scheduling = ANYHOW) -> None:
@@ -46,13 +54,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
+    parser.add_argument("--nodes", action="append", default=[], metavar="STAGE=N", help=nodes.HELP)
     options = parser.parse_args()
     try:
         recipe = choose(options.recipe, settings=options.set)
         profile = placement.profile(options.recipe, options.placement)
+        several = nodes.numbers(options.nodes, recipe, profile)
         file = options.output / f"{options.recipe}.yaml"
         with stoppable():
-            scheduling = Scheduling(resumes=placement.resumes(recipe))
+            scheduling = Scheduling(resumes=placement.resumes(recipe), nodes=several)
             write(recipe, file, profile=profile, scheduling=scheduling)
     except Stopped as notice:
         _end(f"stopped: {notice}", notice.code)
@@ -69,8 +79,9 @@ def main() -> None:
 def survival(recipe: Recipe, profile: str, scheduling: Scheduling) -> str:
     """What each stage can outlive: its attempts, their hours, its secrets and its checkpoints."""
     lines = [("stage", "attempts", "hours each", "hours in all", "secrets", "checkpoints")]
-    for name, config in vars(recipe).items():
-        if name not in placement.STAGES or config is None:
+    configs = {"preflight": None, **vars(recipe)}
+    for name, config in configs.items():
+        if name not in placement.STAGES or (config is None and name != "preflight"):
             continue
         stage = scheduling.of(placement.PROFILES[profile][name])
         kept = getattr(config, "checkpoint_uri", None) or "-"

@@ -78,8 +78,8 @@ def render(plan: Plan) -> str:
     base, speed = plan.base, plan.speed
     head = (
         f"{plan.name}: {base.parameters / 1e6:,.1f} million parameters, {base.size / GB:,.2f} GB, "
-        f"context {base.context or 'unknown'} ({base.origin})\n"
-        f"placement {plan.profile}; speeds measured on {speed.device} (benchmarks/RESULTS.md)"
+        f"context {base.context or 'unknown'}\nknown from {base.origin}; placement {plan.profile}\n"
+        f"speeds measured on {speed.device} (benchmarks/RESULTS.md)"
     )
     data = ", ".join(
         f"{part} {'unknown' if size is None else f'{size / GB:,.2f} GB'}"

@@ -49,7 +49,7 @@ def read(download: DownloadConfig) -> Base:
         shape = memory.shape_of(download)
         assert shape is not None
         context = download.shape.context
-        return Base(shape, shape.parameters, 4 * shape.parameters, context, "download.shape, new")
+        return Base(shape, shape.parameters, 4 * shape.parameters, context, "download.shape")
     try:
         return _stored(download.model, _root(download))
     except (StorageError, OSError) as error:
@@ -60,7 +60,7 @@ def read(download: DownloadConfig) -> Base:
                 f"download.model={download.model!r}, allowed: a model whose headers can be read, "
                 f"or one of {', '.join(memory.PUBLISHED)}: {reason:.200}"
             ) from None
-        origin = "published sizes, for its files are out of reach from here"
+        origin = "what is published, for its files are out of reach"
         count = shape.parameters
         return Base(shape, count, 2 * count, CONTEXTS.get(download.model), origin)
 

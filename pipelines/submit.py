@@ -25,7 +25,7 @@ from components.preflight.config import Recipe
 from model.options import check
 from model.training.config import Resumable
 from model.training.preemption import Stopped, stoppable
-from pipelines import pins, placement, watch
+from pipelines import nodes, pins, placement, watch
 from pipelines.client import FAILURES, Connection, connect, explain
 from pipelines.compiler import write
 from pipelines.form import arguments, constants
@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
+    parser.add_argument("--nodes", action="append", default=[], metavar="STAGE=N", help=nodes.HELP)
     parser.add_argument("--service-account", help="of the pods; by default the server's choice")
     parser.add_argument("--pipeline-root", metavar="URI", help="where artifacts go")
     parser.add_argument("--no-cache", action="store_true", help="run stages that ran before anew")
@@ -196,6 +197,7 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
         _checkpoints(options),
     )
     profile = placement.profile(options.recipe, options.placement)
+    several = nodes.numbers(options.nodes, recipe, profile)
     server = connect(options.host, options.namespace, options.ui)
     recipe = recipe if options.no_pins else pins.pin(recipe)
     if FIXED.search(IMAGE) is None and not options.no_cache:
@@ -206,7 +208,7 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
         RECIPES[options.recipe](),
         name=options.recipe,
         profile=profile,
-        scheduling=_scheduling(options, recipe),
+        scheduling=_scheduling(options, recipe, several),
         experiment=options.experiment,
         service_account=options.service_account,
         pipeline_root=options.pipeline_root,
@@ -234,13 +236,16 @@ def _resumable(recipe: Recipe, place: str | None) -> Recipe:
     return override(recipe, [f"{name}.checkpoint_uri={place}" for name in stages])
 
 
-def _scheduling(options: argparse.Namespace, recipe: Recipe) -> placement.Scheduling:
+def _scheduling(
+    options: argparse.Namespace, recipe: Recipe, several: dict[str, int]
+) -> placement.Scheduling:
     return placement.Scheduling(
         cache=not options.no_cache,
         resumes=placement.resumes(recipe),
         spot=options.spot,
         queue=options.queue,
         priority=options.priority,
+        nodes=several,
     )
 
 

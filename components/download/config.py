@@ -60,6 +60,12 @@ class DownloadConfig(Checked):
     """A local directory or a Hub repository; "new" makes an untrained model of `shape`."""
     revision: str | None = None
     """Commit of the Hub model repository; pin it, a branch moves."""
+    mirror: str | None = None
+    """Where base models are kept for every run: a path that all pods mount, or s3://BUCKET/KEY. The
+    weights are written there once, and stages read them there. Null: the artifact holds them."""
+    cache: str | None = None
+    """Directory of a node where a stage keeps a copy of weights that it read from s3://. Null, or
+    on a node without it: they are read into memory."""
     shape: Shape = Shape()
     """Shape of a new model, where `model` is "new"."""
     dataset: str | None = None
@@ -104,6 +110,13 @@ class DownloadConfig(Checked):
         super().__post_init__()
         check_source("model", self.model, hub=False)
         check_source("dataset", self.dataset, hub=False)
+        place = self.mirror
+        good = place is None or place.startswith(("/", "s3://"))
+        check("mirror", place, good, "null, an absolute path or s3://BUCKET/KEY")
+        new = place is not None and self.model == "new"
+        check("mirror", place, not new, 'null, where model is "new"')
+        good = self.cache is None or (self.cache.startswith("/") and place is not None)
+        check("cache", self.cache, good, "null, or an absolute path beside a mirror")
         for name in ("revision", "dataset_revision"):
             check_text(name, getattr(self, name), "null or a commit")
         check("test_problems", self.test_problems, 1 <= self.test_problems <= 2000, "1 to 2000")

@@ -14,14 +14,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact
-from components.artifact import Output
+from components import artifact, temporary
+from components.artifact import Output, References
 from components.data import corpus, datacard
 from components.data import dataset as data
 from components.data.contamination import TestSet
 from components.data.datacard import Card
 from components.data.jsonlines import Row
-from components.download import gather
+from components.download import gather, illada, mirror
 from components.download.config import DownloadConfig, Shape
 from components.download.gather import Stream
 from components.download.vocabulary import check_fit
@@ -36,10 +36,13 @@ BASE_MODEL = "components.download.base_model"  # never imported here: `_in_child
 def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Output) -> None:
     """Writes the base model with its tokenizer, and every part of the dataset with a report."""
     parts = gather.parts(config)
+    references: dict[str, References] = {}
     if config.model == "new":
         parameters, address = _make_model(config.shape, config.seed, parts, model), None
-    else:
+    elif config.mirror is None:
         parameters, address = _fetch_model(config.model, config.revision, model)
+    else:
+        parameters, address, references["model"] = _refer(config, model)
     tokenizer = load_tokenizer(model)
     cards = _write_all(parts, config, tokenizer, dataset)
     datacard.write(dataset, cards)
@@ -51,6 +54,7 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
         config=config,
         inputs={},
         summary=summary,
+        references=references,
     )
 
 
@@ -159,13 +163,35 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> tuple[int, str 
     come first, so that a model that does not fit is refused before its weights are fetched.
     """
     source = _copy(name, revision, SMALL, path)
+    illada.rewrite_settings(path)
     check_fit(path)
     address = hub_address(name, source)
     # The branch may have moved since: the weights must be of the commit of the small files.
     _copy(name, address.partition("@")[2] if address else revision, WEIGHTS, path)
+    illada.rewrite_weights(path)
     parameters = _in_child(_check_weights, path)
     load_tokenizer(path).save_pretrained(path)
     return parameters, address
+
+
+def _refer(config: DownloadConfig, path: Path) -> tuple[int, str | None, References]:
+    """As `_fetch_model`, but for the weights, which are in the mirror and are referred to.
+
+    A model of the Hub that is there already is not fetched again.
+    """
+    assert config.mirror is not None
+    source = _copy(config.model, config.revision, SMALL, path)
+    check_fit(path)
+    address = hub_address(config.model, source)
+    place = mirror.find(config.mirror, address) if address else None
+    if place is None:
+        with temporary.directory() as whole:
+            parameters, _ = _fetch_model(
+                config.model, address.partition("@")[2] if address else config.revision, whole
+            )
+            place = mirror.put(config.mirror, address, whole, parameters)
+    load_tokenizer(path).save_pretrained(path)
+    return place.parameters, address, place.references(config.cache)
 
 
 def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> Path:

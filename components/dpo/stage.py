@@ -10,6 +10,7 @@ from components.dpo import pairs
 from components.dpo.config import DpoConfig
 from components.dpo.loss import PreferenceLoss
 from components.dpo.reference import ReferenceMargins
+from components.session.attempts import remembered
 from components.session.session import (
     Session,
     check_context,
@@ -23,6 +24,7 @@ from model.training.draws import Draw
 from model.training.protocols import Batch, Feed
 
 
+@remembered
 def run(
     config: DpoConfig,
     *,

@@ -14,11 +14,13 @@ from components.data import dataset as data
 from components.data.problems import tell, usable
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
+from components.session.attempts import remembered
 from components.session.session import keep_progress, open_base, record, save_trained
 from model.options import check
 from model.tokenizer import load_tokenizer
 
 
+@remembered
 def run(
     config: GrpoConfig,
     *,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from components import adapted, artifact
+from components import adapted, artifact, references
 from components.artifact import Input, Inputs, Output
 from components.merge.config import MergeConfig
 from model import checkpoint, lora, merging, safetensors_files
@@ -35,10 +35,12 @@ def run(
     if lora.is_adapter(trained):
         chain = (*adapters, trained)
         adapted.check(base, chain)
-        updated = merge(base, chain, model)
+        with references.opened(base) as folder:
+            updated = merge(folder, chain, model)
         tokenizer = adapted.tokenizer_directory(base, chain)
     else:
-        updated, tokenizer = _copy(trained, model), trained
+        with references.opened(trained) as folder:
+            updated, tokenizer = _copy(folder, model), trained
     _check(model)
     for file in tokenizer.iterdir():
         if file.name.startswith(("tokenizer", "special_tokens", "chat_template", "added_tokens")):

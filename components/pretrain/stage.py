@@ -9,6 +9,7 @@ from components.artifact import Input, Inputs, Output
 from components.data.token_shards import Shards
 from components.pretrain.config import PretrainConfig
 from components.pretrain.packing import Windows
+from components.session.attempts import remembered
 from components.session.session import (
     check_context,
     keep_progress,
@@ -25,6 +26,7 @@ from model.training.figures import Figures
 from model.training.protocols import Feed
 
 
+@remembered
 def run(
     config: PretrainConfig,
     *,

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from components import adapted, artifact, written
+from components import adapted, artifact, references, written
 from components.artifact import Input, Output
 from components.drawing import escape_markdown
 from components.release.config import ReleaseConfig
@@ -31,9 +31,10 @@ def run(
     results = written.results(evaluation)
     task, score = _score(config, results)
     _check_model(config, model, evaluation, score["score"])
-    for file in artifact.read(model)["files"]:
-        (release / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model / file, release / file)
+    with references.opened(model) as folder:
+        for file in artifact.read(model)["files"]:
+            (release / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, release / file)
     (release / CARD).write_text(card(config, artifact.read(evaluation), task, score))
     figures = {"accuracy": score["score"], "least_accuracy": config.accuracy, "task": task}
     (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")

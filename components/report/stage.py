@@ -15,6 +15,7 @@ from components.artifact import Input, OptionalInput, Output, OutputFile
 from components.report import table
 from components.report.config import ReportConfig
 from components.report.page import render_page
+from components.session import places
 from model.options import check
 
 RESULTS = (
@@ -76,6 +77,9 @@ def run(
         inputs={**training, **evaluations},
         summary=figures,
     )
+    # Their stages have come to their ends: what they made was this stage's input.
+    for path in filter(None, (pretrain_metrics, sft_metrics, preference_metrics)):
+        places.remove(artifact.read(path))
 
 
 def _present(**inputs: Path | None) -> dict[str, Path]:
@@ -208,10 +212,15 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, path in evaluations.items():
         for entry in artifact.read(path)["lineage"]:
-            # A run has several executions of these stages, told apart by their evaluation.
-            is_repeated = entry["stage"] in ("merge", "evaluate")
-            stage = f"{entry['stage']} ({name})" if is_repeated else entry["stage"]
+            stage = _display_name(entry["stage"], name)
             figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
             # Every lineage starts with the stages that it shares with the one before.
             rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
     return list(rows.values())
+
+
+def _display_name(stage: str, evaluation: str) -> str:
+    """As the graph shows it: a run has several executions of these two stages."""
+    if stage == "merge":
+        return f"merge {'pretrain' if evaluation == 'base' else evaluation}"
+    return f"evaluate {evaluation}" if stage == "evaluate" else stage

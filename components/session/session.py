@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from components import adapted, artifact
 from components.session.checkpoints import Checkpoints
-from components.session.metrics import History, MetricsLog
+from components.session.metrics import MetricsLog
+from components.session.sinks import History
 from model import checkpoint, lora, quantisation
 from model.llada import LLaDA
 from model.options import check
@@ -146,7 +147,18 @@ def keep_progress(
         config=dataclasses.asdict(config),
         history=history,
     ) as log:
-        yield Progress(stage, config, inputs, metrics, log, checkpoints, snapshot)
+        try:
+            yield Progress(stage, config, inputs, metrics, log, checkpoints, snapshot)
+        except Exception:
+            _settle(checkpoints)
+            raise
+        _settle(checkpoints)
+
+
+def _settle(checkpoints: Checkpoints | None) -> None:
+    """What is on its way to storage arrives there, also when training fails or is told to stop."""
+    if checkpoints is not None:
+        checkpoints.settle()
 
 
 def save_trained(session: Session, path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from components import adapted
 from components.artifact import Input, Inputs, Output
 from components.data import dataset as data
+from components.session.attempts import remembered
 from components.session.session import (
     check_context,
     keep_progress,
@@ -25,6 +26,7 @@ from model.training.figures import Figures
 from model.training.protocols import Batch, Feed
 
 
+@remembered
 def run(
     config: SftConfig,
     *,

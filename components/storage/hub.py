@@ -68,7 +68,7 @@ def commit(name: str, revision: str | None, *, kind: str) -> str:
         )
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
         reason = _reason(error)
-        raise StorageError(
+        raise _kind(error)(
             f"{kind} {name!r}: its commit is not to be had from the Hub: {reason}"
         ) from error
     if found is None:

@@ -28,5 +28,6 @@ def dpo(*, seed: int) -> DpoConfig:
         # Dropout would be noise in the margin; LLada-Reasoning has 0.1.
         lora=Lora(rank=128, alpha=256.0, dropout=0.0),
         activation_checkpointing=True,
+        checkpoint_minutes=5.0,
         seed=seed,
     )

@@ -31,6 +31,8 @@ ALLOWED = {
     "storage/connection.py": {"boto3"},
     "storage/hub.py": {"huggingface_hub", "httpx2"},
     "rewards/judge.py": {"openai"},
+    "session/mlflow.py": {"urllib"},
+    "session/trainer.py": {"urllib"},
     "trainjob/cluster.py": {"kubernetes", "urllib3"},
 }
 
@@ -177,6 +179,7 @@ TRAINING = [
     "loop",
     "optimizer",
     "preemption",
+    "processes",
     "protocols",
     "sizing",
     "throughput",
@@ -196,6 +199,7 @@ LOOSE = [
     "outputs",
     "prestop",
     "records",
+    "references",
     "selftest",
     "signature",
     "temporary",
@@ -247,7 +251,7 @@ def test_model_is_pure():
         assert not used & (NETWORK - {"huggingface_hub"}), path
 
 
-def test_four_files_open_connections():
+def test_few_files_open_connections():
     for path in (ROOT / "components").rglob("*.py"):
         allowed = ALLOWED.get(path.relative_to(ROOT / "components").as_posix(), set())
         assert not packages(path) & (NETWORK - allowed), path

@@ -36,16 +36,16 @@ def rehearse(*words):
 
 def test_8b_on_two_cores(tmp_path):
     """Every stage of the real recipe, one of them killed, and a table of what each took."""
-    done = rehearse("llada_8b", "--scale", "0.05", "--runs", str(tmp_path))
+    done = rehearse("llada_8b", "--scale", "0.02", "--runs", str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (run,) = tmp_path.iterdir()
     page = (run / "rehearsal.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()[4:]]
     names = [(row[0], row[5]) for row in rows[2:]]
-    assert names[:4] == [("preflight", ""), ("download", ""), ("pretrain", ""), ("merge", "")]
+    assert names[:3] == [("preflight", ""), ("download", ""), ("pretrain", "")]
     killed = names.index(("sft", "killed after step 1"))
     assert names[killed + 1] == ("sft", "went on from step 1")
-    assert names.count(("evaluate", "")) == 3 and names[-1] == ("release", "")
+    assert [names.count((stage, "")) for stage in ("evaluate", "merge", "release")] == [3, 1, 1]
     by_name = {row[0]: row for row in rows[2:]}
     for stage in ("pretrain", "sft", "grpo", "evaluate"):
         assert float(by_name[stage][3].replace(",", "")) > 0, stage
@@ -53,13 +53,13 @@ def test_8b_on_two_cores(tmp_path):
     assert f"{run / 'rehearsal.md'}" in done.stdout
     (release,) = run.glob("artifacts/*/release*/release")
     lineage = [entry["stage"] for entry in artifact.verify(release)["lineage"]]
-    assert {"download", "pretrain", "sft", "grpo", "merge"} <= {*lineage}
+    assert {"download", "pretrain", "sft", "grpo"} <= {*lineage}
     (log,) = run.glob("artifacts/*/grpo/metrics/metrics.jsonl")
     records = [json.loads(line) for line in log.read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2]
     assert all(record["gradient_norm"] > 0 for record in records), "rewards differ, so it learns"
-    (results,) = {file.read_text() for file in run.glob("artifacts/*/evaluate-3/*/results.json")}
-    assert json.loads(results)["throughput"]["answers"] == 10
+    results = [json.loads(file.read_text()) for file in run.glob("artifacts/*/*/*/results.json")]
+    assert [result["throughput"]["answers"] for result in results] == [10, 10, 10]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])

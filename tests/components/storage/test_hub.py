@@ -26,9 +26,10 @@ def held(base):
     return {"model": model, "corpus": corpus}
 
 
-def download(hub, root, model="owner/model", location=f"{CORPUS}/data/*.jsonl"):
+def download(hub, root, model="owner/model", location=f"{CORPUS}/data/*.jsonl", **own):
     sample = {"min_tokens": 1, "long_share": 0}
-    return run(hub, root, {"model": model, "pretrain": [{"location": location}], "sample": sample})
+    config = {"model": model, "pretrain": [{"location": location}], "sample": sample}
+    return run(hub, root, {**config, **own})
 
 
 def run(hub, root, config, token="secret"):

@@ -1,0 +1,141 @@
+"""What hostile input is made of, and what must hold for each case: shared by test_hostile.py.
+
+A case is accepted, or ends in an error that `components.cli` prints as one line. It takes no ten
+seconds and no gigabyte, and writes nothing outside its own folder.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from components.failure import Failed, as_line, explain
+
+CORPUS = Path(__file__).parent / "corpus"
+SECONDS, MEMORY = 10, 1 << 30
+LINES = (ValueError, OSError, FloatingPointError, Failed)  # that the command line prints
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod"}
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.integers(),
+    st.sampled_from([2**31, 2**53, 2**63, 2**64, 10**9, 10**400, -(10**400)]),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        ["", "..", "../../x", "/etc/passwd", "\0", "\ud800", "a" * 300, "%s%n", "__class__", "NaN"]
+    ),
+    st.sampled_from(["(a+)+$", ".*" * 40, "(?:a?){50}", "[", "\u202e", "<|mdm_mask|>", "\x1b[2J"]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+DEEP = json.loads("[" * 200 + "]" * 200)
+
+
+@st.composite
+def changed(draw, value):
+    """A JSON value with one to three of its parts, at any depth, replaced, removed or added."""
+    for _ in range(draw(st.integers(1, 3))):
+        value = _change(draw, value)
+    return value
+
+
+def _change(draw, value):
+    inner = list(value) if isinstance(value, dict) else []
+    inner = range(len(value)) if isinstance(value, list) else inner
+    if not inner or draw(st.integers(0, 5)) == 0:
+        return draw(st.one_of(values, st.just(DEEP))) if draw(st.booleans()) else value
+    copy = value.copy()
+    key = draw(st.sampled_from(list(inner)))
+    action = draw(st.integers(0, 9))
+    if action == 0:
+        del copy[key]
+    elif action == 1 and isinstance(copy, dict):
+        copy[draw(st.text(max_size=9))] = draw(values)
+    elif action < 5:
+        copy[key] = draw(values)
+    else:
+        copy[key] = _change(draw, copy[key])
+    return copy
+
+
+def cases(count):
+    """So many cases, the same in every run."""
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def stored(kind):
+    """The stored cases of a kind, each a JSON value."""
+    lines = (CORPUS / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+class Watch:
+    """Raises where this process writes outside `folder`, while there is one."""
+
+    def __init__(self):
+        self.folder = None
+        sys.addaudithook(self)
+
+    def __call__(self, event, arguments):
+        if self.folder is None:
+            return
+        is_open = event == "open" and isinstance(arguments[2], int)
+        # Names below an open folder are relative to it: removing a tree goes that way.
+        is_below = event in CHANGES and arguments[-1] != -1
+        if (is_open and arguments[2] & WRITING) or (event in CHANGES and not is_below):
+            for path in arguments[: 2 if event == "os.rename" else 1]:
+                self._check(path)
+
+    def _check(self, path):
+        if isinstance(path, int):
+            return
+        place = os.path.realpath(os.fsdecode(path))
+        if place not in (os.devnull, self.folder) and not place.startswith(
+            f"{self.folder}{os.sep}"
+        ):
+            self.folder = None
+            raise AssertionError(f"wrote to {place}")
+
+
+WATCH = Watch()
+
+
+@contextlib.contextmanager
+def bounded(folder):
+    """Within the block the case may succeed, or fail in a line; more than that is an error."""
+    began, memory = time.process_time(), _peak()
+    WATCH.folder = os.path.realpath(folder)
+    try:
+        yield
+    except LINES as error:
+        line = as_line(explain(error))
+        assert line and len(line.splitlines()) == 1 and line.isprintable()
+    finally:
+        WATCH.folder = None
+    assert time.process_time() - began < SECONDS
+    assert _peak() - memory < MEMORY
+
+
+def _peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
