@@ -80,7 +80,7 @@ class TestSet:
 
     def match(self, part: str, row: Row) -> Match | None:
         """The test problem that a row of sft, preferences or problems holds, or None."""
-        texts = [row["prompt"]] if "prompt" in row else _questions(row)
+        texts = [*_questions(row), *([row["prompt"]] if "prompt" in row else [])]
         for text in texts:
             if (number := self.prompts.get(_plain(text))) is not None:
                 return self._match(number, _plain(text))
@@ -163,7 +163,8 @@ def _plain(text: str) -> str:
 
 
 def _questions(row: Row) -> list[str]:
-    return [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
+    turns = row.get("messages") or row.get("turns") or ()
+    return [turn["content"] for turn in turns if turn["role"] == "user"]
 
 
 def _identity(row: Row) -> frozenset[str]:

@@ -33,6 +33,12 @@ class Place(NamedTuple):
         locations = {name: storage.join(self.location, name) for name in weights}
         return References(weights, {"files": locations, "cache": cache})
 
+    def copy_small_files(self, path: Path) -> None:
+        """Copies what an artifact holds itself: configuration, index and tokenizer."""
+        for name in self.files:
+            if not _is_weight(name) and name != FACTS:
+                storage.get_file(storage.join(self.location, name), path / name)
+
 
 def find(mirror: str, address: str) -> Place | None:
     """The model of the Hub with this address, OWNER/NAME@COMMIT; None if it is not there yet."""

@@ -180,17 +180,16 @@ def _refer(config: DownloadConfig, path: Path) -> tuple[int, str | None, Referen
     A model of the Hub that is there already is not fetched again.
     """
     assert config.mirror is not None
-    source = _copy(config.model, config.revision, SMALL, path)
-    check_fit(path)
+    source = fetch(config.model, config.revision, kind="model", patterns=SMALL)
     address = hub_address(config.model, source)
     place = mirror.find(config.mirror, address) if address else None
     if place is None:
+        # The branch may have moved since: the model must be of the commit in its address.
+        revision = address.partition("@")[2] if address else config.revision
         with temporary.directory() as whole:
-            parameters, _ = _fetch_model(
-                config.model, address.partition("@")[2] if address else config.revision, whole
-            )
+            parameters, _ = _fetch_model(config.model, revision, whole)
             place = mirror.put(config.mirror, address, whole, parameters)
-    load_tokenizer(path).save_pretrained(path)
+    place.copy_small_files(path)
     return place.parameters, address, place.references(config.cache)
 
 

@@ -115,19 +115,26 @@ class Checkpoints:
                 (draft / artifact.METRICS).write_text("".join(lines))
                 (draft / states.FACTS).write_text(facts)
                 self._send(step, draft)
-            self._prune()
         except Exception as error:
-            if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
-                raise
-            reason = as_line(explain(error))
-            self._say(f"checkpoint of step {step} is not saved, the next one is tried: {reason}")
-            return
+            return self._report(
+                f"checkpoint of step {step} is not saved, the next one is tried", error
+            )
         self.newest = step
         whole = time.monotonic() - started
         self._say(
             f"checkpoint of step {step} saved in {whole:.2f} s; "
             f"training waited for {delivery.waited:.2f} s of it"
         )
+        try:
+            self._prune()
+        except Exception as error:
+            self._report("older checkpoints stay until the next one is saved", error)
+
+    def _report(self, line: str, error: Exception) -> None:
+        """Says what the disk or the storage refused; any other error is a fault and raised."""
+        if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
+            raise error
+        self._say(f"{line}: {as_line(explain(error))}")
 
     def _send(self, step: int, draft: Path) -> None:
         if step in self.damaged:

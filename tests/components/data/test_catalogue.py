@@ -5,9 +5,12 @@ from collections import Counter
 
 import pytest
 
+from components import coerce
 from components.data import catalogue, puzzles
 from components.data import dataset as data
 from components.data.config import Source
+from components.download.config import DownloadConfig
+from pipelines import form, overrides
 from tests.components.corpora import download, write_jsonl
 from tests.components.data.published import BOOK, PUBLISHED, content, repositories
 from tests.components.storage import test_hub
@@ -49,12 +52,16 @@ def test_every_entry_has_a_fixture():
     assert without == {"dolma", "countdown", "sudoku-4x4"}
 
 
+def in_order(rows):
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
 @pytest.mark.parametrize("part", ["sft", "preferences", "problems", "test"])
 def test_rows_by_role(fetched, part):
     dataset, report = fetched
     cases = [case for name in entries(part) for case in PUBLISHED[name][2]]
     wanted = [case for case in cases if not isinstance(case, str)]
-    assert sorted(map(json.dumps, data.read(dataset, part))) == sorted(map(json.dumps, wanted))
+    assert in_order(data.read(dataset, part)) == in_order(wanted)
     assert report[part]["dropped"] == Counter(case for case in cases if isinstance(case, str))
     split = {name: "train" for name in PUBLISHED} | dict.fromkeys(HELD_OUT, "test")
     split |= {"nemotron-sft": "math", "hh-rlhf": "helpful-base"}
@@ -208,3 +215,15 @@ def fits(entry, part):
         return bool(catalogue.resolve(Source(name=entry.name, location=place), part))
     except ValueError:
         return False
+
+
+def test_entries_of_your_own_reach_the_cluster(tmp_path):
+    """The file is read where the run is submitted; the run form holds its entries."""
+    path = tmp_path / "my_data.py"
+    path.write_text(f"CATALOGUE = {json.dumps({'mine': MINE})}\n")
+    recipe = overrides.choose("tiny", settings=[f"download.catalogue={path}"])
+    path.unlink()
+    sent = json.loads(json.dumps(form.arguments(recipe)["download"]))
+    (entry,) = coerce.build(DownloadConfig, sent, "download").catalogue
+    assert (entry.name, entry.prompt) == ("mine", MINE["prompt"])
+    assert entry.keep == (("level", "[12]"),)
