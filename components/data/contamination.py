@@ -2,9 +2,9 @@
 
 The rule is that of GPT-3 (arXiv:2005.14165, appendix C), on prompts: a run of N words (8 to 13, the
 5th percentile of the prompts' lengths) in lower case without punctuation, unless more than ten
-different training texts or test prompts hold it. Conversations, pairs and problems that hold a run are dropped. Out
-of a document the run is cut with 200 characters on either side, and what is left of it stays,
-however long it is. A prompt that is a test's whole prompt is dropped whatever its length.
+different training texts or test prompts hold it. Conversations, pairs and problems that hold a run
+are dropped. Out of a document the run is cut with 200 characters on either side; the rest of it
+stays, however many pieces it is in. A whole test prompt is dropped whatever its length.
 Countdown and Sudoku have few words: they are compared as puzzles (`puzzles.identity`).
 
 It is one pass, so that the first ten texts with a run that turns out to be common lose it too.
@@ -80,7 +80,7 @@ class TestSet:
 
     def match(self, part: str, row: Row) -> Match | None:
         """The test problem that a row of sft, preferences or problems holds, or None."""
-        texts = [row["prompt"]] if "prompt" in row else _questions(row)
+        texts = [*_questions(row), *([row["prompt"]] if "prompt" in row else [])]
         for text in texts:
             if (number := self.prompts.get(_plain(text))) is not None:
                 return self._match(number, _plain(text))
@@ -163,7 +163,8 @@ def _plain(text: str) -> str:
 
 
 def _questions(row: Row) -> list[str]:
-    return [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
+    turns = row.get("messages") or row.get("turns") or ()
+    return [turn["content"] for turn in turns if turn["role"] == "user"]
 
 
 def _identity(row: Row) -> frozenset[str]:

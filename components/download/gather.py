@@ -183,7 +183,10 @@ def _usable(part: str, source: Source, row: Row | str, entry: Entry | None) -> l
             return [_convert(part, source, row)]
         if part == "pretrain":
             return [{"text": text} for text in roles.documents(entry, row)]
-        return [_convert(part, source, roles.usual(entry, source.keep, row))]
+        usual = roles.usual(entry, source.keep, row)
+        if part == "preferences":
+            return [preference(usual, with_turns=True)]
+        return [_convert(part, source, usual)]
     except RecursionError:
         raise Unfit("too_deep") from None
 

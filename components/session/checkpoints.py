@@ -83,13 +83,11 @@ class Checkpoints:
             return
         self.settle()
         started = self.saved_at = time.monotonic()
-        lines = [json.dumps(record) + "\n" for record in self.history.records]
         content = {"format": states.FORMAT, "wandb": self.history.wandb_id, **facts}
-        files = {artifact.METRICS: "".join(lines), states.FACTS: json.dumps(content)}
-        delivery = states.Delivery(lambda own: self._deliver(step, own, files, started))
+        text, records = json.dumps(content), [*self.history.records]
+        delivery = states.Delivery(lambda own: self._deliver(step, own, text, records, started))
         delivery.take(tensors)
         self.delivery = delivery
-        self.waited = time.monotonic() - started
 
     def settle(self) -> int:
         """Waits until no state is on its way; returns the step of the newest that is saved, or 0.
@@ -102,32 +100,43 @@ class Checkpoints:
         return self.newest
 
     def _deliver(
-        self, step: int, delivery: states.Delivery, files: dict[str, str], started: float
+        self,
+        step: int,
+        delivery: states.Delivery,
+        facts: str,
+        records: list[dict[str, Any]],
+        started: float,
     ) -> None:
         """Writes and sends a state, and deletes the checkpoints that are too old."""
         try:
             with temporary.directory() as draft:
-                self._write(step, draft, delivery, files)
-            self._prune()
+                states.write(draft, delivery)
+                lines = [json.dumps(record) + "\n" for record in records]
+                (draft / artifact.METRICS).write_text("".join(lines))
+                (draft / states.FACTS).write_text(facts)
+                self._send(step, draft)
         except Exception as error:
-            if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
-                raise
-            reason = as_line(explain(error))
-            self._say(f"checkpoint of step {step} is not saved, the next one is tried: {reason}")
-            return
+            return self._report(
+                f"checkpoint of step {step} is not saved, the next one is tried", error
+            )
         self.newest = step
         whole = time.monotonic() - started
         self._say(
             f"checkpoint of step {step} saved in {whole:.2f} s; "
             f"training waited for {delivery.waited:.2f} s of it"
         )
+        try:
+            self._prune()
+        except Exception as error:
+            self._report("older checkpoints stay until the next one is saved", error)
 
-    def _write(
-        self, step: int, draft: Path, delivery: states.Delivery, files: dict[str, str]
-    ) -> None:
-        states.write(draft, delivery)
-        for name, text in files.items():
-            (draft / name).write_text(text)
+    def _report(self, line: str, error: Exception) -> None:
+        """Says what the disk or the storage refused; any other error is a fault and raised."""
+        if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
+            raise error
+        self._say(f"{line}: {as_line(explain(error))}")
+
+    def _send(self, step: int, draft: Path) -> None:
         if step in self.damaged:
             storage.delete(self._at(step))
             self.damaged.discard(step)

@@ -45,11 +45,16 @@ def measured(preset: str, **fields: Any) -> EvaluateConfig:
     return EvaluateConfig(**EvaluateConfig.completed({"preset": preset, **own}))
 
 
-def grpo(*, gen_length: int = CANVAS, steps: int = 640, seed: int) -> GrpoConfig:
-    """diffu-GRPO (train.yaml, gsm_sft.sbatch); 640 batches are 7,680 updates."""
+def grpo(
+    *, gen_length: int = CANVAS, steps: int = 640, batch_size: int = 96, seed: int
+) -> GrpoConfig:
+    """diffu-GRPO (train.yaml, gsm_sft.sbatch); 640 batches are 7,680 updates.
+
+    A batch of 96 is 8 GPUs x 6 answers x 2 accumulated.
+    """
     return GrpoConfig(
         steps=steps,
-        batch_size=96,  # 8 GPUs x 6 answers x 2 accumulated
+        batch_size=batch_size,
         micro_batch_size=4,
         group=6,
         inner_updates=12,

@@ -2,6 +2,7 @@
 
 from components.data.config import Sample, Source
 from components.download.config import DownloadConfig
+from components.grpo.config import GrpoConfig
 from components.merge.config import MergeConfig
 from components.preflight.config import Preference, Recipe
 from components.pretrain.config import PretrainConfig
@@ -60,6 +61,14 @@ def pretrain(*, seed: int) -> PretrainConfig:
     )
 
 
+def grpo(*, seed: int) -> GrpoConfig:
+    """d1's, with answers of CANVAS tokens. 36 of them are generated together in 67 GiB of one GPU.
+
+    96 as in d1 need three GPUs (`make pipeline-plan`).
+    """
+    return d1.grpo(gen_length=CANVAS, steps=1000, batch_size=36, seed=seed)
+
+
 def llada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     """LLaDA-8B-Base: a longer context, thoughts, and then problems of GSM8K and MATH.
 
@@ -83,7 +92,7 @@ def llada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
         merge=MergeConfig(),
         sft=sft(seed=seed),
         dpo=vrpo.dpo(seed=seed),
-        grpo=d1.grpo(gen_length=CANVAS, steps=500, seed=seed),
+        grpo=grpo(seed=seed),
         evaluate=d1.measured(
             "llada-instruct-gsm8k-semi",
             gen_length=CANVAS,
@@ -122,7 +131,7 @@ def llada_8b_instruct(*, seed: int = 0, preference: Preference = "grpo") -> Reci
         merge=MergeConfig(),
         sft=sft(seed=seed),
         dpo=vrpo.dpo(seed=seed),
-        grpo=d1.grpo(gen_length=CANVAS, steps=500, seed=seed),
+        grpo=grpo(seed=seed),
         evaluate=evaluate,
         evaluate_base=evaluate,
         report=ReportConfig(title="LLaDA-8B-Instruct learns to reason"),

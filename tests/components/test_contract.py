@@ -31,6 +31,7 @@ ALLOWED = {
     "storage/connection.py": {"boto3"},
     "storage/hub.py": {"huggingface_hub", "httpx2"},
     "rewards/judge.py": {"openai"},
+    "session/mlflow.py": {"urllib"},
     "session/trainer.py": {"urllib"},
     "trainjob/cluster.py": {"kubernetes", "urllib3"},
 }

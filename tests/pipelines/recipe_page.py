@@ -7,8 +7,9 @@ import dataclasses
 import re
 from pathlib import Path
 
-from benchmarks.sizing import Run, Shape, seconds_per_token
 from components.data.config import Entry, Source
+from model.training.sizing import Run, Shape, seconds_per_token
+from model.training.throughput import PEAKS
 from pipelines.recipes import RECIPES
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -49,7 +50,7 @@ EXPECTED = (
 """Recipe, stage, what was measured, percent, problems, source; None where nothing is published."""
 
 PROMPT = 200  # tokens of a prompt; d1 cuts prompts there
-SHAPES = {"illada_8b": Shape(kv_width=1024, hidden=14336, vocabulary=155136)}
+SHAPES = {"illada_8b": Shape(kv_width=1024, hidden=14336, vocabulary=155136, tied=True)}
 ROLLOUT = 672.0  # tokens/s of 16 requests at once on an H200 (benchmarks/RESULTS.md)
 SCORED = 10 / 6
 """Work of a token in DPO and GRPO beside a training step: also the policy's own pass and that of
@@ -101,7 +102,7 @@ def _work(recipe, shape):
 def _trained(stage, config, length, shape, times=1, share=1.0):
     run = Run(length=length, rank=config.lora.rank, targets=config.lora.targets)
     tokens = config.steps * config.batch_size * times * length
-    return stage, tokens, tokens * share * seconds_per_token(shape, run) / 3600
+    return stage, tokens, tokens * share * seconds_per_token(shape, run, PEAKS["H100"]) / 3600
 
 
 def fields():

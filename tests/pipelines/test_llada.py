@@ -205,7 +205,7 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["huge"], ["RECIPE='huge'", "llada_8b, tiny"]),
+        (["huge"], ["RECIPE='huge'", "llada_8b_instruct, tiny"]),
         (["tiny", "--placement", "moon"], ["--placement='moon'", "gpu, small"]),
         (["tiny", "--set", "sft.step=1"], ["sft.step", "did you mean steps?"]),
     ],

@@ -36,7 +36,7 @@ def rehearse(*words):
 
 def test_8b_on_two_cores(tmp_path):
     """Every stage of the real recipe, one of them killed, and a table of what each took."""
-    done = rehearse("llada_8b", "--scale", "0.05", "--runs", str(tmp_path))
+    done = rehearse("llada_8b", "--scale", "0.02", "--runs", str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     (run,) = tmp_path.iterdir()
     page = (run / "rehearsal.md").read_text()

@@ -186,7 +186,7 @@ def test_bad_arguments_are_refused_before_anything_is_sent(arguments, words):
 
 def test_unknown_recipe():
     with Server() as server:
-        refused(submit(server, recipe="huge"), "RECIPE='huge'", "llada_8b, tiny")
+        refused(submit(server, recipe="huge"), "RECIPE='huge'", "llada_8b_instruct, tiny")
     assert server.requests == []
 
 

@@ -61,7 +61,7 @@ def test_retry_of_what_is_not_there():
     with Server() as server:
         refused(submit(server, "--retry", "x", recipe=None), "--retry='x'", "the id of a run")
         refused(submit(server, "--retry", "x"), "RECIPE='tiny'", "--retry RUN to go on")
-        refused(submit(server, recipe=None), "RECIPE=None", "llada_8b, tiny")
+        refused(submit(server, recipe=None), "RECIPE=None", "llada_8b_instruct, tiny")
     assert not any(method == "POST" for method, _ in server.requests)
 
 

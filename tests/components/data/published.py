@@ -248,7 +248,11 @@ PUBLISHED = {
                 ("\n\nHuman: Name a tall tree.\n\nAssistant: ",) * 2 + ("",),
             )
         ],
-        [pair("Name an old tree."), "several_turns", "different_prompts", "empty_message"],
+        [
+            pair("Name an old tree."),
+            {"turns": talk("Hi", "Hello"), **pair("Tree?", rejected="No.")},
+            *("different_prompts", "empty_message"),
+        ],
     ),
     "hh-golden": (
         "nz/anthropic-hh-golden-rlhf/data/train-00000-of-00001.parquet",

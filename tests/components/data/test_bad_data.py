@@ -226,7 +226,7 @@ def test_a_hub_that_does_not_answer(tmp_path, base):
     done = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300
     )
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr  # the world failed, not the configuration
     (line,) = [line for line in done.stderr.splitlines() if ": error: " in line]
     assert f"{location}: not to be had from the Hub" in line and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob(RECORD))

@@ -5,13 +5,17 @@ from collections import Counter
 
 import pytest
 
+from components import coerce
 from components.data import catalogue, puzzles
 from components.data import dataset as data
 from components.data.config import Source
+from components.download.config import DownloadConfig
+from pipelines import form, overrides
 from tests.components.corpora import download, write_jsonl
 from tests.components.data.published import BOOK, PUBLISHED, content, repositories
 from tests.components.storage import test_hub
 from tests.components.storage.hub_server import COMMIT, Hub
+from tests.conftest import ROOT
 
 PARTS = {kind: part for part, kind in catalogue.KINDS.items() if part != "test"}
 ALL = {"min_tokens": 1, "long_share": 0, "quality": False}
@@ -48,12 +52,16 @@ def test_every_entry_has_a_fixture():
     assert without == {"dolma", "countdown", "sudoku-4x4"}
 
 
+def in_order(rows):
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
 @pytest.mark.parametrize("part", ["sft", "preferences", "problems", "test"])
 def test_rows_by_role(fetched, part):
     dataset, report = fetched
     cases = [case for name in entries(part) for case in PUBLISHED[name][2]]
     wanted = [case for case in cases if not isinstance(case, str)]
-    assert sorted(map(json.dumps, data.read(dataset, part))) == sorted(map(json.dumps, wanted))
+    assert in_order(data.read(dataset, part)) == in_order(wanted)
     assert report[part]["dropped"] == Counter(case for case in cases if isinstance(case, str))
     split = {name: "train" for name in PUBLISHED} | dict.fromkeys(HELD_OUT, "test")
     split |= {"nemotron-sft": "math", "hh-rlhf": "helpful-base"}
@@ -186,3 +194,36 @@ def test_a_name_is_resolved_to_a_commit():
     location = f"hf://datasets/openai/gsm8k@{COMMIT}/main/train-*.parquet"
     assert catalogue.resolve(source, "problems").location == location
     assert catalogue.resolve(source, "test").split == "test"
+
+
+def test_page_names_every_entry_by_its_parts():
+    page = (ROOT / "components" / "download" / "README.md").read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith("| `")]
+    for entry in catalogue.ENTRIES:
+        parts = {part for part in catalogue.KINDS if fits(entry, part)}
+        named = {
+            part for head, names in rows for part in catalogue.KINDS
+            if f"`{part}`" in head and f"`{entry.name}`" in names
+        }  # fmt: skip
+        assert named == parts, entry.name
+
+
+def fits(entry, part):
+    """Whether a part takes the entry without a split or a location."""
+    place = None if entry.repository or entry.made else "shards"
+    try:
+        return bool(catalogue.resolve(Source(name=entry.name, location=place), part))
+    except ValueError:
+        return False
+
+
+def test_entries_of_your_own_reach_the_cluster(tmp_path):
+    """The file is read where the run is submitted; the run form holds its entries."""
+    path = tmp_path / "my_data.py"
+    path.write_text(f"CATALOGUE = {json.dumps({'mine': MINE})}\n")
+    recipe = overrides.choose("tiny", settings=[f"download.catalogue={path}"])
+    path.unlink()
+    sent = json.loads(json.dumps(form.arguments(recipe)["download"]))
+    (entry,) = coerce.build(DownloadConfig, sent, "download").catalogue
+    assert (entry.name, entry.prompt) == ("mine", MINE["prompt"])
+    assert entry.keep == (("level", "[12]"),)

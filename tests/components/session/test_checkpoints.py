@@ -78,7 +78,7 @@ def test_a_place_that_takes_nothing_is_found_at_the_start(s3):
         checkpoints("s3://nowhere/x").latest()
 
 
-def test_four_writers_of_one_place(place):
+def test_four_writers_of_one_place(place, capsys):
     """Each writes the same steps with content of its own; what is there is always whole."""
 
     def run(number):
@@ -93,6 +93,8 @@ def test_four_writers_of_one_place(place):
     assert checkpoints(place)._steps() == [7, 8]
     names = {name.partition("/")[0] for name in storage.list_files(checkpoints(place).location)}
     assert names == {"step-00000007", "step-00000008"}
+    # A process that was slower than another, or cleared away the same files, has lost nothing.
+    assert "older checkpoints stay" not in capsys.readouterr().out
 
 
 def test_the_newer_steps_of_another_process_stay(place):
