@@ -240,6 +240,7 @@ class Loop:
             draw = micro_batches[(first + self.rank) % len(micro_batches)]
             parts += figures.gather(*self._forward(draw), self.accelerator)
             self._stop_if_told()
+        processes.reshard(self.objective)
         self.model.train()
         pairs = zip(parts, micro_batches, strict=False)
         total = sum(part.figures["loss"].item() * len(draw.examples) for part, draw in pairs)

@@ -51,13 +51,26 @@ def in_turn(own: list[T], count: int) -> list[T]:
     return [by_process[number % world][number // world] for number in range(count)]
 
 
+def reshard(module: nn.Module) -> None:
+    """Leaves a process its share of a sharded module's weights alone.
+
+    After a pass without gradients the root's weights are whole, and no optimizer knows those.
+    """
+    for part in _shards(module):
+        part.reshard()
+
+
+def _shards(module: nn.Module) -> list[FSDPModule]:
+    return [part for part in module.modules() if isinstance(part, FSDPModule)]
+
+
 @contextlib.contextmanager
 def whole(module: nn.Module) -> Iterator[None]:
     """Within the block every process holds all of a sharded module's weights.
 
     Processes may then make unequal numbers of passes, because no pass waits for another process.
     """
-    shards = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    shards = _shards(module)
     for part in shards:
         part.unshard()
         part.set_reshard_after_forward(False, recurse=False)

@@ -81,6 +81,16 @@ def test_another_number_of_processes_goes_on(runs, tmp_path, alone, before, afte
     alike(runs.records(), load(runs.weights()), alone[0])
 
 
+def test_a_sharded_state_after_a_validation_has_all_moments(runs, tmp_path):
+    """A pass without gradients leaves weights whole that the optimizer knows as shares."""
+    kept = {"checkpoint_uri": str(tmp_path / "kept"), "validation_steps": 2}
+    runs.complete({**CONFIG, **SHARD, **kept, "steps": 2}, processes=2)
+    (file,) = (tmp_path / "kept").glob("*/step-00000002/*.safetensors")
+    names = load(file.read_bytes()).keys()
+    weights = {name.partition("/")[2] for name in names if name.startswith("weight/")}
+    assert weights == {name.partition("/")[2] for name in names if name.startswith("exp_avg/")}
+
+
 def test_sigterm_to_one_of_two_stops_both(runs, tmp_path, alone):
     config = {**CONFIG, "checkpoint_uri": str(tmp_path / "kept")}
     runs.start(config, processes=2)
