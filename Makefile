@@ -89,8 +89,9 @@ test-quick: .venv/ready ## run the tests that take seconds: no servers, no train
 test-faults: .venv/ready ## kills, failing stores, full disks, flipped bits, hostile input: RELIABILITY.md
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 tests/faults
 
-check: .venv/ready ## ruff format, ruff and mypy, changing nothing
+check: .venv/ready ## ruff format, ruff with bandit's rules, mypy; no code of models is run. Changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@! grep -rnE --include='*.py' 'trust_remote_code *= *True' model components pipelines images benchmarks
 
 gpu-test: .venv/ready ## compare a GPU with the CPU; needs a GPU
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("gpu-test: torch sees no GPU")'
