@@ -5,6 +5,8 @@ PREFERENCE ?= grpo
 SEED ?= 0
 RUNS ?= .runs
 SET ?=
+GPUS ?=
+SCALE ?=
 RUNNER ?= process
 FLAVOUR ?= cpu
 TAG ?= llada-reasoning:dev
@@ -20,9 +22,9 @@ OWN_INDEX := $(shell cat .venv/torch-index 2>/dev/null)
 INDEX := $(if $(filter file,$(origin TORCH_INDEX)),$(OWN_INDEX),$(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help setup pipeline-run ask pipeline-compile image-build image-push component-run \
-	kind-up kind-test kind-down cluster-test test test-quick test-faults gpu-test check bench format \
-	lock clean
+.PHONY: FORCE help setup pipeline-run ask pipeline-compile pipeline-plan rehearse image-build image-push \
+	component-run kind-up kind-test kind-down cluster-test test test-quick test-faults gpu-test check bench \
+	format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +69,12 @@ component-run: .venv/ready ## run one stage in its container: STAGE=sft ARGS="..
 
 pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
 	@$(BIN)/python -m pipelines.compiler $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
+
+pipeline-plan: .venv/ready ## memory, hours and bytes of a run before it is paid for: RECIPE=llada_8b GPUS=8
+	@$(BIN)/python -m pipelines.plan '$(RECIPE)' --preference '$(PREFERENCE)' $(if $(GPUS),--gpus '$(GPUS)') $(ARGS) $(foreach setting,$(SET),--set '$(setting)')
+
+rehearse: .venv/ready ## every stage for two steps on random weights, with a kill: RECIPE=llada_8b SCALE=1|0.1
+	@$(BIN)/python -m pipelines.rehearse '$(RECIPE)' --preference '$(PREFERENCE)' --runs '$(RUNS)' $(if $(SCALE),--scale '$(SCALE)') $(ARGS) $(foreach setting,$(SET),--set '$(setting)')
 
 kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docker, kind, the internet
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster up

@@ -14,10 +14,12 @@ import torch
 
 from benchmarks import (
     adapter_step,
+    base_by_reference,
     cost,
     evaluate,
     first_run,
     generation,
+    grpo_step,
     likelihood,
     loading,
     margins,
@@ -39,8 +41,10 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "likelihood": likelihood.rows,
     "loading": loading.rows,
     "merging": merging.rows,
+    "base_by_reference": base_by_reference.rows,
     "training": training.rows,
     "generation": generation.rows,
+    "grpo_step": grpo_step.rows,
     "evaluate": evaluate.rows,
     "transfers": transfers.rows,
     "adapter_step": adapter_step.rows,

@@ -2,7 +2,7 @@
 
 Both are whole processes, each with its start. The CLI is installed into an environment of its own;
 it verifies no content. Ours computes a sha256 of each file before it is sent and verifies it after
-it came. The listing, the manifest and its check are part of ours, and so are the flushes to disk.
+it came. The listing, the manifest and its check are part of ours.
 """
 
 import functools

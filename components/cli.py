@@ -24,11 +24,17 @@ from typing import Any, NamedTuple, NoReturn
 
 from components import artifact, coerce, executor, outputs
 from components.failure import Failed, as_line, explain, is_full, is_of_the_system
+from components.signature import configuration
+from components.trainjob.config import TrainjobConfig
+from model.options import check
 from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
-INPUTS = (artifact.Input, artifact.Inputs)
+INPUTS = (artifact.Input, artifact.OptionalInput, artifact.Inputs)
 SHOWN = (artifact.Output, artifact.OutputFile)
+TRAINJOB = "TRAINJOB"
+"""The environment variable by which a placement has a stage train on several nodes: JSON of the
+fields of `components.trainjob.config`."""
 
 
 class Stage(NamedTuple):
@@ -107,7 +113,7 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {stage.name}",
         description=inspect.getdoc(stage.run),
-        epilog="\n".join(_help(hint) for hint in stage.roles.values() if _is_config(hint)),
+        epilog="\n".join(map(_help, filter(None, map(configuration, stage.roles.values())))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -125,6 +131,8 @@ def _path_options(hint: Any) -> dict[str, Any]:
     if hint == artifact.Inputs:
         text = f"{role}: directories, in their order; none unless named"
         return {"type": Path, "nargs": "+", "default": (), "metavar": "PATH", "help": text}
+    if hint == artifact.OptionalInput:
+        return {"type": Path, "metavar": "PATH", "help": f"{role} directory, if there is any"}
     if hint in FILES:
         text = f"{role}, not kept unless named"
         return {"type": Path, "default": Path(os.devnull), "metavar": "PATH", "help": text}
@@ -134,12 +142,10 @@ def _path_options(hint: Any) -> dict[str, Any]:
 def _config_options(hint: Any, default: Any) -> dict[str, Any]:
     if typing.get_origin(hint) is typing.Literal:
         return {"default": default, "metavar": "WORD", "help": ", ".join(typing.get_args(hint))}
-    text = "JSON object" if hint is dict else f"JSON object of {hint.__name__} fields, below"
+    kind = configuration(hint)
+    text = "JSON object" if kind is None else f"JSON object of {kind.__name__} fields, below"
+    text = text if kind is hint or kind is None else f"{text}; null: the stage is off"
     return {"default": "{}", "metavar": "JSON", "help": text}
-
-
-def _is_config(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _is_path(hint: Any) -> bool:
@@ -189,16 +195,17 @@ def _configs(stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _config(kind: type, name: str, text: str) -> Any:
-    """A word, a dataclass from JSON, or a JSON object that the stage itself builds from."""
+def _config(kind: Any, name: str, text: str) -> Any:
+    """A word, a dataclass from JSON (None where null is allowed), or any other JSON object."""
     if typing.get_origin(kind) is typing.Literal:
         return coerce.value(kind, text, name)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--{name}: not JSON: {error}") from None
-    if _is_config(kind):
-        return coerce.build(kind, values, "" if name == "config" else name)
+    fields = configuration(kind)
+    if fields is not None and (values is not None or kind is fields):
+        return coerce.build(fields, values, "" if name == "config" else name)
     return coerce.value(kind, values, f"--{name}")
 
 
@@ -209,13 +216,29 @@ def _shown(stage: Stage, paths: dict[str, Any]) -> dict[str, Path]:
 
 def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Any]) -> None:
     """Checks the outputs, verifies the inputs, claims the outputs, and runs the stage."""
-    inputs = [path for name, path in paths.items() if stage.roles[name] == artifact.Input]
-    for name, several in paths.items():
-        inputs += several if stage.roles[name] == artifact.Inputs else ()
+    inputs: list[Path] = []
+    for name, value in paths.items():
+        if stage.roles[name] in INPUTS and value is not None:
+            inputs += value if isinstance(value, tuple) else [value]
     directories = {n: path for n, path in paths.items() if stage.roles[n] == artifact.Output}
     files = {name: path for name, path in paths.items() if stage.roles[name] in FILES}
     outputs.check(stage.name, directories, files, inputs)
     for path in inputs:
         artifact.verify(path)
     with outputs.claimed(stage.name, directories, files):
-        stage.run(**configs, **paths)
+        if text := os.environ.get(TRAINJOB):
+            _launch(stage, text, configs, paths)
+        else:
+            stage.run(**configs, **paths)
+
+
+def _launch(stage: Stage, text: str, configs: dict[str, Any], paths: dict[str, Any]) -> None:
+    """Has several nodes run the stage, whose outputs are then the same as its own would be."""
+    nodes = _config(TrainjobConfig, TRAINJOB, text)
+    runs = f"components.{nodes.stage}"
+    check(TRAINJOB, nodes.stage, stage.name == runs, f"the stage that runs, {stage.name}")
+    inputs = {n: path for n, path in paths.items() if stage.roles[n] in INPUTS and path}
+    directories = {n: path for n, path in paths.items() if stage.roles[n] == artifact.Output}
+    # It imports the client of Kubernetes, which takes a second: only where it is used.
+    launch = importlib.import_module("components.trainjob.launch").launch
+    launch(nodes, configs["config"], inputs, directories)

@@ -55,7 +55,8 @@ def _bar(number: int, name: str, result: dict[str, Any]) -> str:
     )
     top = MARGIN + ROW_HEIGHT * number
     middle, baseline = top + BAR_HEIGHT // 2, top + 18
-    label = f"{100 * accuracy:.1f}% ({result['correct']}/{result['problems']})"
+    share = f"{100 * accuracy:.1f}% ({result['correct']}/{result['problems']})"
+    label = share if accuracy <= 1 else f"{accuracy:.4g}"  # a perplexity is no share
     return (
         f"<text x='8' y='{baseline}'>{escape(name)}</text>"
         f"<rect x='{BARS_LEFT}' y='{top}' width='{BARS_WIDTH * min(accuracy, 1):.1f}' "

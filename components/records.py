@@ -97,10 +97,20 @@ def _check_form(record: Any) -> None:
     names.check_all(record["files"], "files")
     for name, facts in record["files"].items():
         check_fields(facts, {"sha256": str, "bytes": int}, f"files.{name}.")
+    if "references" in record:
+        _check_references(record["references"], record["files"])
     for name, facts in record["inputs"].items():
         check_fields(facts, REFERENCE, f"inputs.{name}.")
     for number, entry in enumerate(record["lineage"]):
         check_fields(entry, ENTRY, f"lineage.{number}.")
+
+
+def _check_references(value: Any, files: Mapping[str, Any]) -> None:
+    """Raises ValueError unless files of the record are at places that are texts."""
+    check_fields(value, {"files": dict, "cache": (str, type(None))}, "references.")
+    for name, location in value["files"].items():
+        if name not in files or not isinstance(location, str):
+            raise ValueError(f"references.files.{name} is no file of the record with its location")
 
 
 def check_fields(value: Any, kinds: Mapping[str, Any], place: str) -> None:

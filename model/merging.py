@@ -183,6 +183,17 @@ class Adapter:
         raise ValueError(f"{self.path}: tensor {key} is of a kind that is not merged")
 
 
+def merge(name: str, weight: Weight, adapters: Sequence[Adapter]) -> Iterator[torch.Tensor]:
+    """Yields a weight with the adapters that update it merged in turn, as blocks of rows.
+
+    It is rounded to its own dtype after each, as if every merge had been written to a file.
+    """
+    *earlier, last = [adapter for adapter in adapters if name in adapter.names]
+    for adapter in earlier:
+        weight = Held(torch.cat(list(adapter.merge(name, weight))))
+    yield from last.merge(name, weight)
+
+
 @torch.no_grad()
 def apply(model: LLaDA, base: Path, adapters: Sequence[Path]) -> None:
     """Gives `model`, loaded from `base`, the weights that merging the adapters in turn would write.
@@ -201,12 +212,9 @@ def apply(model: LLaDA, base: Path, adapters: Sequence[Path]) -> None:
     for adapter in updates:
         adapter.check(spans)
     for name in sorted(set().union(*(adapter.names for adapter in updates))):
-        weight: Weight = spans[name]
-        for adapter in updates:
-            if name in adapter.names:
-                weight = Held(torch.cat(list(adapter.merge(name, weight))))
         place = model.get_parameter(name)
-        place.data = weight.read(0, weight.shape[0]).to(place.device, place.dtype)
+        weight = torch.cat(list(merge(name, spans[name], updates)))
+        place.data = weight.to(place.device, place.dtype)
     for path in adapters:
         if (path / checkpoint.CONFIG).exists():
             model.config = checkpoint.read_config(path)

@@ -23,7 +23,7 @@ from components.preflight.config import Recipe
 from components.report.table import render
 from model.options import check
 from model.training.preemption import Stopped, stoppable
-from pipelines import conditions, containers, llada, processes
+from pipelines import conditions, containers, llada, pins, processes
 from pipelines.overrides import choose
 from pipelines.processes import StageFailed
 
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--runner", default="process")
     parser.add_argument("--runs", type=Path, default=Path(".runs"), metavar="DIR")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
+    pins.add_option(parser)
     options = parser.parse_args()
     try:
         with stoppable():
@@ -86,7 +87,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     check("RUNS", str(options.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
     runner = _runner(options.runner, options.runs)
-    directory = _directory(options.runs, f"{recipe.preference}-seed{options.seed}")
+    recipe = recipe if options.no_pins else pins.pin(recipe)
+    directory = new_directory(options.runs, f"{recipe.last}-seed{options.seed}")
     remains = f"what it wrote is in {directory}"
     try:
         report = run(recipe, directory, runner)
@@ -105,7 +107,7 @@ def _runner(name: str, runs: Path) -> Runner:
     return processes.runner() if name == "process" else containers.runner(runs / ".cache")
 
 
-def _directory(runs: Path, name: str) -> Path:
+def new_directory(runs: Path, name: str) -> Path:
     """A new directory for this run, also when several runs start in the same millisecond."""
     runs.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]

@@ -1,12 +1,15 @@
 """Where each stage runs: processors, memory, GPUs, pools, secrets, retries, timeouts and caching.
 
 Of all this only the names of volume claims are part of KFP's cache key, beside the image, the
-configuration and the input artifacts: a stage that moves is not trained again. KFP's compiler
+configuration and the input artifacts: a stage that moves is not trained again, unless it moves to
+several nodes or back, which share a claim. KFP's compiler
 forbids every pod to escalate its privileges, drops its capabilities and sets seccomp to
 RuntimeDefault; the Pod Security level of the namespace (`manifests/base`) decides which other pods
 may enter it.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,19 +17,30 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineConfig
 
 from components import USER
+from components.cli import TRAINJOB
+from components.preflight.memory import Limits
+from components.trainjob.config import TrainjobConfig
 from model.options import check
 from model.training.config import Resumable
 
+STORE = "object-store"
 SECRETS = {
     "hub": {"token": "HF_TOKEN"},
     "wandb": {"api-key": "WANDB_API_KEY"},
-    "object-store": {
+    STORE: {
         "access-key": "AWS_ACCESS_KEY_ID",
         "secret-key": "AWS_SECRET_ACCESS_KEY",
+        "session-token": "AWS_SESSION_TOKEN",
         "endpoint": "AWS_ENDPOINT_URL",
         "region": "AWS_DEFAULT_REGION",
     },
     "judge": {"api-key": "JUDGE_API_KEY"},
+    "mlflow": {
+        "uri": "MLFLOW_TRACKING_URI",
+        "token": "MLFLOW_TRACKING_TOKEN",
+        "username": "MLFLOW_TRACKING_USERNAME",
+        "password": "MLFLOW_TRACKING_PASSWORD",
+    },
 }
 SPOT = (
     "cloud.google.com/gke-spot",
@@ -60,6 +74,8 @@ class Placement:
     """GPUs of the pod."""
     gpu: str = "nvidia.com/gpu"
     """Resource that counts GPUs; a slice of a card has a name of its own."""
+    gpu_memory: str = "80Gi"
+    """Memory of each GPU; preflight and the plan compare with it what a stage holds."""
     nodes: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have: the pool, or the card (nvidia.com/gpu.product)."""
     tolerations: tuple[str, ...] = ()
@@ -70,8 +86,9 @@ class Placement:
     """Volume claim with the Hub's files, which outlives the run."""
     shared: tuple[str, str] | None = None
     """Volume claim that this pod shares with the nodes of a TrainJob, and where it is mounted."""
-    secrets: tuple[str, ...] = ()
-    """Names in SECRETS that become environment variables where the namespace has them."""
+    secrets: tuple[str, ...] = (STORE,)
+    """Names in SECRETS that become environment variables where the namespace has them. The store's
+    is in all of them, for KFP's launcher, which takes a session token from nowhere else."""
     retries: int = 2
     """How often a failed pod is started again, PAUSE after the last one ended. On an installation
     whose Argo has another retry policy than manifests/kfp gives it, fewer failures are."""
@@ -106,6 +123,8 @@ class Scheduling:
     """The local queue of Kueue that admits the pods."""
     priority: str | None = None
     """Kueue's priority class of the run; KFP has no call for one of Kubernetes itself."""
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """How many pods train a stage together; a stage that is not named trains in its own."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -124,8 +143,8 @@ class Scheduling:
 ANYHOW = Scheduling()
 CHECK = Placement(memory="1Gi", retries=0, reuse=False)
 LIGHT = Placement()
-FETCH = Placement(secrets=("hub", "object-store"))
-LEARNS = ("wandb", "object-store")
+FETCH = Placement(secrets=("hub", STORE))
+LEARNS = ("wandb", "mlflow", STORE)
 TRAIN = Placement(cpu=("1", "2"), memory="4Gi", secrets=LEARNS, hours=2, resumes=True)
 GPU = Placement(
     cpu=("8", "16"),
@@ -150,8 +169,8 @@ STAGES = {
     "dpo": (TRAIN, GPU),
     "grpo": (replace(TRAIN, secrets=JUDGED), replace(GPU, secrets=JUDGED)),
     "evaluate": (
-        replace(TRAIN, secrets=("wandb",), resumes=False),
-        replace(GPU, secrets=(), resumes=False),
+        replace(TRAIN, secrets=(STORE,), resumes=False),
+        replace(GPU, secrets=(STORE,), resumes=False),
     ),
     "report": (LIGHT, LIGHT),
     "release": (LIGHT, DISK),
@@ -170,6 +189,19 @@ def profile(recipe: str, name: str | None = None) -> str:
     return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
+def limits(profile: str) -> dict[str, Limits]:
+    """What the pod of each stage has, in the profile."""
+    return {
+        stage: Limits(size(own.memory), own.gpus, size(own.gpu_memory))
+        for stage, own in PROFILES[profile].items()
+    }
+
+
+def size(quantity: str) -> int:
+    """Bytes of a quantity of memory as Kubernetes writes it, in Mi, Gi or Ti."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[quantity[-2:]]
+
+
 def resumes(recipe: object) -> bool:
     """Whether every training stage of a recipe keeps checkpoints."""
     training = [config for config in vars(recipe).values() if isinstance(config, Resumable)]
@@ -183,12 +215,53 @@ def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTa
     """
 
     def placed(task: dsl.PipelineTask, *, name: str | None = None) -> dsl.PipelineTask:
-        place(task, scheduling.of(PROFILES[profile][task.component_spec.name]))
+        stage = task.component_spec.name
+        wanted = scheduling.of(PROFILES[profile][stage])
+        if stage in scheduling.nodes:
+            job = trainjob(stage, wanted, scheduling.nodes[stage], scheduling.labels)
+            values = json.dumps(dataclasses.asdict(job), sort_keys=True)
+            task.set_env_variable(TRAINJOB, values)
+            wanted = replace(JOB, retries=wanted.retries, reuse=wanted.reuse)
+        place(task, wanted)
+        if stage == "preflight":
+            task.set_env_variable("PLACEMENT", json.dumps(limits(profile)))
         for label, value in scheduling.labels.items():
             kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)
 
     return placed
+
+
+def trainjob(
+    stage: str, placement: Placement, nodes: int, labels: Mapping[str, str]
+) -> TrainjobConfig:
+    """The TrainJob of pods that are placed as the stage's own pod would be.
+
+    The stage's pod creates it and waits. Of the cache key it changes the claim alone.
+    """
+    assert JOB.shared is not None
+    claim, directory = JOB.shared
+    return TrainjobConfig(
+        stage=stage,  # type: ignore[arg-type]
+        nodes=nodes,
+        processes=max(placement.gpus, 1),
+        gpus=placement.gpus,
+        gpu=placement.gpu,
+        cpu=placement.cpu[1],
+        memory=placement.memory,
+        shared_memory=placement.shared_memory,
+        labels=tuple(labels.items()),
+        pool=tuple(placement.nodes.items()),
+        tolerations=placement.tolerations,
+        claim=claim,
+        directory=directory,
+        secrets=tuple(
+            (variable, secret, key)
+            for secret in placement.secrets
+            for key, variable in SECRETS[secret].items()
+        ),
+        hours=placement.hours,
+    )
 
 
 def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:

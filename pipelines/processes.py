@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from kfp import local
 from kfp.local import status, subprocess_task_handler
@@ -46,11 +47,15 @@ class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
         # The record would name an image in which the stage did not run.
         environment = {name: value for name, value in os.environ.items() if name != "IMAGE"}
         started = announce(stage)
-        code = _follow(stage, command, {**environment, **self.env_vars})
+        code = self.follow(stage, command, {**environment, **self.env_vars})
         if code:
             raise StageFailed(stage, code)
         conclude(stage, started)
         return status.Status.SUCCESS
+
+    def follow(self, stage: str, command: list[str], environment: dict[str, str]) -> int:
+        """Runs the command to its end and returns its exit code."""
+        return follow(stage, command, environment)
 
 
 def runner() -> local.SubprocessRunner:
@@ -59,10 +64,16 @@ def runner() -> local.SubprocessRunner:
     return local.SubprocessRunner(use_venv=False)
 
 
-def _follow(stage: str, command: list[str], environment: dict[str, str]) -> int:
+def follow(
+    stage: str,
+    command: list[str],
+    environment: dict[str, str],
+    watch: Callable[[subprocess.Popen[bytes]], None] | None = None,
+) -> int:
     """Runs a command, which never outlives this process, and returns its exit code.
 
-    It has a session of its own: Ctrl-C reaches this process alone, which then stops the stage.
+    `watch` is called with the running process, and returns when it wants no more of it. The
+    process has a session of its own: Ctrl-C reaches this process alone, which then stops the stage.
     """
     process = None
     try:
@@ -70,6 +81,8 @@ def _follow(stage: str, command: list[str], environment: dict[str, str]) -> int:
             process = subprocess.Popen(
                 command, env=environment, start_new_session=True, preexec_fn=_begin
             )
+        if watch is not None:
+            watch(process)
         return process.wait()
     except Stopped:
         if process is not None:

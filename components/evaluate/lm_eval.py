@@ -21,13 +21,12 @@ import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 
-from components import coerce
+from components import adapted, coerce
 from components.evaluate import code
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
 from components.evaluate.team import join
 from components.failure import explain
-from components.merge import adapted
 from model.options import check
 
 OWN = ("tasks", "task_files", "fewshot", "fewshot_multiturn", "system", "limit", "traces")

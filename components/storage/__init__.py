@@ -5,6 +5,7 @@ another place goes through this room: `objects` and `hub` open the connections, 
 patterns, `directories` copies whole directories.
 """
 
+import contextlib
 import fnmatch
 import io
 import json
@@ -66,8 +67,13 @@ def list_files(location: Location) -> dict[str, int]:
     if is_remote(location):
         return {name: entry.size for name, entry in list_entries(location).items()}
     root = Path(location)
-    local = sorted(file for file in root.rglob("*") if file.is_file())
-    return {file.relative_to(root).as_posix(): file.stat().st_size for file in local}
+    sizes = {}
+    for folder, _, files in os.walk(root):
+        for path in (Path(folder, name) for name in files):
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                if path.is_file():
+                    sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+    return dict(sorted(sizes.items()))
 
 
 def list_entries(location: Location) -> dict[str, listing.Entry]:
@@ -148,10 +154,17 @@ def delete(location: Location) -> None:
     _check_named(location)
     if not is_remote(location):
         path = Path(location)
-        (path / MANIFEST).unlink(missing_ok=True) if path.is_dir() else None
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        return
+        if not path.is_dir():
+            return path.unlink(missing_ok=True)
+        (path / MANIFEST).unlink(missing_ok=True)
+        return shutil.rmtree(path, onerror=_unless_gone)
     listing.remove(location, first=MANIFEST)
+
+
+def _unless_gone(_: Any, __: str, reason: tuple[Any, BaseException, Any]) -> None:
+    """Two processes may remove the same directory."""
+    if not isinstance(reason[1], FileNotFoundError):
+        raise reason[1]
 
 
 def _check_named(location: Location) -> None:

@@ -63,10 +63,16 @@ def put_directory(
             return
         _refuse(location, replace)
         delete(location)
-    with _drafted(Path(location)) as draft:
-        for name, file in files.items():
-            put_file(file, draft / name)
-        write_json(draft / MANIFEST, manifest)
+    try:
+        with _drafted(Path(location)) as draft:
+            for name, file in files.items():
+                put_file(file, draft / name)
+            write_json(draft / MANIFEST, manifest)
+    except FileNotFoundError:
+        # Whoever has completed the directory may remove the drafts of the others.
+        if not exists(join(location, MANIFEST)):
+            raise
+        raise AlreadyThere(f"{location}: another process was first") from None
 
 
 def _put_remote(
@@ -102,12 +108,13 @@ def _refuse(location: Location, replace: bool) -> None:
 def get_directory(location: Location, local: Path) -> None:
     """Copies a complete directory to a new or empty local one, and verifies every checksum.
 
-    Raises FileNotFoundError without a manifest, StorageError naming a file that differs.
+    Raises FileNotFoundError without a manifest, StorageError naming a file that differs. The copy
+    is not flushed to the disk.
     """
     manifest = _manifest(location)
     data = join(location, manifest["data"]) if manifest.get("data") else str(location).rstrip("/")
     expected = {name: facts["sha256"] for name, facts in manifest["files"].items()}
-    with _drafted(local) as draft:
+    with _drafted(local, durable=False) as draft:
         sums = _receive(manifest["files"], data, draft) if is_remote(location) else {}
         for name, sha256 in expected.items():
             if not is_remote(location):
@@ -118,7 +125,11 @@ def get_directory(location: Location, local: Path) -> None:
 
 def _receive(files: dict[str, Any], data: str, draft: Path) -> dict[str, str | None]:
     """Copies the files of a manifest; it says how many bytes there will be."""
-    entries = {name: listing.Entry(facts.get("bytes", 0), None) for name, facts in files.items()}
+    sizes = {name: facts.get("bytes") for name, facts in files.items()}
+    entries = {
+        name: listing.Entry(size if isinstance(size, int) else 0, None)
+        for name, size in sizes.items()
+    }
     return transfers.receive(entries, data, draft)
 
 
@@ -168,10 +179,10 @@ def _commit(manifest: dict[str, Any], location: Location) -> None:
 
 
 @contextlib.contextmanager
-def _drafted(target: Path) -> Iterator[Path]:
+def _drafted(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """A draft directory, which moves to `target` in the end. AlreadyThere unless that is free."""
     try:
-        with atomic.replacing(target) as draft:
+        with atomic.replacing(target, durable=durable) as draft:
             draft.mkdir(parents=True)
             yield draft
     except FileExistsError as error:

@@ -4,11 +4,14 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from components import artifact
+from model import checkpoint
 from model.tokenizer import CHAT, EOS, load_tokenizer
 from tests.components.conftest import point_at
 from tests.components.corpora import download
+from tests.conftest import stage
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4711\n"
 
@@ -137,3 +140,18 @@ def test_s3_weights_are_not_fetched_for_a_base_that_does_not_fit(
         nanio.client().upload_file(str(file), "bucket", f"base/{file.name}")
     refused(tmp_path / "out", capsys, "s3://bucket/base", "tokenizer.json", "Git LFS pointer")
     assert not (tmp_path / "out" / "model" / "model.safetensors").exists()
+
+
+def test_a_new_model_has_the_heads_and_the_precision_of_its_shape(tmp_path):
+    """Grouped heads, a tied head and bf16, as published models have them."""
+    shape = {"d_model": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 64}
+    shape |= {"weight_tying": True, "precision": "bf16"}
+    paths = {name: tmp_path / name for name in ("model", "dataset", "metrics")}
+    stage("download", {"model": "new", "shape": shape}, **paths)
+    config, spans = checkpoint.inspect(paths["model"])
+    assert (config.n_kv_heads, config.weight_tying) == (2, True)
+    assert {span.dtype for span in spans.values()} == {torch.bfloat16}
+    assert checkpoint.HEAD not in spans
+    bad = {"model": "new", "shape": {**shape, "n_kv_heads": 3}}
+    done = stage("download", bad, check=False, **paths)
+    assert done.returncode == 2 and "n_kv_heads=3, allowed: null, or a divisor" in done.stderr

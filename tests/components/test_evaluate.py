@@ -52,6 +52,7 @@ def taught(tmp_path_factory):
         "download",
         {
             "model": "new",
+            "made": "sums",
             "shape": {**SHAPE, "vocabulary": 300},
             "sample": {"min_tokens": 1, "long_share": 0, "quality": False},
             "pretrain": lines(root / "pretrain.jsonl", [{"text": text} for text in SUMS]),

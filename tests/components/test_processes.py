@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load
@@ -129,13 +130,37 @@ def test_a_batch_that_cannot_be_shared_is_refused(runs):
     assert "batch_size=6, allowed: a multiple of 4, micro_batch_size times 2 processes" in text
 
 
-def test_torchrun(runs, tmp_path, downloaded, alone):
-    """The real launcher with the same command."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "components.sft", "--config", json.dumps(CONFIG)]
-    command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
+def test_torchrun_starts_processes_again_that_were_killed(runs, tmp_path, downloaded, alone):
+    """The real launcher with the same command: all processes begin anew, where they were."""
     runs.place = tmp_path
+    kept = {"checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["--max-restarts=1", "-m", "components.sft", "--config", json.dumps(CONFIG | kept)]
+    command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
     command += ["--trained", tmp_path / "trained", "--metrics", tmp_path / "metrics"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as launcher:
+        for line in launcher.stdout:
+            if "checkpoint of step 3 saved" in line:
+                break
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(int(children[1]), signal.SIGKILL)
+        said = launcher.stdout.read()
+    assert launcher.returncode == 0, said
+    assert "goes on from step" in said
     alike(runs.records(), load(runs.weights()), alone[0])
+
+
+def test_pretraining_goes_on_where_its_processes_were_killed(tmp_path, downloaded):
+    """As SFT, DPO and GRPO do (`test_preference_processes.py`)."""
+    runs = Runs(tmp_path, downloaded, "pretrain")
+    config = {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "window": 32, "precision": "fp32"}
+    runs.complete(config)
+    expected = runs.records(), load(runs.weights())
+    config |= {"checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
+    wait_for_steps(runs.start(config, processes=2), runs.place / "metrics", 2)
+    for process in runs.started:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert "goes on from step" in runs.complete(config, processes=2)
+    alike(runs.records(), load(runs.weights()), expected)

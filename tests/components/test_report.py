@@ -3,7 +3,7 @@
 import json
 from xml.etree import ElementTree
 
-from components.evaluate import written
+from components import written
 from components.report import page, table
 
 ROW = {

@@ -114,8 +114,8 @@ def test_a_step_that_fails_ends_it(kind):
 
 def made(preference, changed=None):
     """What the stages of a branch tell KFP about their artifacts, as their records do."""
-    stages = ["download", "pretrain", "merge", "sft", "merge", preference, "merge", "release"]
-    outputs = ["model", "trained", "model", "trained", "model", "trained", "model", "release"]
+    stages = ["download", "pretrain", "sft", preference, "merge", "release"]
+    outputs = ["model", "trained", "trained", "trained", "model", "release"]
     weights = [
         {"stage": stage, "output": output, "fingerprint": f"{stage}-{number}", "bytes": 2**40}
         for number, (stage, output) in enumerate(zip(stages, outputs, strict=True))

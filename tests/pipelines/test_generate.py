@@ -129,7 +129,7 @@ def test_an_adapter_is_asked_as_its_merged_model(taught, adapted, tmp_path, ask)
     prompts = write(tmp_path / "prompts.jsonl", ROWS)
     trained(checkpoint.load(taught, dtype=torch.float32)).save_pretrained(tmp_path / "adapter")
     (tmp_path / "model").mkdir()
-    merging_stage.merge(taught, tmp_path / "adapter", tmp_path / "model")
+    merging_stage.merge(taught, [tmp_path / "adapter"], tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(taught / name, tmp_path / "model" / name)
     commands = {

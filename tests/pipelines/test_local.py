@@ -143,7 +143,7 @@ def test_directories_of_runs_that_start_together(tmp_path):
 
     def make(_):
         together.wait()
-        return local._directory(tmp_path / "runs", "grpo-seed0")
+        return local.new_directory(tmp_path / "runs", "grpo-seed0")
 
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(make, range(8 * 50)))

@@ -1,5 +1,6 @@
 """Where the compiled stages run: what each pod is told, and that it changes nothing of the run."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components import USER
-from pipelines import placement
+from components import USER, coerce
+from components.cli import TRAINJOB
+from components.preflight.memory import limits_of
+from components.trainjob import manifest
+from components.trainjob.config import TrainjobConfig
+from pipelines import nodes, placement
 from pipelines.compiler import write
 from pipelines.recipes import RECIPES
 from tests.conftest import ROOT
@@ -68,7 +73,9 @@ def test_secrets_are_optional_environment_variables(compiled):
             }
         wanted = compiled.placements[stage]
         assert found == {name: placement.SECRETS[name] for name in wanted.secrets}
-        assert "env" not in container
+        # Preflight is told the placement of the others, and nothing else is in any pod's document.
+        names = [variable["name"] for variable in container.get("env", ())]
+        assert names == ["PLACEMENT"] * (stage == "preflight")
 
 
 def test_retries_and_caching(compiled):
@@ -84,6 +91,17 @@ def test_retries_and_caching(compiled):
             assert wanted.window >= (wanted.retries + 1) * wanted.hours * 3600
     reused = {stage for stage, wanted in compiled.placements.items() if wanted.reuse}
     assert reused == {*STAGES, "trainjob"}
+
+
+def test_preflight_is_told_what_every_pod_has(compiled):
+    """Memory, GPUs and their memory, so that a stage that cannot hold its model is refused."""
+    (container,) = [found for stage, found, _ in compiled.executors() if stage == "preflight"]
+    (variable,) = container["env"]
+    told = limits_of(variable["value"])
+    assert set(told) == set(compiled.placements)
+    for stage, wanted in compiled.placements.items():
+        expected = (bytes_of(wanted.memory), wanted.gpus, bytes_of(wanted.gpu_memory))
+        assert told[stage] == expected
 
 
 def parts(folder, recipe="tiny", profile="small", **scheduling):
@@ -113,6 +131,55 @@ def test_queue_priority_and_spot_machines(tmp_path):
         assert set(placement.SPOT) <= set(keys)
 
 
+def test_a_stage_on_several_nodes_starts_a_trainjob_of_itself(tmp_path):
+    """Its own component with its own inputs and outputs; its pod waits, and shares the claim."""
+    pipeline, settings = parts(tmp_path, "llada_8b", "gpu", nodes={"grpo": 4}, queue="team")
+    alone, _ = parts(tmp_path, "llada_8b", "gpu", queue="team")
+    executors, others = (p["deploymentSpec"]["executors"] for p in (pipeline, alone))
+    container, other = executors["exec-grpo"]["container"], others["exec-grpo"]["container"]
+    assert (container["command"], container["args"]) == (other["command"], other["args"])
+    assert pipeline["components"]["comp-grpo"] == alone["components"]["comp-grpo"]
+    ((name, text),) = [(entry["name"], entry["value"]) for entry in container["env"]]
+    assert name == TRAINJOB and "env" not in executors["exec-sft"]["container"]
+    job = coerce.build(TrainjobConfig, json.loads(text))
+    gpu = placement.PROFILES["gpu"]["grpo"]
+    assert (job.stage, job.nodes, job.processes, job.gpus) == ("grpo", 4, gpu.gpus, gpu.gpus)
+    assert (job.memory, dict(job.pool)) == (gpu.memory, gpu.nodes)
+    assert dict(job.labels) == {"kueue.x-k8s.io/queue-name": "team"}
+    assert ("JUDGE_API_KEY", "judge", "api-key") in job.secrets
+    pod = settings["deploymentSpec"]["executors"]["exec-grpo"]
+    (mount,) = pod["pvcMount"]
+    assert (mount["constant"], mount["mountPath"]) == (job.claim, job.directory)
+    assert "accelerator" not in container["resources"] and "nodeSelector" not in pod
+    assert int(pod["activeDeadlineSeconds"]) > job.hours * 3600
+    job = manifest.build(
+        "grpo-1",
+        job,
+        image="llada",
+        settings={},
+        inputs={"base": (Path("/training/base"),)},
+        outputs=["trained"],
+        folder=Path("/training/outputs"),
+    )
+    assert job["spec"]["trainer"]["numNodes"] == 4
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("merge=2", "allowed: STAGE=N, once each of pretrain, sft, dpo, grpo"),
+        ("sft", "--nodes='sft'"),
+        ("sft=0", "--nodes='sft=0'"),
+        ("sft=3", "nodes=3, allowed: 1, 2, 4, 8, 16: nodes that share batch_size=16"),
+        ("grpo=3", "nodes=3, allowed: 1, 2, 4, 8, 16, 32, 64: nodes that share prompts"),
+    ],
+)
+def test_nodes_that_cannot_be_are_refused_with_those_that_can(setting, words):
+    with pytest.raises(ValueError, match=words):
+        nodes.numbers([setting], RECIPES["tiny"](), "small")
+
+
 def test_without_cache_every_stage_runs(tmp_path):
     pipeline, _ = parts(tmp_path, cache=False)
     for tasks in [pipeline["root"]["dag"]["tasks"], *graphs(pipeline)]:
@@ -133,10 +200,15 @@ def test_the_compiler_says_what_every_stage_outlives(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     file, *lines = done.stdout.splitlines()
     rows = {line.split()[0]: line.split() for line in lines}
-    assert rows["sft"] == ["sft", "11", "2", "33", "wandb", "object-store", "s3://bucket/kept"]
-    assert rows["merge"] == ["merge", "3", "1", "6", "-", "-"]
+    secrets = ["wandb", "mlflow", "object-store"]
+    assert rows["sft"] == ["sft", "11", "2", "33", *secrets, "s3://bucket/kept"]
+    assert rows["merge"] == ["merge", "3", "1", "6", "object-store", "-"]
     pipeline = next(iter(yaml.safe_load_all(Path(file).read_text())))
     assert pipeline["root"]["dag"]["tasks"]["sft"]["retryPolicy"]["maxRetryCount"] == 10
+    patch = yaml.safe_load((ROOT / "manifests/survival/retries.yaml").read_text())
+    defaults = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]
+    policy = defaults["retryStrategy"]
+    assert f"policy {policy['retryPolicy']}, '{policy['expression']}'" in done.stdout
 
 
 def test_where_is_not_what(tmp_path):
@@ -147,6 +219,7 @@ def test_where_is_not_what(tmp_path):
         pipeline = next(iter(yaml.safe_load_all((tmp_path / "out.yaml").read_text())))
         for executor in pipeline["deploymentSpec"]["executors"].values():
             executor["container"].pop("resources")
+            executor["container"].pop("env", None)  # preflight's, which is never cached
         for tasks in [pipeline["root"]["dag"]["tasks"], *graphs(pipeline)]:
             for task in tasks.values():
                 # Longer attempts need a longer window; KFP's key holds no policy.

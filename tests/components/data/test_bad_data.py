@@ -95,7 +95,7 @@ def test_odd_rows_are_counted_in_every_part(tmp_path, base, capsys, ready):
     config = {"dataset": str(tmp_path)} if ready else {"sample": SAMPLE | {"quality": False}}
     if not ready:
         config |= {part: [{"location": str(tmp_path / f"{part}.jsonl")}] for part in PARTS}
-    dataset, report = download(tmp_path / "out", base, **config)
+    dataset, report = download(tmp_path / "out", base, decontaminate=False, **config)
     capsys.readouterr()
     for part, row in PARTS.items():
         places = {}
@@ -114,7 +114,7 @@ def test_a_ready_made_set_on_s3_is_named_by_its_location(s3, tmp_path, base):
     for part, row in PARTS.items():
         write_jsonl(tmp_path / f"{part}.jsonl", [row, None])
         storage.put_file(tmp_path / f"{part}.jsonl", f"{place}/{part}.jsonl")
-    dataset, report = download(tmp_path / "out", base, dataset=place)
+    dataset, report = download(tmp_path / "out", base, dataset=place, decontaminate=False)
     assert data.read(dataset, "sft") == [TALK]
     assert report["sft"]["first_dropped"] == {"not_an_object": f"{place}/sft.jsonl:2"}
     assert report["sft"]["sources"] == {place: 2}
@@ -226,7 +226,7 @@ def test_a_hub_that_does_not_answer(tmp_path, base):
     done = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300
     )
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr  # the world failed, not the configuration
     (line,) = [line for line in done.stderr.splitlines() if ": error: " in line]
     assert f"{location}: not to be had from the Hub" in line and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob(RECORD))

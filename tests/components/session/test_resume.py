@@ -21,8 +21,9 @@ ADAPTED = {**FULL, "steps": 30, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
 class Runs:
     """Attempts at the same stage, each with output directories of its own."""
 
-    def __init__(self, root, downloaded):
+    def __init__(self, root, downloaded, stage="sft", base=None):
         self.root, self.downloaded, self.count = root, downloaded, 0
+        self.stage, self.base = stage, base or downloaded / "model"
 
     def start(self, config, processes=1, environment=None, **options):
         """A new attempt, by one process or as torchrun would start several; the first of them."""
@@ -32,11 +33,11 @@ class Runs:
         self.output = self.place / "output-0"
         self.started = [
             start(
-                "sft",
+                self.stage,
                 config,
                 output=self.place / f"output-{rank}",
                 environment={**(environment or {}), **rank_environment(rank, processes, port)},
-                base=self.downloaded / "model",
+                base=self.base,
                 dataset=self.downloaded / "dataset",
                 trained=self.place / "trained",
                 metrics=self.place / "metrics",
