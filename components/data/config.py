@@ -43,7 +43,7 @@ class Source(Checked):
     """Where rows of one kind come from, streamed."""
 
     name: str | None = None
-    """A data set of the catalogue (components/data/catalogue.py, or `catalogue`), in place of a
+    """A data set of the catalogue (components/data/entries.py, or `catalogue`), in place of a
     location. With a location, where a copy of that data set is."""
     split: str | None = None
     """Split of the named data set; null takes its first for training, or in `test` the first that

@@ -79,7 +79,7 @@ class DownloadConfig(Checked):
     catalogue: tuple[Entry, ...] = ()
     """Data sets of your own that sources may name: a list of entries, an object of entries by name,
     or the path of a file with one (JSON, or Python with CATALOGUE = {...}, which is read and never
-    run). They come before those of components/data/catalogue.py."""
+    run). They come before those of components/data/entries.py."""
     pretrain: tuple[Source, ...] = ()
     """Sources of plain text for pretraining. The sources of a part replace its file in
     `dataset`."""
