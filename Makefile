@@ -23,7 +23,7 @@ INDEX := $(if $(filter file,$(origin TORCH_INDEX)),$(OWN_INDEX),$(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help setup pipeline-run ask pipeline-compile pipeline-plan rehearse image-build image-push \
-	component-run kind-up kind-test kind-down cluster-test test test-quick test-faults gpu-test check bench \
+	component-run kind-up kind-test kind-down cluster-test test test-quick test-faults gpu-test check audit bench \
 	format lock clean
 
 help: ## list the targets
@@ -97,8 +97,13 @@ test-quick: .venv/ready ## run the tests that take seconds: no servers, no train
 test-faults: .venv/ready ## kills, failing stores, full disks, flipped bits, hostile input: RELIABILITY.md
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 tests/faults
 
-check: .venv/ready ## ruff format, ruff and mypy, changing nothing
+check: .venv/ready ## ruff format, ruff with bandit's rules, mypy; no code of models is run. Changes nothing
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@! grep -rnE --include='*.py' 'trust_remote_code *= *True' model components pipelines images benchmarks
+
+audit: ## ask for known weaknesses of the locked packages, by pip-audit; needs the internet
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) bootstrap.py .venv/audit && .venv/audit/bin/python -m pip install --quiet pip-audit; }
+	@.venv/audit/bin/pip-audit --no-deps --disable-pip --requirement requirements.lock
 
 gpu-test: .venv/ready ## compare a GPU with the CPU; needs a GPU
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("gpu-test: torch sees no GPU")'

@@ -9,15 +9,11 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from components import artifact, storage, temporary
 from components.artifact import ArtifactError
-
-PART = 8 << 20  # bytes of one request
-READERS = 8  # requests at a time
 
 
 @contextlib.contextmanager
@@ -38,22 +34,28 @@ def opened(path: Path) -> Iterator[Path]:
             (folder / file.name).symlink_to(file.resolve())
         for name, location in places["files"].items():
             facts = record["files"][name]
-            (folder / name).symlink_to(_file(location, facts, places.get("cache"), stack))
+            _link(folder / name, location, facts, places.get("cache"), stack)
         yield folder
 
 
-def _file(
-    location: str, facts: Mapping[str, Any], cache: str | None, stack: contextlib.ExitStack
-) -> Path:
-    """A local path of the file, checked."""
+def _link(
+    link: Path,
+    location: str,
+    facts: Mapping[str, Any],
+    cache: str | None,
+    stack: contextlib.ExitStack,
+) -> None:
+    """Links to a path where the file is, checked."""
     if not storage.is_remote(location):
         _compare(location, Path(location), facts)
-        return Path(location)
-    if cache is not None and Path(cache).is_dir():
-        return _cached(location, Path(cache), facts)
-    descriptor = os.memfd_create(Path(location).name)
-    stack.callback(os.close, descriptor)
-    return _fetch(location, Path(f"/proc/{os.getpid()}/fd/{descriptor}"), facts)
+        link.symlink_to(location)
+    elif cache is not None and Path(cache).is_dir():
+        link.symlink_to(_cached(location, Path(cache), facts))
+    else:
+        descriptor = os.memfd_create(link.name)
+        stack.callback(os.close, descriptor)
+        link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+        _fetch(location, link, facts)
 
 
 def _cached(location: str, cache: Path, facts: Mapping[str, Any]) -> Path:
@@ -72,22 +74,10 @@ def _cached(location: str, cache: Path, facts: Mapping[str, Any]) -> Path:
 
 def _fetch(location: str, target: Path, facts: Mapping[str, Any]) -> Path:
     """Reads a file by parallel ranges straight into its place."""
-    try:
-        sizes = storage.list_files(location.rpartition("/")[0])
-    except FileNotFoundError:
-        sizes = {}
-    _refuse(location, sizes.get(location.rpartition("/")[2]), facts)
-    with target.open("r+b") as stream:
-        stream.truncate(facts["bytes"])
-
-        def read(start: int) -> None:
-            with storage.open_file(location) as source:
-                source.seek(start)
-                os.pwrite(stream.fileno(), source.read(PART), start)
-
-        with ThreadPoolExecutor(READERS) as readers:
-            list(readers.map(read, range(0, facts["bytes"], PART)))
-    _compare(location, target, facts)
+    folder, _, name = location.rpartition("/")
+    _refuse(location, storage.list_files(folder).get(name), facts)
+    if storage.read_into(location, target) != facts["sha256"]:
+        _compare(location, target, facts)
     return target
 
 

@@ -59,6 +59,8 @@ KEPT = PipelineConfig(
     active_deadline_seconds=30 * 24 * HOUR,
 )
 """How long the workflow and its pods stay after its end, and how long a whole run may take."""
+ONE_NODE: Mapping[str, int] = {}
+"""Stages that run on several nodes, and on how many: none."""
 HELP = "where the stages run: small (CPU) or gpu; by default what the recipe needs"
 
 
@@ -189,10 +191,10 @@ def profile(recipe: str, name: str | None = None) -> str:
     return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
-def limits(profile: str) -> dict[str, Limits]:
-    """What the pod of each stage has, in the profile."""
+def limits(profile: str, nodes: Mapping[str, int] = ONE_NODE) -> dict[str, Limits]:
+    """What each stage has in the profile: a pod's memory, and the GPUs of all its nodes."""
     return {
-        stage: Limits(size(own.memory), own.gpus, size(own.gpu_memory))
+        stage: Limits(size(own.memory), nodes.get(stage, 1) * own.gpus, size(own.gpu_memory))
         for stage, own in PROFILES[profile].items()
     }
 
@@ -224,7 +226,7 @@ def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTa
             wanted = replace(JOB, retries=wanted.retries, reuse=wanted.reuse)
         place(task, wanted)
         if stage == "preflight":
-            task.set_env_variable("PLACEMENT", json.dumps(limits(profile)))
+            task.set_env_variable("PLACEMENT", json.dumps(limits(profile, scheduling.nodes)))
         for label, value in scheduling.labels.items():
             kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)

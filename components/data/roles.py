@@ -4,6 +4,7 @@
 here. A row that does not fit raises Unfit with the reason under which it is counted.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +21,23 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{)?")
 PIECE = 1 << 20  # characters of a piece of a long document, up to its line's end
 
 
-def columns(entry: Entry, keep: Pairs = ()) -> set[str]:
+@functools.cache
+def columns(entry: Entry, keep: Pairs = ()) -> frozenset[str]:
     """The columns that the roles and the filters read."""
     roles = [role for name in ROLES if (role := getattr(entry, name)) is not None]
     paths = [path for role in roles for path in COLUMN.findall(role) or [role]]
     paths += [path for path, _ in (*entry.keep, *keep)]
-    return {path.partition(".")[0] for path in paths}
+    return frozenset(path.partition(".")[0] for path in paths)
 
 
 def usual(entry: Entry, keep: Pairs, row: Row) -> Row:
-    """The row as the readers of usual shapes take it. Raises Unfit for a row that is not kept."""
+    """The row as the readers of usual shapes take it.
+
+    Raises Unfit for a row that is not kept, and for one without a column: without its thought or
+    its context it would say something else.
+    """
+    if missing := columns(entry, keep) - row.keys():
+        raise Unfit(f"no_column_{min(missing)}")
     for path, pattern in (*entry.keep, *keep):
         if re.fullmatch(pattern, _shown(_value(row, path)), re.DOTALL) is None:
             raise Unfit(f"other_{path}")

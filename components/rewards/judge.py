@@ -8,7 +8,6 @@ way gives no score at all. Rewards that need no model are in `components.rewards
 import asyncio
 import html
 import json
-import math
 import os
 import random
 import secrets
@@ -225,7 +224,7 @@ def _scores(text: str, count: int) -> list[float]:
     for name in names:
         value = numbers[name]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        in_range = is_number and math.isfinite(value) and 0 <= value <= HIGHEST
+        in_range = is_number and 0 <= value <= HIGHEST  # NaN and the infinities are in none
         check(name, value, in_range, f"0 to {HIGHEST}")
     return [numbers[name] / HIGHEST for name in names]
 

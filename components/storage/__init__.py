@@ -117,6 +117,14 @@ def get_file(location: Location, local: Path) -> None:
             shutil.copyfile(location, draft)
 
 
+def read_into(location: Location, file: Path) -> str | None:
+    """Fetches a remote file into one that exists and may be memory, by parallel ranges.
+
+    Returns the sha256 by which it was verified, None where the server has none.
+    """
+    return downloads.download(location, file)
+
+
 def put_file(local: Path, location: Location) -> None:
     """Copies a local file to a location, whole or not at all."""
     if not is_remote(location):

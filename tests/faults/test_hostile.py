@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import artifact, coerce, executor, names, records
+from components import artifact, coerce, executor, names, records, written
 from components.data import conversations, dataset
 from components.data.token_shards import Shards, fingerprint
 from components.download import tokenizer_probe
-from components.evaluate import written
 from components.preflight.config import Recipe
 from components.rewards import judge
 from components.rewards.named import solution

@@ -112,6 +112,17 @@ def parts(folder, recipe="tiny", profile="small", **scheduling):
     return pipeline, platform["platforms"]["kubernetes"]
 
 
+def test_preflight_is_told_of_the_gpus_of_all_nodes(tmp_path):
+    """A process runs on each, so that shares of a model are smaller and batches are shared out."""
+    pipeline, _ = parts(tmp_path, recipe="llada_8b", profile="gpu", nodes={"sft": 4})
+    (told,) = [
+        limits_of(executor["container"]["env"][0]["value"])
+        for name, executor in pipeline["deploymentSpec"]["executors"].items()
+        if name == "exec-preflight"
+    ]
+    assert (told["sft"].gpus, told["pretrain"].gpus) == (4, 1)
+
+
 def test_training_that_resumes_is_started_again_more_often(tmp_path):
     pipeline, _ = parts(tmp_path, resumes=True)
     tasks = pipeline["root"]["dag"]["tasks"]

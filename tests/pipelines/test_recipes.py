@@ -36,7 +36,7 @@ def combinations(name):
 def test_every_combination_passes_preflight(name, tmp_path, capsys):
     recipes = [RECIPES[name](preference=preference) for preference in ("dpo", "grpo")]
     for recipe in [*recipes, *(recipe for _, recipe in combinations(name))]:
-        preflight.run(release_accuracy=tmp_path / "bar", **vars(recipe))
+        preflight.run(graph={}, release_accuracy=tmp_path / "bar", **vars(recipe))
         assert capsys.readouterr().out == "preflight: every configuration is valid\n"
 
 

@@ -230,3 +230,23 @@ def test_a_hub_that_does_not_answer(tmp_path, base):
     (line,) = [line for line in done.stderr.splitlines() if ": error: " in line]
     assert f"{location}: not to be had from the Hub" in line and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob(RECORD))
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"text": "' + b"a" * (100 << 20) + b'"}', b"[" + b"[]," * (33 << 20) + b"[]]"]
+)
+def test_a_line_of_100_mb_takes_little_memory(tmp_path, line):
+    """Of a ready-made data set, read by a stage; a process of its own has a peak of its own."""
+    (tmp_path / "sft.jsonl").write_bytes(line + b"\n")
+    program = (
+        "import resource, sys\nfrom pathlib import Path\nfrom components.data import dataset\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    dataset.read(Path(sys.argv[1]), 'sft')\n"
+        "except ValueError as error:\n    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    message, kilobytes = done.stdout.splitlines()
+    assert message.endswith("sft.jsonl:1: a line of more than 16,777,216 bytes")
+    assert int(kilobytes) < 100_000

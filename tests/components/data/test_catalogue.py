@@ -122,6 +122,18 @@ MINE = {
 }
 
 
+def test_a_row_without_a_column_is_counted(tmp_path, base):
+    """A JSON line may lack what the first one has; the question alone would be another."""
+    first, second = map(dict, PUBLISHED["dolly-15k"][1])
+    location = write_jsonl(tmp_path / "rows.jsonl", [second, {**first, "context": None}])
+    _, report = download(tmp_path, base, sft=[{"name": "dolly-15k", "location": location}])
+    assert report["sft"]["documents"] == 2
+    del first["context"]
+    write_jsonl(tmp_path / "rows.jsonl", [second, first])
+    _, report = download(tmp_path / "b", base, sft=[{"name": "dolly-15k", "location": location}])
+    assert report["sft"]["dropped"] == {"no_column_context": 1}
+
+
 @pytest.mark.parametrize("form", ["object", "json", "python"])
 def test_entries_of_your_own(tmp_path, base, form):
     """Nothing of the Python file is run."""

@@ -93,6 +93,7 @@ def test_a_share_of_the_groups_is_shown_as_in_the_whole():
         ('{"answer_1": -1, "answer_2": 1}', "answer_1=-1, allowed: 0 to 10"),
         ('{"answer_1": NaN, "answer_2": 1}', "answer_1=nan, allowed: 0 to 10"),
         ('{"answer_1": Infinity, "answer_2": 1}', "answer_1=inf, allowed: 0 to 10"),
+        ('{"answer_1": 1' + "0" * 400 + ', "answer_2": 1}', "allowed: 0 to 10"),
         ('{"answer_1": true, "answer_2": 1}', "answer_1=True, allowed: 0 to 10"),
         ('{"answer_1": "9", "answer_2": 1}', "answer_1='9', allowed: 0 to 10"),
         ('{"answer_1": ' + "9" * 5000 + ', "answer_2": 1}', "Exceeds the limit"),
