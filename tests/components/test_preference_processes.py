@@ -3,14 +3,10 @@
 `test_processes.py` does the same for the shared loop with SFT.
 """
 
-import os
-import signal
-
 import pytest
 from safetensors.torch import load
 
-from tests.components.forked import wait_for_steps
-from tests.components.session.test_resume import Runs, curve, steps_in
+from tests.components.session.test_resume import Runs, curve, kill_with_a_state
 
 ADAPTER = {"rank": 4, "alpha": 8, "dropout": 0.0}
 DPO = {"steps": 3, "batch_size": 8, "micro_batch_size": 2, "max_length": 64, "draws": 2}
@@ -77,10 +73,7 @@ def test_another_number_of_processes_goes_on(
 ):
     run = runs_of(stage, tmp_path, downloaded, taught)
     config = {**CONFIGS[stage], "checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
-    wait_for_steps(run.start(config, processes=before), run.place / "metrics", 2)
-    for process in run.started:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    assert steps_in(tmp_path / "kept")
+    run.start(config, processes=before)
+    kill_with_a_state(run, tmp_path / "kept")
     assert "goes on from step" in run.complete(config, processes=after)
     alike(run, alone[stage])

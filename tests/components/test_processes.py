@@ -15,7 +15,7 @@ from safetensors.torch import load
 
 from model import diffusion
 from tests.components.forked import wait_for_steps
-from tests.components.session.test_resume import Runs, steps_in
+from tests.components.session.test_resume import Runs, kill_with_a_state, steps_in
 from tests.conftest import ROOT
 
 CONFIG = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "max_length": 64, "examples": 40}
@@ -164,13 +164,17 @@ def test_torchrun_starts_processes_again_that_were_killed(runs, tmp_path, downlo
 def test_pretraining_goes_on_where_its_processes_were_killed(tmp_path, downloaded):
     """As SFT, DPO and GRPO do (`test_preference_processes.py`)."""
     runs = Runs(tmp_path, downloaded, "pretrain")
-    config = {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "window": 32, "precision": "fp32"}
+    config = {
+        "steps": 30,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "window": 32,
+        "precision": "fp32",
+    }
     runs.complete(config)
     expected = runs.records(), load(runs.weights())
     config |= {"checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
-    wait_for_steps(runs.start(config, processes=2), runs.place / "metrics", 2)
-    for process in runs.started:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    runs.start(config, processes=2)
+    kill_with_a_state(runs, tmp_path / "kept")
     assert "goes on from step" in runs.complete(config, processes=2)
     alike(runs.records(), load(runs.weights()), expected)

@@ -44,11 +44,12 @@ def test_several_nodes_are_part_of_the_version_and_no_argument():
         done = submit(server, "--nodes", "pretrain=4", "--nodes", "dpo=2")
         refused(submit(server, "--nodes", "pretrain=3"), "nodes=3, allowed: 1, 2, 4, 8: ")
     assert done.returncode == 0, done.stderr
-    ((pipeline, _),) = [version["spec"] for version in server.versions.values()]
-    executors = pipeline["deploymentSpec"]["executors"]
-    names = {name for name, executor in executors.items() if "env" in executor["container"]}
-    assert names == {"exec-pretrain", "exec-dpo"}
     (run,) = server.runs.values()
+    reference = run["pipeline_version_reference"]
+    pipeline, _ = server.versions[reference["pipeline_version_id"]]["spec"]
+    executors = pipeline["deploymentSpec"]["executors"]
+    names = {name for name, executor in executors.items() if "TRAINJOB" in str(executor)}
+    assert names == {"exec-pretrain", "exec-dpo"}
     assert not run["runtime_config"].get("parameters")
 
 

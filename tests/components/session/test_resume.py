@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import time
 
 import pytest
 import torch
@@ -104,6 +105,16 @@ def curve(records):
     """What must not depend on interruptions: everything but speed and memory."""
     timed = ("tokens_per_second", "peak_memory_bytes")
     return [{key: row[key] for key in row if key not in timed} for row in records]
+
+
+def kill_with_a_state(run, place):
+    """SIGKILL to all processes of an attempt once a state of it is kept, which training outruns."""
+    while run.started[0].is_alive() and not steps_in(place):
+        time.sleep(0.002)
+    for process in run.started:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert steps_in(place)
 
 
 def steps_in(place):
