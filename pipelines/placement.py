@@ -2,7 +2,7 @@
 
 Of all this only the names of volume claims are part of KFP's cache key, beside the image, the
 configuration and the input artifacts: a stage that moves is not trained again, unless it moves to
-several nodes or back, which share a claim. KFP's compiler
+several nodes or back, which share a claim, or its base does so to that volume. KFP's compiler
 forbids every pod to escalate its privileges, drops its capabilities and sets seccomp to
 RuntimeDefault; the Pod Security level of the namespace (`manifests/base`) decides which other pods
 may enter it.
@@ -89,8 +89,8 @@ class Placement:
     cache: str | None = None
     """Volume claim with the Hub's files, which outlives the run."""
     shared: tuple[str, str] | None = None
-    """Volume claim that this pod shares with other nodes, and where it is mounted: those of its
-    TrainJob, or the stages that read a base model there."""
+    """Volume claim that this pod shares with the nodes of a TrainJob, or with the other stages that
+    read the base model there, and where it is mounted."""
     secrets: tuple[str, ...] = (STORE,)
     """Names in SECRETS that become environment variables where the namespace has them. The store's
     is in all of them, for KFP's launcher, which takes a session token from nowhere else."""
