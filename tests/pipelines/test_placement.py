@@ -1,5 +1,6 @@
 """Where the compiled stages run: what each pod is told, and that it changes nothing of the run."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import yaml
 
 from components import USER, coerce
 from components.cli import TRAINJOB
+from components.download.config import DownloadConfig
 from components.preflight.memory import limits_of
 from components.trainjob import manifest
 from components.trainjob.config import TrainjobConfig
@@ -237,3 +239,36 @@ def test_where_is_not_what(tmp_path):
                 task.get("retryPolicy", {}).pop("backoffMaxDuration", None)
         documents.append(pipeline)
     assert documents[0] == documents[1]
+
+
+def test_stages_that_read_a_base_mount_the_volume_where_it_is(tmp_path):
+    """Also those that train on several nodes, whose TrainJob mounts the same claim."""
+    recipe = RECIPES["llada_8b"]()
+    download = dataclasses.replace(recipe.download, mirror="/training/models")
+    recipe = dataclasses.replace(recipe, download=download)
+    scheduling = placement.Scheduling(nodes={"sft": 2})
+    write(recipe, tmp_path / "out.yaml", profile="gpu", scheduling=scheduling)
+    _, platform = yaml.safe_load_all((tmp_path / "out.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounting = {
+        name.removeprefix("exec-").rstrip("-0123456789")
+        for name, executor in executors.items()
+        for mount in executor.get("pvcMount", [])
+        if (mount["constant"], mount["mountPath"]) == placement.VOLUME
+    }
+    assert mounting == {*STAGES} - {"report"}
+
+
+@pytest.mark.parametrize(
+    ("mirror", "cache", "expected"),
+    [
+        ("/training/models", None, True),
+        ("s3://bucket/models", "/training", True),
+        ("s3://bucket/models", None, False),
+        ("/trainings", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_base_on_the_volume(mirror, cache, expected):
+    config = DownloadConfig(model="OWNER/NAME", mirror=mirror, cache=cache)
+    assert placement.on_volume(config) is expected
