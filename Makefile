@@ -5,6 +5,7 @@ PREFERENCE ?= grpo
 SEED ?= 0
 RUNS ?= .runs
 SET ?=
+NODES ?=
 GPUS ?=
 SCALE ?=
 RUNNER ?= process
@@ -67,8 +68,8 @@ image-push: .venv/ready ## push the image and pin its digest for the components:
 component-run: .venv/ready ## run one stage in its container: STAGE=sft ARGS="..." RUNS=.runs NETWORK=none|host
 	@$(BIN)/python -m images.component --runs '$(RUNS)' --network '$(NETWORK)' $(STAGE) $(ARGS)
 
-pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
-	@$(BIN)/python -m pipelines.compiler $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
+pipeline-compile: .venv/ready ## write the pipeline for a cluster, dist/RECIPE.yaml: RECIPE=llada_8b NODES="sft=2"
+	@$(BIN)/python -m pipelines.compiler $(RECIPE) $(foreach stage,$(NODES),--nodes '$(stage)') $(foreach setting,$(SET),--set '$(setting)')
 
 pipeline-plan: .venv/ready ## memory, hours and bytes of a run before it is paid for: RECIPE=llada_8b GPUS=8
 	@$(BIN)/python -m pipelines.plan '$(RECIPE)' --preference '$(PREFERENCE)' $(if $(GPUS),--gpus '$(GPUS)') $(ARGS) $(foreach setting,$(SET),--set '$(setting)')
