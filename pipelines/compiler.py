@@ -28,10 +28,10 @@ POLICY = (
     "(policy Always, 'lastRetry.status == \"Error\" || asInt(lastRetry.exitCode) > 0'),\n"
     "  where the installation has manifests/survival; as KFP 2.17.0 installs itself (policy "
     "OnError), pods that were deleted alone.\n"
-    "checkpoints: submit --pipeline-root s3://BUCKET/FOLDER keeps those of every training stage that "
-    "names no place\n"
-    "  in s3://BUCKET/FOLDER/checkpoints, submit --checkpoints URI in URI; every training stage has "
-    f"{placement.ATTEMPTS + 1} attempts then."
+    "checkpoints: submit --pipeline-root s3://BUCKET/FOLDER keeps those of every training stage "
+    "that names no place\n"
+    "  in s3://BUCKET/FOLDER/checkpoints, submit --checkpoints URI in URI; then every training "
+    f"stage has {placement.ATTEMPTS + 1} attempts."
 )
 """What the compiled pipeline cannot say, and its table therefore must."""
 SEVERAL = (
