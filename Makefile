@@ -83,7 +83,7 @@ kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docke
 kind-test: .venv/ready ## run both branches of the tiny recipe on the kind cluster and compare every model
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster test
 
-cluster-test: .venv/ready ## the same on any installation of Kubeflow Pipelines: HOST=URL REFERENCE=DIR PODS=NAMESPACE
+cluster-test: .venv/ready ## the same on any installation of Kubeflow Pipelines: HOST=URL REFERENCE=DIR PODS=NAMESPACE PROFILE= ACCOUNT=
 	@$(BIN)/python -m tests.kind.cluster check '$(HOST)'
 
 kind-down: .venv/ready ## delete the kind cluster
