@@ -5,6 +5,7 @@ PREFERENCE ?= grpo
 SEED ?= 0
 RUNS ?= .runs
 SET ?=
+NODES ?=
 GPUS ?=
 SCALE ?=
 RUNNER ?= process
@@ -67,8 +68,8 @@ image-push: .venv/ready ## push the image and pin its digest for the components:
 component-run: .venv/ready ## run one stage in its container: STAGE=sft ARGS="..." RUNS=.runs NETWORK=none|host
 	@$(BIN)/python -m images.component --runs '$(RUNS)' --network '$(NETWORK)' $(STAGE) $(ARGS)
 
-pipeline-compile: .venv/ready ## write the pipeline for a cluster: dist/RECIPE.yaml
-	@$(BIN)/python -m pipelines.compiler $(RECIPE) $(foreach setting,$(SET),--set '$(setting)')
+pipeline-compile: .venv/ready ## write the pipeline for a cluster, dist/RECIPE.yaml: RECIPE=llada_8b NODES="sft=2"
+	@$(BIN)/python -m pipelines.compiler $(RECIPE) $(foreach stage,$(NODES),--nodes '$(stage)') $(foreach setting,$(SET),--set '$(setting)')
 
 pipeline-plan: .venv/ready ## memory, hours and bytes of a run before it is paid for: RECIPE=llada_8b GPUS=8
 	@$(BIN)/python -m pipelines.plan '$(RECIPE)' --preference '$(PREFERENCE)' $(if $(GPUS),--gpus '$(GPUS)') $(ARGS) $(foreach setting,$(SET),--set '$(setting)')
@@ -82,7 +83,7 @@ kind-up: .venv/ready ## make a kind cluster with Kubeflow Pipelines; needs Docke
 kind-test: .venv/ready ## run both branches of the tiny recipe on the kind cluster and compare every model
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.kind.cluster test
 
-cluster-test: .venv/ready ## the same on any installation of Kubeflow Pipelines: HOST=URL REFERENCE=DIR PODS=NAMESPACE
+cluster-test: .venv/ready ## the same on any installation of Kubeflow Pipelines: HOST=URL REFERENCE=DIR PODS=NAMESPACE PROFILE= ACCOUNT=
 	@$(BIN)/python -m tests.kind.cluster check '$(HOST)'
 
 kind-down: .venv/ready ## delete the kind cluster
