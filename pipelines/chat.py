@@ -61,7 +61,7 @@ class Chat:
         (answer,) = asked.answers
         self.dialogue = [*turns, {"role": "assistant", "content": answer.text}]
         self.turns += 1
-        print(answer.shown(think=self.settings.think), flush=True)
+        screen.say(answer.shown(think=self.settings.think))
         screen.note(str(asked))
 
     def _follow(self, command: str) -> bool:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import yaml
 from kfp.compiler import Compiler
 
-from components.failure import explain
+from components.failure import as_line, explain
 from components.preflight.config import Recipe
 from model.training.preemption import Stopped, stoppable
 from pipelines import llada, nodes, pins, placement
@@ -107,7 +107,7 @@ def survival(recipe: Recipe, profile: str, scheduling: Scheduling) -> str:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"compile: {message}", file=sys.stderr)
+    print(f"compile: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-from components.failure import explain
+from components.failure import as_line, explain
 from components.preflight.config import Recipe
 from components.preflight.memory import GIB
 from model.options import check
@@ -242,7 +242,7 @@ def main(words: Iterable[str] | None = None) -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"plan: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"plan: error: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -23,7 +23,7 @@ from kfp import local
 from kfp.local import subprocess_task_handler
 
 from components import artifact
-from components.failure import explain
+from components.failure import as_line, explain
 from components.preflight.config import Recipe
 from model.options import check
 from model.training.preemption import Stopped, stoppable
@@ -238,7 +238,7 @@ def _scale(text: str) -> float:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"rehearse: {' '.join(message.split())}", file=sys.stderr)
+    print(f"rehearse: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

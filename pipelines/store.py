@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from components.failure import explain
+from components.failure import as_line, explain
 from model.options import check
 
 SECRET, LAUNCHER = "object-store", "kfp-launcher"
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def _end(message: str) -> NoReturn:
-    print(f"store: error: {message}", file=sys.stderr)
+    print(f"store: error: {as_line(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -21,6 +21,7 @@ import yaml
 
 from components import PROJECT
 from components.container import IMAGE
+from components.failure import as_line
 from components.preflight.config import Recipe
 from model.options import check
 from model.training.config import Resumable
@@ -257,7 +258,7 @@ def _scheduling(
 
 
 def _end(message: str) -> NoReturn:
-    print(f"submit: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"submit: error: {as_line(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 

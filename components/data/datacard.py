@@ -10,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.drawing import escape_markdown
+
 SAMPLES, SHOWN = 5, 1000  # how many samples, and how many characters of each
 MATCHES = 20  # test problems in training data that are named
 
@@ -135,24 +137,27 @@ def _section(part: str, facts: dict[str, Any]) -> str:
     total = facts["documents"] + sum(facts["dropped"].values())
     lines = [f"## {part}", ""]
     lines.append(f"{facts['documents']:,} of {total:,} kept, {facts['tokens']:,} tokens.")
-    lines += [*facts["notes"], "", "| tokens | documents |", "|---|---|"]
+    lines += [*map(escape_markdown, facts["notes"]), "", "| tokens | documents |", "|---|---|"]
     lines += [f"| {bucket} | {count:,} |" for bucket, count in facts["lengths"].items()]
     tables = (("dropped because", "dropped"), ("source", "sources"))
     for title, counts in (*tables, ("test set of which problems stand here", "test_problems")):
         if facts[counts]:
             lines += ["", f"| {title} | rows |", "|---|---|"]
-            lines += [f"| {name} | {count:,} |" for name, count in facts[counts].items()]
+            lines += [_row(name, f"{count:,}") for name, count in facts[counts].items()]
     if facts["first_dropped"]:
         lines += ["", "| dropped because | first at |", "|---|---|"]
-        lines += [f"| {name} | {place} |" for name, place in facts["first_dropped"].items()]
+        lines += [_row(name, place) for name, place in facts["first_dropped"].items()]
     if facts["test_matches"]:
         lines += ["", "| test problem | stands at | by the words |", "|---|---|---|"]
-        for match in facts["test_matches"]:
-            words = match["words"].replace("|", "\\|").replace("\n", " ")
-            lines.append(f"| {match['test']} | {match['at']} | {words} |")
+        lines += [_row(*match.values()) for match in facts["test_matches"]]
     for number, sample in enumerate(facts["samples"], 1):
         fence = "`" * 3
         while fence in sample:
             fence += "`"
         lines += ["", f"Sample {number}:", "", fence, sample, fence]
     return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    """A row of a table. Files and data sets have the names that their owners gave them."""
+    return f"| {' | '.join(map(escape_markdown, cells))} |"

@@ -26,7 +26,7 @@ from components.evaluate import code
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
 from components.evaluate.team import join
-from components.failure import explain
+from components.failure import as_line, explain
 from model.options import check
 
 OWN = ("tasks", "task_files", "fewshot", "fewshot_multiturn", "system", "limit", "traces")
@@ -90,7 +90,7 @@ def main() -> None:
         with code.confined(True):
             cli_evaluate()
     except (ValueError, OSError) as error:
-        print(f"lm_eval: error: {explain(error)}", file=sys.stderr)
+        print(f"lm_eval: error: {as_line(explain(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

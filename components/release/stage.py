@@ -60,6 +60,8 @@ def _check_model(config: ReleaseConfig, model: Path, evaluation: Path, accuracy:
     allowed = " or ".join(map(adapted.shown, names))
     origin = f"of model {adapted.shown(evaluated)}"
     check("evaluation", origin, evaluated in names, f"one of {allowed}")
+    is_after = artifact.origin(artifact.read(evaluation)) is not None
+    check("evaluation", str(evaluation), is_after, "of a model that began with a download")
     check("accuracy", accuracy, accuracy >= config.accuracy, f"{config.accuracy} or more")
 
 

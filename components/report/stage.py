@@ -127,7 +127,9 @@ def _check(metrics: dict[str, Path], evaluations: dict[str, Path]) -> None:
         is_after = history == {training[role] for role in behind}
         stages = f"behind {' and '.join(behind)} alone" if behind else "that no stage has trained"
         check(name, str(path), is_after, f"one of the model {stages}")
-        datasets.add(record["inputs"]["dataset"]["fingerprint"])
+        dataset = record["inputs"].get("dataset")
+        check(name, str(path), dataset is not None, "an evaluation that records its dataset")
+        datasets.add(dataset["fingerprint"])
     names = ", ".join(sorted(fingerprint[:12] for fingerprint in datasets))
     check("evaluations", f"of datasets {names}", len(datasets) == 1, "of one dataset")
 

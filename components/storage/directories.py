@@ -166,6 +166,8 @@ def _manifest(location: Location) -> dict[str, Any]:
         if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
             raise StorageError(f"{file}: not a manifest: no sha256 of {name!r}")
     names.check_all(files, file, StorageError)
+    if manifest.get("data"):
+        names.check(manifest["data"], file, StorageError)
     return manifest
 
 

@@ -162,6 +162,18 @@ def test_evaluations_on_other_problems_are_refused(run):
     assert done.returncode == 2 and "of one dataset" in done.stderr
 
 
+def test_an_evaluation_of_no_dataset_is_refused(run):
+    """Its record is whole, and of a stage that was given other inputs."""
+    path = run / "run" / "grpo-evaluation"
+    shutil.rmtree(path)
+    results = {"results.json": json.dumps(ASKED), "traces.jsonl": ""}
+    make(run / "run", path.name, "evaluate", "evaluation", {"model": "grpo-trained"}, results)
+    done = report(run)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "aligned_evaluation='" in line and "allowed: an evaluation that records" in line
+
+
 def test_evaluations_that_begin_with_another_task_are_refused(run):
     """The verdict is about one task: the first of all three."""
     path = run / "run" / "grpo-evaluation"

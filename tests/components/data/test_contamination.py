@@ -8,6 +8,7 @@ from components.data import contamination
 from components.data import dataset as data
 from components.data.contamination import TestSet
 from components.data.token_shards import Shards
+from components.drawing import escape_markdown
 from model.tokenizer import load_tokenizer
 from tests.components.corpora import WORDS, download, prose, write_jsonl
 
@@ -61,7 +62,8 @@ def test_through_the_stage(tmp_path, base):
     assert match["test"] == f"{label}, test.jsonl:1" and match["at"].endswith("sft.jsonl:1")
     assert "ada walks forty steps" in match["words"]
     page = (dataset / "report.md").read_text()
-    assert f"| {label} | 2 |" in page and f"| {label}, test.jsonl:1 |" in page
+    cell = escape_markdown(label)
+    assert f"| {cell} | 2 |" in page and f"| {cell}, test.jsonl:1 |" in page
     summary = artifact.verify(dataset)["summary"]
     assert summary["test_problems"]["problems"] == {label: 2}
 

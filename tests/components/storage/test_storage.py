@@ -111,6 +111,17 @@ def test_manifest_names_stay_below(place, folder, tmp_path, name):
     assert not list(tmp_path.rglob("*escaped*")) and not (tmp_path / "m" / "back").exists()
 
 
+@pytest.mark.parametrize("data", [*HOSTILE, "a/"])
+def test_the_folder_of_a_manifest_stays_below(place, folder, tmp_path, data):
+    """It is read below the location, and swept there."""
+    directories.put_directory(folder, place)
+    manifest = storage.read_json(storage.join(place, storage.MANIFEST))
+    storage.write_json(storage.join(place, storage.MANIFEST), {**manifest, "data": data})
+    with pytest.raises(StorageError, match="allowed: a file below this directory"):
+        directories.get_directory(place, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
 @pytest.mark.parametrize("name", ["m/../../escaped.json", "../escaped.json", "/escaped.json"])
 def test_object_names_stay_below(nanio, monkeypatch, tmp_path, name):
     """A bucket of a stranger writes nothing outside of the copy."""
