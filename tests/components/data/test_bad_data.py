@@ -105,8 +105,8 @@ def test_odd_rows_are_counted_in_every_part(tmp_path, base, capsys, ready):
         assert report[part]["documents"] == 2
         assert report[part]["dropped"] == Counter(ODD.values())
         assert report[part]["first_dropped"] == places
-        row = f"| not\\_json | {escape_markdown(places['not_json'])} |"
-        assert row in (dataset / "report.md").read_text()
+        line = f"| not\\_json | {escape_markdown(places['not_json'])} |"
+        assert line in (dataset / "report.md").read_text()
         if part != "pretrain" or ready:
             assert data.read(dataset, part) == [row, row]
 
