@@ -88,18 +88,19 @@ def rewrite_settings(path: Path) -> None:
 def rewrite_weights(path: Path) -> None:
     """Gives the tensors below `path` LLaDA's names; their bytes are copied as they are."""
     for file in safetensors_files.weight_files(path):
-        with file.open("rb") as stream:
+        # `header` refuses a file that is none, before its first bytes are taken for a length.
+        if all(rename(name) == name for name, _ in safetensors_files.header(file)):
+            continue
+        with file.open("rb") as stream, atomic.replacing(file) as draft, draft.open("wb") as copy:
             header: dict[str, Any] = json.loads(
                 stream.read(int.from_bytes(stream.read(8), "little"))
             )
-            ours = {rename(name): facts for name, facts in header.items()}
-            if ours == header:
-                continue
-            text = json.dumps(ours, separators=(",", ":")).encode()
+            text = json.dumps(
+                {rename(name): facts for name, facts in header.items()}, separators=(",", ":")
+            ).encode()
             text += b" " * (-len(text) % 8)
-            with atomic.replacing(file) as draft, draft.open("wb") as copy:
-                copy.write(len(text).to_bytes(8, "little") + text)
-                shutil.copyfileobj(stream, copy, 1 << 20)
+            copy.write(len(text).to_bytes(8, "little") + text)
+            shutil.copyfileobj(stream, copy, 1 << 20)
 
 
 def rename(name: str) -> str:

@@ -6,6 +6,7 @@ patterns, `directories` copies whole directories.
 """
 
 import contextlib
+import errno
 import fnmatch
 import io
 import json
@@ -170,8 +171,9 @@ def delete(location: Location) -> None:
 
 
 def _unless_gone(_: Any, __: str, reason: tuple[Any, BaseException, Any]) -> None:
-    """Two processes may remove the same directory."""
-    if not isinstance(reason[1], FileNotFoundError):
+    """Two processes may remove the same directory, and a third may still write into it."""
+    gone = (errno.ENOENT, errno.ENOTEMPTY)
+    if not isinstance(reason[1], OSError) or reason[1].errno not in gone:
         raise reason[1]
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import botocore.exceptions as aws
 
+from components.names import is_marker
 from components.storage.connection import client, code_of, explained, split
 from components.storage.errors import Location
 from components.storage.retries import persist
@@ -62,6 +63,10 @@ def remove(location: Location, *, first: str) -> None:
     bucket, key = split(location)
     own = [key] if size_of(location) is not None else []
     _remove(location, bucket, [*own, *(f"{key}/{name}" for name in below if name != first)])
+    # A gateway whose folders are real keeps those that a removal of many objects empties.
+    markers = [name for name in sizes_below(location) if is_marker(name)] if len(below) > 1 else []
+    for name in sorted(markers, key=len, reverse=True):
+        _delete_one(location, bucket, f"{key}/{name}")
 
 
 def remove_all(location: Location, names: list[str]) -> None:

@@ -147,11 +147,11 @@ def test_a_new_model_has_the_heads_and_the_precision_of_its_shape(tmp_path):
     shape = {"d_model": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 64}
     shape |= {"weight_tying": True, "precision": "bf16"}
     paths = {name: tmp_path / name for name in ("model", "dataset", "metrics")}
-    stage("download", {"model": "new", "shape": shape}, **paths)
+    stage("download", {"model": "new", "made": "sums", "shape": shape}, **paths)
     config, spans = checkpoint.inspect(paths["model"])
     assert (config.n_kv_heads, config.weight_tying) == (2, True)
     assert {span.dtype for span in spans.values()} == {torch.bfloat16}
     assert checkpoint.HEAD not in spans
-    bad = {"model": "new", "shape": {**shape, "n_kv_heads": 3}}
+    bad = {"model": "new", "made": "sums", "shape": {**shape, "n_kv_heads": 3}}
     done = stage("download", bad, check=False, **paths)
     assert done.returncode == 2 and "n_kv_heads=3, allowed: null, or a divisor" in done.stderr
