@@ -81,7 +81,7 @@ class Attempts:
 
     def check_left(self):
         """Nothing is left of all the attempts but the outputs."""
-        assert not list(self.temporary.glob(f"{PROJECT}-*/*")), "temporary files"
+        assert list(self.temporary.glob(f"{PROJECT}-*/*")) == []
         for pattern in (f"**/*{atomic.DRAFT}", f"**/{artifact.CLAIM}", "**/answers-*"):
             assert not list((self.root / "out").glob(pattern)), pattern
 

@@ -45,7 +45,7 @@ def commands(downloaded, adapted, run):
     """Configuration, inputs and outputs of each stage that writes."""
     base, dataset = downloaded / "model", downloaded / "dataset"
     shape = {"d_model": 8, "n_layers": 1, "n_heads": 1, "mlp_hidden_size": 8}
-    new = ({"model": "new", "shape": shape}, {}, ("model", "dataset", "metrics"))
+    new = ({"model": "new", "made": "sums", "shape": shape}, {}, ("model", "dataset", "metrics"))
     opened = {"base": base, "dataset": dataset}
     reported = {
         "pretrain_metrics": run / "run" / "pretrain-metrics",
