@@ -14,10 +14,12 @@ import torch
 
 from benchmarks import (
     adapter_step,
+    base_by_reference,
     cost,
     evaluate,
     first_run,
     generation,
+    grpo_step,
     likelihood,
     loading,
     margins,
@@ -26,6 +28,7 @@ from benchmarks import (
     processes,
     training,
     training_step,
+    transfers,
 )
 from benchmarks.measure import Row
 from model.training.preemption import Stopped, stoppable
@@ -38,9 +41,12 @@ BENCHMARKS: dict[str, Callable[[str], list[Row]]] = {
     "likelihood": likelihood.rows,
     "loading": loading.rows,
     "merging": merging.rows,
+    "base_by_reference": base_by_reference.rows,
     "training": training.rows,
     "generation": generation.rows,
+    "grpo_step": grpo_step.rows,
     "evaluate": evaluate.rows,
+    "transfers": transfers.rows,
     "adapter_step": adapter_step.rows,
 }
 GPU_ONLY = {"adapter_step"}

@@ -7,14 +7,15 @@ hold; that of the small models of a CPU is in the tests.
 
 import torch
 
-from benchmarks import measure, sizing
+from benchmarks import measure
 from benchmarks.cost import Cost
 from benchmarks.measure import Row
 from benchmarks.network import network
+from benchmarks.sizing import GIB
 from model import diffusion, lora
 from model.config import LLaDAConfig
 from model.llada import LLaDA
-from model.training import throughput
+from model.training import sizing, throughput
 
 LENGTHS = (4096, 8192)
 FULL = LLaDAConfig(max_sequence_length=max(LENGTHS))
@@ -51,7 +52,7 @@ def _rows(model: LLaDA, optimizer: torch.optim.Optimizer, length: int, device: s
     peak = held + measure.extra_bytes(step, device)
     (spent,) = measure.seconds(step, device=device)
     shape, run = sizing.Shape(), sizing.Run(length=length)
-    peak_flops = throughput.peak_flops(model.device) or sizing.PEAKS["H100"]
+    peak_flops = throughput.peak_flops(model.device) or throughput.PEAKS["H100"]
     expected = length * sizing.seconds_per_token(shape, run, peak_flops)
     embedding = model.head_weight.numel() * model.head_weight.itemsize  # as large as the head
     weights = sum(weight.numel() * weight.itemsize for weight in model.parameters()) - embedding
@@ -63,8 +64,8 @@ def _rows(model: LLaDA, optimizer: torch.optim.Optimizer, length: int, device: s
             work=f"{work}, peak memory",
             against=against,
             unit="GiB",
-            baseline=sum(sizing.memory(shape, run).values()) / sizing.GIB,
-            ours=peak / sizing.GIB,
+            baseline=sum(sizing.memory(shape, run).values()) / GIB,
+            ours=peak / GIB,
             bar=None,
         ),
         Row(

@@ -64,6 +64,7 @@ def _curve(run: Path, estimator: str, rate: float) -> Curve:
     """(passes spent, exact match on held-out problems), from the SFT model on."""
     steps = BUDGET // (ROLLOUT + 2 * VIEWS[estimator])
     recipe = tiny().grpo
+    assert recipe is not None
     changes: dict[str, Any] = {
         "steps": steps,
         "estimator": estimator,
@@ -72,7 +73,7 @@ def _curve(run: Path, estimator: str, rate: float) -> Curve:
     }
     config = dataclasses.replace(recipe, **changes)
     (dataset,) = run.glob("artifacts/*/download/dataset")
-    (base,) = run.glob("artifacts/*/merge-2/model")
+    (base,) = run.glob("artifacts/*/sft/trained")
     problems = data.read(dataset, "problems")
     held_out = problems[-HELD_OUT:]
     model, wrapped, tokenizer = open_base(base, config)

@@ -42,7 +42,7 @@ def rows(device: str) -> list[Row]:
             merged.save_pretrained(_empty(root / "peft"))
 
         def ours() -> None:
-            merge(root / "base", root / "adapter", _empty(root / "ours"))
+            merge(root / "base", [root / "adapter"], _empty(root / "ours"))
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -29,6 +29,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "lm_eva
 STARTED = time.monotonic()
 
 Input = Annotated[Path, "input"]
+OptionalInput = Annotated[Path | None, "input"]
+"""An input that a pipeline without the stage before it does not have."""
 Inputs = Annotated[tuple[Path, ...], "inputs"]
 """Any number of inputs of one kind, in their order. KFP's container components take no such list
 as an artifact, so that only the command line offers them."""
@@ -43,6 +45,18 @@ class ArtifactError(ValueError):
     """A directory that is not a complete artifact, or that differs from its record."""
 
 
+@dataclasses.dataclass(frozen=True)
+class References:
+    """Files of an artifact that are elsewhere (`references.py` reads them)."""
+
+    files: dict[str, dict[str, Any]]
+    """The size and the sha256 of each, by its name."""
+    places: dict[str, Any]
+    """Under `files` the location of each, and under `cache` where a node may keep copies, or null.
+    They are no part of the fingerprint: the same files elsewhere are the same artifact."""
+
+
+NONE: Mapping[str, References] = {}
 Signature = dict[str, tuple[int, ...]]
 _VERIFIED: dict[Path, tuple[dict[str, Any], Signature]] = {}
 """What this process has verified, by absolute path: the record and the state of the files then."""
@@ -84,7 +98,9 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def _compare(path: Path, record: Mapping[str, Any]) -> None:
-    expected = record["files"]
+    # Files that are elsewhere are compared where they are read (`references`).
+    elsewhere = record.get("references", {}).get("files", {})
+    expected = {name: facts for name, facts in record["files"].items() if name not in elsewhere}
     present = {file.relative_to(path).as_posix() for file in _files(path)}
     if missing := sorted(expected.keys() - present):
         raise ArtifactError(f"{path}: {missing[0]} is missing")
@@ -115,12 +131,17 @@ def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     """The facts for a catalogue: base model, its parameters, tokens trained on, commit."""
     facts: dict[str, Any] = {"commit": record["git_commit"] or "unknown"}
     executions = {json.dumps([e["stage"], e["summary"]], sort_keys=True) for e in record["lineage"]}
-    facts["tokens"] = sum(json.loads(text)[1].get("tokens") or 0 for text in executions)
+    tokens = [json.loads(text)[1].get("tokens") or 0 for text in executions]
+    facts["tokens"] = sum(count for count in tokens if isinstance(count, int | float))
     if entry := origin(record):
-        revision = entry["config"].get("revision")
-        model = entry["config"]["model"]
+        model, revision = entry["config"].get("model"), entry["config"].get("revision")
+        parameters = entry["summary"].get("parameters")
+        if not isinstance(model, str) or not isinstance(parameters, int):
+            raise ArtifactError(
+                "a record's lineage has a download without its model's name or size"
+            )
         facts["base_model"] = f"{model}@{revision}" if revision else model
-        facts["parameters"] = entry["summary"]["parameters"]
+        facts["parameters"] = parameters
     return facts
 
 
@@ -137,11 +158,13 @@ def record(
     config: Any,
     inputs: Mapping[str, Path],
     summary: Mapping[str, Any],
+    references: Mapping[str, References] = NONE,
 ) -> None:
     """Completes the outputs of a stage: writes each one's record, the last file of its directory.
 
     `summary` holds the stage's figures (steps, loss, accuracy, ...). The seconds since the process
     started are added, and the peak memory of this process or of a child, whichever is larger.
+    `references` are, by output, the files that belong to it and stay elsewhere.
     """
     parents = {name: _parent(path) for name, path in inputs.items()}
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -171,10 +194,15 @@ def record(
             }
             for file in sorted(_files(path))
         }
+        place = {}
+        if name in references:
+            files |= references[name].files
+            place = {"references": references[name].places}
         own = {"stage": stage, "output": name}
         lineage = _lineage(parents.values())
         lineage.append({**own, "fingerprint": "", "config": common["config"], "summary": facts})
-        content = records.sealed({**common, **own, "files": files, "lineage": lineage})
+        content = {**common, **own, **place, "files": files, "lineage": lineage}
+        content = records.sealed(content)
         atomic.flush(path)  # the record may not reach the disk before what it speaks of
         atomic.write_json(path / RECORD, content)
 

@@ -23,16 +23,17 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, new: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, new: bool = False, durable: bool = True) -> Iterator[Path]:
     """A free name beside `path` for the block to write to, which then takes the place of `path`.
 
     A draft that was not finished is removed. A directory takes a free or empty place only: raises
-    FileExistsError where another is there; with `new` a file does too.
+    FileExistsError where another is there; with `new` a file does too. What is not `durable` is
+    not flushed: a copy of what is kept elsewhere.
     """
     draft = _beside(path)
     try:
         yield draft
-        _settle(draft, path, new)
+        _settle(draft, path, new) if durable else _move(draft, path, new)
     finally:
         _remove(draft)
 

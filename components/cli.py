@@ -8,6 +8,7 @@ and claim the paths, run, report to KFP.
 import argparse
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -21,13 +22,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from components import artifact, coerce, outputs
-from components.failure import Failed, explain, is_full, is_of_the_system
+from components import artifact, coerce, executor, outputs
+from components.failure import Failed, as_line, explain, is_full, is_of_the_system
+from components.signature import configuration
+from components.trainjob.config import TrainjobConfig
+from model.options import check
 from model.training.preemption import SIGNALS, Preempted, Stopped, leave, stoppable
 
 FILES = (artifact.OutputFile, artifact.Parameter)
-INPUTS = (artifact.Input, artifact.Inputs)
+INPUTS = (artifact.Input, artifact.OptionalInput, artifact.Inputs)
 SHOWN = (artifact.Output, artifact.OutputFile)
+TRAINJOB = "TRAINJOB"
+"""The environment variable by which a placement has a stage train on several nodes: JSON of the
+fields of `components.trainjob.config`."""
 
 
 class Stage(NamedTuple):
@@ -73,12 +80,14 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
     try:
         with stoppable():
             configs = _configs(stage, options)
+            task, shown = options.executor_input, _shown(stage, paths)
+            target = executor.parse(task, shown) if task else None
             if os.environ.get("RANK", "0") != "0":  # under torchrun; the first process checks
                 run(**configs, **paths)
                 return
             _run(stage, configs, paths)
-            if options.executor_input:
-                _report(stage, paths, json.loads(options.executor_input))
+            if target:
+                executor.report(target, shown)
     except Stopped as notice:
         _end(stage, f"{notice}; the same command starts anew", notice.code, kind="stopped")
     except Preempted as notice:
@@ -96,7 +105,7 @@ def main(run: Callable[..., None], arguments: list[str] | None = None) -> None:
 
 
 def _end(stage: Stage, message: str, code: int, *, kind: str = "error") -> NoReturn:
-    print(f"{stage.name}: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{stage.name}: {kind}: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -104,7 +113,7 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {stage.name}",
         description=inspect.getdoc(stage.run),
-        epilog="\n".join(_help(hint) for hint in stage.roles.values() if _is_config(hint)),
+        epilog="\n".join(map(_help, filter(None, map(configuration, stage.roles.values())))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -122,6 +131,8 @@ def _path_options(hint: Any) -> dict[str, Any]:
     if hint == artifact.Inputs:
         text = f"{role}: directories, in their order; none unless named"
         return {"type": Path, "nargs": "+", "default": (), "metavar": "PATH", "help": text}
+    if hint == artifact.OptionalInput:
+        return {"type": Path, "metavar": "PATH", "help": f"{role} directory, if there is any"}
     if hint in FILES:
         text = f"{role}, not kept unless named"
         return {"type": Path, "default": Path(os.devnull), "metavar": "PATH", "help": text}
@@ -131,12 +142,10 @@ def _path_options(hint: Any) -> dict[str, Any]:
 def _config_options(hint: Any, default: Any) -> dict[str, Any]:
     if typing.get_origin(hint) is typing.Literal:
         return {"default": default, "metavar": "WORD", "help": ", ".join(typing.get_args(hint))}
-    text = "JSON object" if hint is dict else f"JSON object of {hint.__name__} fields, below"
+    kind = configuration(hint)
+    text = "JSON object" if kind is None else f"JSON object of {kind.__name__} fields, below"
+    text = text if kind is hint or kind is None else f"{text}; null: the stage is off"
     return {"default": "{}", "metavar": "JSON", "help": text}
-
-
-def _is_config(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _is_path(hint: Any) -> bool:
@@ -164,6 +173,7 @@ def fields(kind: type) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+@functools.cache
 def _docstrings(kind: type) -> dict[str, str]:
     """The string below each field of a class, which Python itself does not keep."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
@@ -185,55 +195,50 @@ def _configs(stage: Stage, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _config(kind: type, name: str, text: str) -> Any:
-    """A word, a dataclass from JSON, or a JSON object that the stage itself builds from."""
+def _config(kind: Any, name: str, text: str) -> Any:
+    """A word, a dataclass from JSON (None where null is allowed), or any other JSON object."""
     if typing.get_origin(kind) is typing.Literal:
         return coerce.value(kind, text, name)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--{name}: not JSON: {error}") from None
-    if _is_config(kind):
-        return coerce.build(kind, values, "" if name == "config" else name)
+    fields = configuration(kind)
+    if fields is not None and (values is not None or kind is fields):
+        return coerce.build(fields, values, "" if name == "config" else name)
     return coerce.value(kind, values, f"--{name}")
+
+
+def _shown(stage: Stage, paths: dict[str, Any]) -> dict[str, Path]:
+    """The outputs that KFP is told of."""
+    return {name: path for name, path in paths.items() if stage.roles[name] in SHOWN}
 
 
 def _run(stage: Stage, configs: dict[str, Any], paths: dict[str, Any]) -> None:
     """Checks the outputs, verifies the inputs, claims the outputs, and runs the stage."""
-    inputs = [path for name, path in paths.items() if stage.roles[name] == artifact.Input]
-    for name, several in paths.items():
-        inputs += several if stage.roles[name] == artifact.Inputs else ()
+    inputs: list[Path] = []
+    for name, value in paths.items():
+        if stage.roles[name] in INPUTS and value is not None:
+            inputs += value if isinstance(value, tuple) else [value]
     directories = {n: path for n, path in paths.items() if stage.roles[n] == artifact.Output}
     files = {name: path for name, path in paths.items() if stage.roles[name] in FILES}
     outputs.check(stage.name, directories, files, inputs)
     for path in inputs:
         artifact.verify(path)
     with outputs.claimed(stage.name, directories, files):
-        stage.run(**configs, **paths)
+        if text := os.environ.get(TRAINJOB):
+            _launch(stage, text, configs, paths)
+        else:
+            stage.run(**configs, **paths)
 
 
-def _report(stage: Stage, paths: dict[str, Any], executor_input: dict[str, Any]) -> None:
-    """Writes KFP's executor output: every output artifact, with figures of its record."""
-    target = executor_input["outputs"]
-    artifacts = {}
-    for name, path in paths.items():
-        if stage.roles[name] not in SHOWN:
-            continue
-        (declared,) = target["artifacts"][name]["artifacts"]
-        if path.is_dir():
-            is_metrics = declared.get("type", {}).get("schemaTitle") == "system.Metrics"
-            own = _metadata(artifact.read(path), is_metrics)
-            declared["metadata"] = {**declared.get("metadata", {}), **own}
-        artifacts[name] = {"artifacts": [declared]}
-    file = Path(target["outputFile"])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"artifacts": artifacts}))
-
-
-def _metadata(record: dict[str, Any], is_metrics: bool) -> dict[str, Any]:
-    """Figures alone for KFP's metrics, which it draws; other artifacts also get their origin."""
-    figures = {key: v for key, v in record["summary"].items() if isinstance(v, int | float)}
-    if is_metrics:
-        return figures
-    facts = {"stage": record["stage"], "fingerprint": record["fingerprint"]}
-    return {**figures, **artifact.provenance(record), **facts}
+def _launch(stage: Stage, text: str, configs: dict[str, Any], paths: dict[str, Any]) -> None:
+    """Has several nodes run the stage, whose outputs are then the same as its own would be."""
+    nodes = _config(TrainjobConfig, TRAINJOB, text)
+    runs = f"components.{nodes.stage}"
+    check(TRAINJOB, nodes.stage, stage.name == runs, f"the stage that runs, {stage.name}")
+    inputs = {n: path for n, path in paths.items() if stage.roles[n] in INPUTS and path}
+    directories = {n: path for n, path in paths.items() if stage.roles[n] == artifact.Output}
+    # It imports the client of Kubernetes, which takes a second: only where it is used.
+    launch = importlib.import_module("components.trainjob.launch").launch
+    launch(nodes, configs["config"], inputs, directories)

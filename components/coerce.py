@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Union
 from model.options import Checked, check, check_type
 
 T = TypeVar("T")
+LONGEST = 100  # characters of a name that a message repeats
 EXACT = 2**53  # a float holds every whole number up to this one
 
 
@@ -29,7 +30,7 @@ def build(kind: type[T], values: Any, name: str = "") -> T:
     for key in values:
         if key not in fields:
             hint, known = nearest(key, fields), ", ".join(sorted(fields))
-            raise ValueError(f"unknown field {prefix}{key:.100}{hint}; allowed: {known}")
+            raise ValueError(f"unknown field {prefix}{key[:LONGEST]}{hint}; allowed: {known}")
     for key, field in fields.items():
         if key not in values and field.default is dataclasses.MISSING:
             raise ValueError(f"{prefix}{key} is missing, and has no default")
@@ -53,7 +54,7 @@ def value(hint: Any, item: Any, name: str) -> Any:
 
 def nearest(key: str, known: typing.Iterable[str]) -> str:
     """A hint at the known name most like `key`, or an empty text."""
-    near = difflib.get_close_matches(key, list(known), 1)
+    near = difflib.get_close_matches(key[:LONGEST], list(known), 1)  # its time grows with the key
     return f" (did you mean {near[0]}?)" if near else ""
 
 

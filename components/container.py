@@ -1,16 +1,20 @@
 """A stage as a container. Only this module names the image and builds the command line."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from kfp import dsl
+from kfp.dsl import Input, Model, Output
 
 from components import PROJECT
+from components.signature import signed
 
 BUILT = f"{PROJECT}:dev"
 PINNED = Path(__file__).parents[1] / "images" / "pinned.txt"
+NONE: Mapping[str, Any] = {}
 
 
 def image(environment: Mapping[str, str], pinned: Path) -> str:
@@ -23,13 +27,56 @@ def image(environment: Mapping[str, str], pinned: Path) -> str:
 IMAGE = image(os.environ, PINNED)
 
 
+def component(
+    stage: str,
+    meaning: str,
+    *,
+    inputs: Mapping[str, type],
+    outputs: Mapping[str, type],
+    parameters: Mapping[str, Any] = NONE,
+    adapters: int = 0,
+) -> Any:
+    """The KFP component of a stage that takes so many adapters of its base.
+
+    KFP's container components take no list of artifacts, so every number of adapters has a
+    component of its own, with inputs named as by `numbered`.
+    """
+    chain = tuple(numbered(range(adapters)))
+    hints: dict[str, Any] = {"config": dict}
+    hints |= {name: Input[kind] for name, kind in inputs.items()}
+    hints |= {name: Input[Model] for name in chain}
+    hints |= {name: Output[kind] for name, kind in outputs.items()}
+    hints |= parameters
+
+    def run(*, config: Any, **values: Any) -> dsl.ContainerSpec:
+        return container(
+            stage,
+            configs={"config": config},
+            inputs={name: values[name] for name in inputs},
+            adapters=[values[name] for name in chain],
+            outputs={name: values[name] for name in outputs},
+            parameters={name: values[name] for name in parameters},
+        )
+
+    run.__name__, run.__doc__ = stage, meaning
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    order = [Parameter(name, kind, annotation=hint) for name, hint in hints.items()]
+    return dsl.container_component(signed(order)(run))
+
+
+def numbered(adapters: Sequence[Any]) -> dict[str, Any]:
+    """The adapters of a base in their order, by the names of a component's inputs."""
+    return {f"adapter_{number}": adapter for number, adapter in enumerate(adapters)}
+
+
 def container(
     stage: str,
     *,
     configs: Mapping[str, Any],
-    inputs: Mapping[str, Any] | None = None,
-    outputs: Mapping[str, Any] | None = None,
-    parameters: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] = NONE,
+    adapters: Sequence[Any] = (),
+    outputs: Mapping[str, Any] = NONE,
+    parameters: Mapping[str, Any] = NONE,
 ) -> dsl.ContainerSpec:
     """Runs `python -m components.<stage>`: configurations are JSON, artifacts and parameters paths.
 
@@ -38,9 +85,11 @@ def container(
     arguments: list[Any] = []
     for name, config in configs.items():
         arguments += [_flag(name), config]
-    for name, artifact in {**(inputs or {}), **(outputs or {})}.items():
+    for name, artifact in {**inputs, **outputs}.items():
         arguments += [_flag(name), artifact.path]
-    for name, file in (parameters or {}).items():
+    if adapters:
+        arguments += ["--adapters", *(adapter.path for adapter in adapters)]
+    for name, file in parameters.items():
         arguments += [_flag(name), file]
     arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
     return dsl.ContainerSpec(

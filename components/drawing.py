@@ -1,13 +1,19 @@
-"""Figures and pages as self-contained HTML, with inline styles and SVG: no requests, no scripts.
+"""Figures and pages as self-contained HTML, with one style sheet and SVG: no requests, no scripts.
 
-Texts go into HTML through `html.escape` and into Markdown through `escape_markdown`.
+The policy in the head of a page holds the browser to that. Texts go into HTML through
+`html.escape` and into Markdown through `escape_markdown`.
 """
 
+import base64
+import hashlib
 from html import escape
 from pathlib import Path
 from typing import Any
 
 STYLE = (Path(__file__).parent / "drawing.css").read_text()
+STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+# A text that got into a page unescaped could still run no script, load nothing and send nothing.
+POLICY = f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; form-action 'none'"
 QUANTILE = 1.96  # of the normal distribution: an interval of 95% is so many errors to each side
 WIDTH = 640  # of every figure, in the units of its viewBox
 BARS_LEFT, BARS_WIDTH, BAR_HEIGHT, ROW_HEIGHT, MARGIN = 90, 440, 26, 40, 14
@@ -17,6 +23,7 @@ def document(title: str, parts: list[str]) -> str:
     """A complete page with these parts as its body."""
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
@@ -48,7 +55,8 @@ def _bar(number: int, name: str, result: dict[str, Any]) -> str:
     )
     top = MARGIN + ROW_HEIGHT * number
     middle, baseline = top + BAR_HEIGHT // 2, top + 18
-    label = f"{100 * accuracy:.1f}% ({result['correct']}/{result['problems']})"
+    share = f"{100 * accuracy:.1f}% ({result['correct']}/{result['problems']})"
+    label = share if accuracy <= 1 else f"{accuracy:.4g}"  # a perplexity is no share
     return (
         f"<text x='8' y='{baseline}'>{escape(name)}</text>"
         f"<rect x='{BARS_LEFT}' y='{top}' width='{BARS_WIDTH * min(accuracy, 1):.1f}' "
@@ -91,8 +99,11 @@ def _cell(token: str | None, before: str | None) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """The text on one line, with nothing in it that ends a table cell or becomes markup."""
+    """The text on one line, with nothing in it that ends a table cell or becomes markup.
+
+    An image would be fetched by whoever reads the page, so that brackets are escaped too.
+    """
     line = " ".join(text.split())
-    for sign in "\\`*_<>|":
+    for sign in "\\`*_<>|[]":
         line = line.replace(sign, f"\\{sign}")
     return line

@@ -1,11 +1,22 @@
 """Failures of a stage that one line explains, without a traceback. Bad input is a ValueError."""
 
 import errno
+import os
 import re
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
 SYSTEM = re.compile(r"\(os error \d+\)")  # libraries written in Rust raise plain exceptions
+
+LONGEST = 4000  # characters of a line
+# Variables of the environment whose values are in no line, wherever the text of it comes from: a
+# server may send back what it was sent.
+SECRETS = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+SHORTEST_SECRET = 4
+USER = re.compile(r"(\w://)[^/\s@'\"]+@")
+QUERY = re.compile(
+    r"([?&][\w.-]*(?:key|token|secret|signature|credential|password|sig)=)[^&\s'\"]+", re.IGNORECASE
+)
 
 
 class Failed(Exception):
@@ -29,3 +40,21 @@ def explain(error: Exception) -> str:
         return str(error) or type(error).__name__
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     return ": ".join([*[" and ".join(names)] * bool(names), error.strerror])
+
+
+def as_line(text: str) -> str:
+    """A text from anywhere as one line for a terminal or a log, without secrets.
+
+    Signs that cannot be printed, which could move a terminal's cursor, become question marks.
+    """
+    line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(redacted(text).split()))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def redacted(text: str) -> str:
+    """The text without the secrets of the environment, and without those that are in URLs."""
+    values = {value.strip() for name, value in os.environ.items() if SECRETS.search(name)}
+    for value in sorted(values, key=len, reverse=True):
+        if len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "...")
+    return QUERY.sub(r"\1...", USER.sub(r"\1...@", text))

@@ -101,7 +101,9 @@ def check(
 def _refuse_twice(outputs: list[Path], inputs: list[Path]) -> None:
     for number, path in enumerate(outputs):
         for other in (*outputs[:number], *outputs[number + 1 :], *inputs):
-            if path.resolve() == other.resolve() or other.resolve() in path.resolve().parents:
+            # Not `Path.resolve`, which raises where links go in a circle.
+            own, its = (Path(os.path.realpath(each)) for each in (path, other))
+            if own == its or its in own.parents:
                 raise ArtifactError(
                     f"{path}: is or lies in {other}; an output goes to a directory of its own"
                 )

@@ -61,8 +61,15 @@ def parse(raw: bytes) -> dict[str, Any]:
     The bytes must be those that were written: another spelling of the same values is refused.
     """
     try:
+        return _parse(raw)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
         record = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     _check_form(record)
     content = {name: value for name, value in record.items() if name != "sha256"}
@@ -86,23 +93,38 @@ def _check_form(record: Any) -> None:
         raise ValueError(
             f"format={number!r}, allowed: {FORMAT}; make the artifact again with this version"
         )
-    _check_fields(record, FIELDS, "")
+    check_fields(record, FIELDS, "")
     names.check_all(record["files"], "files")
     for name, facts in record["files"].items():
-        _check_fields(facts, {"sha256": str, "bytes": int}, f"files.{name}.")
+        check_fields(facts, {"sha256": str, "bytes": int}, f"files.{name}.")
+    if "references" in record:
+        _check_references(record["references"], record["files"])
     for name, facts in record["inputs"].items():
-        _check_fields(facts, REFERENCE, f"inputs.{name}.")
+        check_fields(facts, REFERENCE, f"inputs.{name}.")
     for number, entry in enumerate(record["lineage"]):
-        _check_fields(entry, ENTRY, f"lineage.{number}.")
+        check_fields(entry, ENTRY, f"lineage.{number}.")
 
 
-def _check_fields(value: Any, kinds: Mapping[str, Any], place: str) -> None:
+def _check_references(value: Any, files: Mapping[str, Any]) -> None:
+    """Raises ValueError unless files of the record are at places that are texts."""
+    check_fields(value, {"files": dict, "cache": (str, type(None))}, "references.")
+    for name, location in value["files"].items():
+        if name not in files or not isinstance(location, str):
+            raise ValueError(f"references.files.{name} is no file of the record with its location")
+
+
+def check_fields(value: Any, kinds: Mapping[str, Any], place: str) -> None:
+    """Raises ValueError unless `value` is an object with fields of these kinds, among others.
+
+    `place` comes before a field's name in a message. True and false are no numbers.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"{place.rstrip('.')} is no JSON object")
     for name, kind in kinds.items():
         if name not in value:
             raise ValueError(f"it has no {place}{name}")
-        if not isinstance(value[name], kind):
+        is_wrong = isinstance(value[name], bool) and kind is not bool
+        if is_wrong or not isinstance(value[name], kind):
             raise ValueError(f"{place}{name} is of another type")
 
 

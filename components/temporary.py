@@ -16,6 +16,8 @@ from pathlib import Path
 
 from components import PROJECT
 
+KEPT = "kept-"
+"""Begins the names of folders that the same command takes up again after a kill."""
 HELD: list[int] = []
 """Locks that this process holds to its end."""
 
@@ -49,6 +51,24 @@ def folder(name: str | None = None) -> Path:
     return path
 
 
+def own_folder(name: str) -> Path:
+    """As `folder`, with what a killed process left under this name; a new one if it still runs.
+
+    Unlike the first `folder` of a process, it leaves the folders of other names to their next use.
+    """
+    path = root() / f"{KEPT}{name}"
+    lock = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return folder()
+    HELD.append(lock)
+    sweep(spared=KEPT)
+    atexit.register(_remove, path)
+    return path
+
+
 @contextlib.contextmanager
 def directory() -> Iterator[Path]:
     """A new empty folder, which is removed at the end of the block."""
@@ -60,9 +80,11 @@ def directory() -> Iterator[Path]:
         _remove(path)
 
 
-def sweep() -> None:
-    """Removes the folders whose processes are gone."""
+def sweep(spared: str | None = None) -> None:
+    """Removes the folders whose processes are gone, but those whose names begin with `spared`."""
     for lock in list(root().glob("*.lock")):
+        if spared is not None and lock.name.startswith(spared):
+            continue
         with contextlib.suppress(OSError), lock.open("r+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(lock.with_suffix(""))

@@ -21,6 +21,7 @@ from pipelines import engine
 
 ROOT = Path(__file__).parents[1]
 FLAVOURS = ("cpu", "cuda")
+CACHE = "of the layers, read and written; wants a builder of the driver docker-container"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--base-image", help="default: the Dockerfile's")
     parser.add_argument("--torch-index", help="index of torch's CPU builds, where pip has none")
     parser.add_argument("--network", default="host", help="network of the build")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help=CACHE)
     options = parser.parse_args()
     try:
         check("FLAVOUR", options.flavour, options.flavour in FLAVOURS, ", ".join(FLAVOURS))
@@ -61,6 +63,9 @@ def _arguments(options: argparse.Namespace, commit: str, secrets: Path) -> list[
     }
     arguments = ["--file", str(ROOT / "images" / "Dockerfile"), "--tag", options.tag]
     arguments += ["--network", options.network]
+    if options.cache:
+        arguments += ["--cache-from", f"type=local,src={options.cache}", "--load"]
+        arguments += ["--cache-to", f"type=local,dest={options.cache},mode=max"]
     for name, value in values.items():
         arguments += ["--build-arg", f"{name}={value}"]
     for file in secrets.iterdir():

@@ -22,6 +22,7 @@ from model.config import CONFIG as CONFIG
 from model.config import LLaDAConfig
 from model.config import read_config as read_config
 from model.llada import LLaDA
+from model.options import check
 from model.safetensors_files import INDEX, Span
 
 # Threads that copy to a GPU. 8.2 GB took 1.68 s with one thread, 0.55 with four, 0.39 with eight.
@@ -121,6 +122,9 @@ def _open(path: Path) -> tuple[LLaDA, dict[str, Span]]:
     """The model on the meta device, and the places of its weights."""
     config = read_config(path)
     spans = safetensors_files.find(path)
+    # Before the model is built: a thousand blocks take a while even without their weights.
+    layers = config.n_layers
+    check(f"{path / CONFIG}: n_layers", layers, layers <= len(spans), f"up to {len(spans)} tensors")
     with torch.device("meta"):
         model = LLaDA(config)
     expected = model.state_dict()

@@ -1,7 +1,7 @@
 """The configuration of a LLaDA checkpoint, with upstream's own keys.
 
 Holds the contents of `config.json`, and refuses architectures that `model.llada` does not
-implement.
+implement. `model.config_keys` lists the keys, and bounds their values.
 """
 
 import warnings
@@ -11,49 +11,10 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from model import safetensors_files
+from model.config_keys import REQUIRED, SIZES, WRITTEN, YARN, is_whole, select
 from model.options import check
 
 CONFIG = "config.json"
-# Upstream's switches, with the only value that `model.llada` implements.
-REQUIRED = {
-    "alibi": False,
-    "attention_layer_norm": False,
-    "bias_for_layer_norm": False,
-    "block_group_size": 1,
-    "include_bias": False,
-    "include_qkv_bias": False,
-    "input_emb_norm": False,
-    "layer_norm_with_affine": True,
-    "scale_logits": False,
-    "activation_type": "silu",
-    "block_type": "llama",
-    "layer_norm_type": "rms",
-}
-# Upstream's keys without an effect here. They are written all the same: some of upstream's defaults
-# describe another model, and a file without these keys would load there as that one.
-WRITTEN = {
-    "attention_dropout": 0.0,
-    "embedding_dropout": 0.0,
-    "residual_dropout": 0.0,
-    "flash_attention": False,
-    "init_device": "meta",
-    "init_fn": "mitchell",
-    "init_std": 0.02,
-    "mlp_ratio": 4,
-    "multi_query_attention": None,
-    "precision": "amp_bf16",
-    "rope_full_precision": True,
-    "use_cache": False,
-}
-YARN = {
-    "yarn_scale": 1.0,
-    "yarn_original_max_position_embeddings": 4096,
-    "yarn_beta_fast": 32.0,
-    "yarn_beta_slow": 1.0,
-    "yarn_attn_factor": 1.0,
-    "yarn_extrapolation_factor": 1.0,
-}
-SIZES = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "vocab_size")
 
 
 class LLaDAConfig(PretrainedConfig):
@@ -164,10 +125,10 @@ class LLaDAConfig(PretrainedConfig):
             self.yarn_beta_fast, self.yarn_beta_slow = swapped
 
     def _check_sizes(self) -> None:
-        for key in (*SIZES, "embedding_size", "max_sequence_length"):
+        for key, most in SIZES.items():
             value = getattr(self, key)
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            check(f"config.json: {key}", value, good, "a whole number above 0")
+            allowed = f"a whole number above 0, up to {most}"
+            check(f"config.json: {key}", value, is_whole(value, 1, most), allowed)
         if (
             self.d_model % self.n_heads
             or self.n_heads % self.n_kv_heads
@@ -194,8 +155,11 @@ def _refuse_other_architectures(upstream: dict[str, Any]) -> None:
 
 
 def read_config(path: Path) -> LLaDAConfig:
-    """The configuration in config.json. Raises ValueError for another kind of model."""
+    """The configuration in config.json, of the keys that are known.
+
+    Raises ValueError for another kind of model, and for a value that no model has.
+    """
     values = safetensors_files.read_json(path / CONFIG)
     kind = values.pop("model_type", None)
     check(f"{path / CONFIG}: model_type", kind, kind == LLaDAConfig.model_type, "'llada'")
-    return LLaDAConfig(**values)
+    return LLaDAConfig(**select(values, path / CONFIG))

@@ -11,37 +11,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 
 from model import checkpoint
+from model.adapter_settings import Settings
 from model.checkpoint import refuse_nan
 from model.llada import LLaDA
-from model.lora import CONFIG, PREFIX, WEIGHTS
-from model.options import check
-from model.safetensors_files import Span, read_json
+from model.lora import PREFIX, WEIGHTS
+from model.safetensors_files import Span
 
 # Most numbers of a product B A, and of the weight's rows, in memory at a time. Every weight in the
 # blocks of an 8B model fits one product: splitting a product may change its rounding, and peft does
 # not split. The sum with W goes number by number and may be split anywhere.
 PRODUCT, ROWS = 1 << 26, 1 << 22
-# Settings under which peft computes something else, or trained on a modified base.
-UNSUPPORTED = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "megatron_config",
-    "monteclora_config",
-    "target_parameters",
-    "use_bdlora",
-    "use_qalora",
-)
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 A, B, MAGNITUDE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
 TOKENS, WHOLE = ".token_adapter.trainable_tokens_delta", ".weight"
 
@@ -86,8 +71,7 @@ class Adapter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.settings = read_json(path / CONFIG)
-        self._refuse_other_kinds()
+        self.settings = Settings(path)
         try:
             self._tensors = safe_open(path / WEIGHTS, framework="pt")
         except SafetensorError as error:
@@ -148,7 +132,8 @@ class Adapter:
     def _with_product(self, name: str, weight: Weight) -> Iterator[torch.Tensor]:
         parts = {part: self._tensors.get_tensor(k) for part, k in self._parts[name].items()}
         low, high = parts[A].float(), parts[B].float()
-        scale, rows = self._scale(name, low.shape[0]), weight.shape[0]
+        scale = self.settings.scale(name.removesuffix(".weight"), low.shape[0])
+        rows = weight.shape[0]
         for top in range(0, rows, _rows(weight, PRODUCT)):
             update = (high[top : top + _rows(weight, PRODUCT)] @ low).mul_(scale)
             for at, block in zip(
@@ -173,9 +158,7 @@ class Adapter:
             yield block
 
     def _expected(self, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        layer = name.removesuffix(".weight")
-        ranks: dict[str, int] = self.settings.get("rank_pattern") or {}
-        rank: int = ranks.get(get_pattern_key(list(ranks), layer), self.settings["r"])
+        rank = self.settings.rank(name.removesuffix(".weight"))
         count = len(self._indices(name, shape[0]))
         return {
             A: (rank, shape[-1]),
@@ -185,31 +168,11 @@ class Adapter:
             WHOLE: shape,
         }
 
-    def _scale(self, name: str, rank: int) -> float:
-        """alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        alphas: dict[str, float] = self.settings.get("alpha_pattern") or {}
-        key = get_pattern_key(list(alphas), name.removesuffix(".weight"))
-        alpha = alphas.get(key, self.settings["lora_alpha"])
-        return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
-
     def _indices(self, name: str, rows: int) -> list[int]:
-        """The rows that trained tokens replace; a bare list means the embedding's rows."""
+        """The rows that trained tokens replace, none for another kind of update."""
         if TOKENS not in self._parts[name]:
             return []
-        setting = self.settings.get("trainable_token_indices") or {}
-        layer = name.removesuffix(".weight")
-        by_layer = setting if isinstance(setting, dict) else {"wte": setting}
-        matches = [indices for key, indices in by_layer.items() if layer.endswith(key)]
-        if len(matches) != 1:
-            raise ValueError(
-                f"{self.path}: trainable_token_indices do not say which rows {name} has"
-            )
-        (indices,) = matches
-        are_rows = all(0 <= index < rows for index in indices)
-        good = are_rows and len(set(indices)) == len(indices)
-        allowed = f"0 to {rows - 1}, each once"
-        check(f"{self.path}: trainable_token_indices", indices, good, allowed)
-        return indices
+        return self.settings.rows(name.removesuffix(".weight"), rows)
 
     def _split(self, key: str) -> tuple[str, str]:
         """The layer that a tensor of the adapter belongs to, and which part of its update it is."""
@@ -219,20 +182,16 @@ class Adapter:
                 return layer.removesuffix(".base_layer"), part
         raise ValueError(f"{self.path}: tensor {key} is of a kind that is not merged")
 
-    def _refuse_other_kinds(self) -> None:
-        settings: dict[str, Any] = self.settings
-        kind = settings.get("peft_type")
-        check(f"{self.path}: peft_type", kind, kind == "LORA", "LORA")
-        if not {"r", "lora_alpha"} <= settings.keys():
-            raise ValueError(f"{self.path / CONFIG}: r or lora_alpha is missing")
-        for key in UNSUPPORTED:
-            if settings.get(key):
-                raise ValueError(f"{self.path}: {key}={settings[key]!r} is not merged")
-        if (start := settings.get("init_lora_weights")) not in STARTS:
-            raise ValueError(
-                f"{self.path}: init_lora_weights={start!r} changed the base that was trained on; "
-                f"allowed: {', '.join(map(str, STARTS))}"
-            )
+
+def merge(name: str, weight: Weight, adapters: Sequence[Adapter]) -> Iterator[torch.Tensor]:
+    """Yields a weight with the adapters that update it merged in turn, as blocks of rows.
+
+    It is rounded to its own dtype after each, as if every merge had been written to a file.
+    """
+    *earlier, last = [adapter for adapter in adapters if name in adapter.names]
+    for adapter in earlier:
+        weight = Held(torch.cat(list(adapter.merge(name, weight))))
+    yield from last.merge(name, weight)
 
 
 @torch.no_grad()
@@ -253,12 +212,9 @@ def apply(model: LLaDA, base: Path, adapters: Sequence[Path]) -> None:
     for adapter in updates:
         adapter.check(spans)
     for name in sorted(set().union(*(adapter.names for adapter in updates))):
-        weight: Weight = spans[name]
-        for adapter in updates:
-            if name in adapter.names:
-                weight = Held(torch.cat(list(adapter.merge(name, weight))))
         place = model.get_parameter(name)
-        place.data = weight.read(0, weight.shape[0]).to(place.device, place.dtype)
+        weight = torch.cat(list(merge(name, spans[name], updates)))
+        place.data = weight.to(place.device, place.dtype)
     for path in adapters:
         if (path / checkpoint.CONFIG).exists():
             model.config = checkpoint.read_config(path)

@@ -146,9 +146,8 @@ def _draw(
         return sample(like.shape, generator=noise, device=like.device)
     assert masked_BM is not None, "a row with a generator of its own draws for its masks"
     rows = []
-    for generator, masked_M, row in zip(noise, masked_BM, like, strict=True):
-        drawn = sample(
-            (int(masked_M.sum()), *row.shape[1:]), generator=generator, device=like.device
-        )
-        rows.append(torch.cat((drawn, drawn.new_ones(len(row) - len(drawn), *row.shape[1:]))))
+    counts = masked_BM.sum(1).tolist()  # at once: each number on its own would wait for the GPU
+    for generator, count, row in zip(noise, counts, like, strict=True):
+        drawn = sample((count, *row.shape[1:]), generator=generator, device=like.device)
+        rows.append(torch.cat((drawn, drawn.new_ones(len(row) - count, *row.shape[1:]))))
     return torch.stack(rows)

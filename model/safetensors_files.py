@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LARGEST = 32 << 20  # bytes of a JSON file; parsed, it may take thirty times as many
 POINTER = b"version https://git-lfs.github.com/spec/"
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -53,9 +54,11 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
     refuse_pointer(file)
+    if (size := file.stat().st_size) > LARGEST:
+        raise ValueError(f"{file}: {size} bytes, allowed: up to {LARGEST}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # among them numbers of too many digits
         raise ValueError(f"{file}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file}: holds a {type(values).__name__}, allowed: a JSON object")

@@ -63,7 +63,7 @@ def stream(
     stop_tokens: Sequence[int] = (),
     forbidden_tokens: Sequence[int] = (),
     deferred_tokens: Sequence[int] = (),
-    generator: torch.Generator | None = None,
+    generator: Noise = None,
 ) -> Iterator[Generation]:
     """Yields prompt and answer after every forward pass.
 
@@ -73,7 +73,8 @@ def stream(
     not divide `gen_length`.
 
     `attention_mask_BP` is 0 at padding, which may be on either side. Each row's answer is the one
-    that the row would get alone, except at temperature > 0, where all rows draw from one generator.
+    that the row would get alone, except at temperature > 0 where all rows draw from one generator
+    and not each from its own.
     A row ends at the first of `stop_tokens` that has no mask before it: the tokens behind it become
     padding, and later passes leave the row out.
 
@@ -110,6 +111,9 @@ def stream(
         for turn in range(budget):
             if not window.has_masks:
                 break
+            noise = generator
+            if isinstance(generator, Sequence):
+                noise = [generator[row] for row in window.rows_B.tolist()]
             denoise(
                 window,
                 budget - turn,
@@ -121,7 +125,7 @@ def stream(
                 stop_tokens=stop_tokens,
                 forbidden_tokens=forbidden_tokens,
                 deferred_tokens=deferred_tokens,
-                generator=generator,
+                generator=noise,
             )
             passes += 1
             with torch.inference_mode(False):  # a caller may train on the tokens

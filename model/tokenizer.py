@@ -77,17 +77,18 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> PreTrainedToken
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer at `path` with the mask, chat and reasoning tokens and the chat template.
 
-    It records which of them it lacked (`new_token_ids`), also across saving and loading.
+    The mask is the tokenizer's own where it names one. The tokenizer records which of them it
+    lacked (`new_token_ids`), also across saving and loading.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
-    known = tokenizer.get_vocab()
-    ours = [MASK, *CHAT, *REASONING]
+    known, mask = tokenizer.get_vocab(), tokenizer.mask_token or MASK
+    ours = [mask, *CHAT, *REASONING]
     missing = [token for token in ours if token not in known]
     tokenizer.add_tokens(
         ours, special_tokens=True
     )  # a token that exists may have been an ordinary word
     tokenizer.init_kwargs[NEW] = [*tokenizer.init_kwargs.get(NEW, ()), *missing]
-    tokenizer.mask_token, tokenizer.pad_token = MASK, tokenizer.eos_token
+    tokenizer.mask_token, tokenizer.pad_token = mask, tokenizer.eos_token
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"
     return tokenizer

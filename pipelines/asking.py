@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact
+from components import adapted, artifact
 from components.download.vocabulary import check_fit
-from components.merge import adapted
 from components.rewards import named
 from model import batching, canvas, lora, sampler
 from model.llada import LLaDA

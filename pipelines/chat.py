@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from components import coerce
+from components.failure import as_line
 from model.training.preemption import Stopped
 from pipelines import asking, options, screen
 from pipelines.asking import OpenModel
@@ -60,7 +61,7 @@ class Chat:
         (answer,) = asked.answers
         self.dialogue = [*turns, {"role": "assistant", "content": answer.text}]
         self.turns += 1
-        print(answer.shown(think=self.settings.think), flush=True)
+        screen.say(answer.shown(think=self.settings.think))
         screen.note(str(asked))
 
     def _follow(self, command: str) -> bool:
@@ -121,7 +122,7 @@ def _converse(chat: Chat) -> None:
         except EOFError:
             return
         except ValueError as error:
-            screen.note(f"chat: error: {' '.join(str(error).split())}")
+            screen.note(f"chat: error: {as_line(str(error))}")
         except Stopped as notice:
             if notice.code != 128 + signal.SIGINT:
                 raise

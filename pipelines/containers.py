@@ -24,10 +24,15 @@ from components.container import IMAGE
 from components.download.config import DownloadConfig
 from model.training.preemption import Stopped, deferred
 from pipelines import engine
-from pipelines.processes import GRACE, StageFailed, announce, conclude, say_stopping
+from pipelines.processes import GRACE, StageFailed, announce, conclude, name_of, say_stopping
 
 CACHE = "/cache"
-PASSED = ("HF_TOKEN", "HF_ENDPOINT", "WANDB_API_KEY", "WANDB_BASE_URL", "OMP_NUM_THREADS")
+TRACKERS = ("WANDB_API_KEY", "MLFLOW_TRACKING_URI")
+PASSED = (
+    *("HF_TOKEN", "HF_ENDPOINT", "WANDB_BASE_URL", "OMP_NUM_THREADS", *TRACKERS),
+    *(f"MLFLOW_{name}" for name in ("TRACKING_TOKEN", "TRACKING_USERNAME", "TRACKING_PASSWORD")),
+    "MLFLOW_EXPERIMENT_NAME",
+)
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
@@ -36,7 +41,7 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
 
     def run(self) -> status.Status:
         """Runs the container; raises StageFailed unless it ends with exit code 0."""
-        stage = self.full_command[2].removeprefix("components.")
+        stage = name_of(self.full_command)
         started = announce(stage)
         client = engine.connect()
         try:
@@ -56,7 +61,7 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
         options = dict(self.runner.container_run_args)
         sources = _sources(self.full_command)
         here = [Path(source).absolute() for source in sources if Path(source).exists()]
-        online = len(here) < len(sources) or "WANDB_API_KEY" in self.env_vars
+        online = len(here) < len(sources) or bool({*TRACKERS} & {*self.env_vars})
         if not online:
             options["network_mode"] = "none"
         options["environment"] = self.env_vars if online else {**self.env_vars, **OFFLINE}
@@ -150,7 +155,7 @@ def _sources(command: list[str]) -> list[str]:
         return []
     values = json.loads(command[command.index("--config") + 1])
     config = coerce.build(DownloadConfig, values)
-    rows = [source.location for source in config.sources]
+    rows = [source.location for source in config.sources if source.location]
     return [name for name in (config.model, config.dataset, *rows) if name not in (None, "new")]
 
 

@@ -5,13 +5,14 @@ A word stays a word and a configuration becomes one JSON object, so that a field
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
 
 from components import cli
 from components.preflight.config import Recipe
-from components.preflight.signature import json_types, signed
+from components.signature import json_types, signed
 
 
 def form(recipe: Recipe) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -20,6 +21,7 @@ def form(recipe: Recipe) -> Callable[[Callable[..., None]], Callable[..., None]]
     parameters = [
         Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=hint, default=defaults[name])
         for name, hint in json_types(type(recipe)).items()
+        if name in defaults
     ]
 
     def decorate(pipeline: Callable[..., None]) -> Callable[..., None]:
@@ -31,14 +33,29 @@ def form(recipe: Recipe) -> Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def arguments(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as the arguments of the pipeline: one JSON object a stage."""
-    return {name: _as_json(value) for name, value in vars(recipe).items()}
+    """The recipe as the arguments of the pipeline: one JSON object a stage that is on."""
+    fixed = constants(recipe)
+    return {name: _as_json(value) for name, value in vars(recipe).items() if name not in fixed}
+
+
+def constants(recipe: Recipe) -> dict[str, str]:
+    """What the graph has decided and the form does not offer, as preflight's command has it.
+
+    These are the stages that are off, the preference unless there are two to choose from, and which
+    stages train an adapter.
+    """
+    choice = {} if len(recipe.methods) == 2 else {"preference": recipe.preference}
+    graph = {"graph": json.dumps({"adapters": recipe.adapters})}
+    return {**dict.fromkeys(recipe.off, "null"), **choice, **graph}
 
 
 def _descriptions(recipe: Recipe) -> str:
     """A line for every parameter; a configuration with fields names the page that lists them."""
     lines = []
+    fixed = constants(recipe)
     for name, _, _, meaning in cli.fields(type(recipe)):
+        if name in fixed:
+            continue
         config = getattr(recipe, name)
         folder = type(config).__module__.removesuffix(".config").replace(".", "/")
         has_fields = dataclasses.is_dataclass(config) and dataclasses.fields(config)

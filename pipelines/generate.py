@@ -62,7 +62,7 @@ def _ask_one(arguments: argparse.Namespace, located: Located, settings: AskOptio
     prompt = asking.encode(model, dialogue, settings)
     with screen.drawing(model.tokenizer, show=arguments.show) as watch:
         asked = asking.ask(model, prompt, settings, watch=watch)
-    print(asked.answers[0].shown(think=settings.think), flush=True)
+    screen.say(asked.answers[0].shown(think=settings.think))
     screen.note(f"\n{asked} ({settings})")
 
 

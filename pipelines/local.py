@@ -16,16 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from google.protobuf.json_format import MessageToDict
 from kfp import local
 
-from components.failure import explain
+from components.failure import as_line, explain
 from components.preflight.config import Recipe
 from components.report.table import render
 from model.options import check
 from model.training.preemption import Stopped, stoppable
-from pipelines import conditions, containers, llada, processes
+from pipelines import conditions, containers, llada, pins, processes
 from pipelines.overrides import choose
 from pipelines.processes import StageFailed
+from pipelines.stages import stages
 
 RUNNERS = ("process", "docker")
 Runner: TypeAlias = local.SubprocessRunner | local.DockerRunner
@@ -42,7 +44,10 @@ def run(recipe: Recipe, directory: Path, runner: Runner) -> dict:
         logging.disable(logging.INFO)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
-            llada.build(recipe)()
+            pipeline = llada.build(recipe)
+            spec = MessageToDict(pipeline.pipeline_spec)
+            processes.NAMES.update({stage.key: stage.name for stage in stages(spec)})
+            pipeline()
         logging.disable(logging.NOTSET)
     (page,) = directory.glob("artifacts/*/report*/report/report.html")
     for file in (page, page.with_suffix(".json")):
@@ -64,6 +69,7 @@ def main() -> None:
     parser.add_argument("--runner", default="process")
     parser.add_argument("--runs", type=Path, default=Path(".runs"), metavar="DIR")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
+    pins.add_option(parser)
     options = parser.parse_args()
     try:
         with stoppable():
@@ -86,7 +92,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     check("RUNS", str(options.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
     runner = _runner(options.runner, options.runs)
-    directory = _directory(options.runs, f"{recipe.preference}-seed{options.seed}")
+    recipe = recipe if options.no_pins else pins.pin(recipe)
+    directory = new_directory(options.runs, f"{recipe.last}-seed{options.seed}")
     remains = f"what it wrote is in {directory}"
     try:
         report = run(recipe, directory, runner)
@@ -105,7 +112,7 @@ def _runner(name: str, runs: Path) -> Runner:
     return processes.runner() if name == "process" else containers.runner(runs / ".cache")
 
 
-def _directory(runs: Path, name: str) -> Path:
+def new_directory(runs: Path, name: str) -> Path:
     """A new directory for this run, also when several runs start in the same millisecond."""
     runs.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
@@ -118,7 +125,7 @@ def _directory(runs: Path, name: str) -> Path:
 
 
 def _end(message: str, code: int, *, kind: str = "error") -> NoReturn:
-    print(f"pipeline: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"pipeline: {kind}: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components import artifact
+from components import adapted, artifact
 from model import lora
 from model.config import CONFIG
 from model.safetensors_files import weight_files
@@ -67,13 +67,19 @@ def _model(path: Path, run: list[Record]) -> Located:
 
 
 def _aligned(path: Path, directories: dict[Path, Record]) -> Path:
-    """The one model of a run whose last training was DPO or GRPO; its release is the same model."""
+    """The one model of a run whose last training was DPO or GRPO; its release is the same model.
+
+    A run without these stages is over when its report is there: then its last model is meant.
+    """
     models = {
         directory: _last_training(record)
         for directory, record in directories.items()
-        if record["output"] == "model" and record["stage"] == "merge"
+        if (record["output"] == "model" and record["stage"] == "merge")
+        or (record["output"] == "trained" and not lora.is_adapter(directory))
     }
-    aligned = [directory for directory, stage in models.items() if stage in ALIGNED]
+    reports = [record for record in directories.values() if record["output"] == "report"]
+    last = ALIGNED if not reports else (_last_training(reports[0]),)
+    aligned = [directory for directory, stage in models.items() if stage in last]
     if len(aligned) == 1:
         return aligned[0]
     if aligned:
@@ -96,8 +102,7 @@ def _last_training(record: Record) -> str | None:
 def _sampling(record: Record, run: list[Record]) -> Record:
     """The options of the evaluation of this model in its run, or else of GRPO's own sampling."""
     for other in run:
-        measured = other["inputs"].get("model", {}).get("fingerprint")
-        if other["stage"] == "evaluate" and measured == record["fingerprint"]:
+        if other["stage"] == "evaluate" and adapted.chain(other) in adapted.names(record):
             return other["config"]
     configs = [entry["config"] for entry in record["lineage"] if entry["stage"] == "grpo"]
     return configs[-1] if configs else {}

@@ -6,11 +6,12 @@ import typing
 from typing import Any
 
 from components import coerce
-from components.preflight.config import Recipe
+from components.preflight.config import TRAINING, Recipe
 from model.options import Checked, check
 from pipelines.recipes import RECIPES
 
 Path = tuple[str, ...]
+OFF = "null"
 
 
 def choose(name: str, *, seed: int = 0, preference: str = "grpo", settings: list[str]) -> Recipe:
@@ -22,13 +23,19 @@ def choose(name: str, *, seed: int = 0, preference: str = "grpo", settings: list
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """The recipe with all `stage.field=JSON` settings applied at once, in any order, and checked.
 
-    `preference=WORD` chooses the branch. Raises ValueError naming the settings that are at fault.
+    `preference=WORD` chooses the branch, and `STAGE=null` turns a training stage off. Raises
+    ValueError naming the settings that are at fault.
     """
     texts = _parse(recipe, settings)
     changed: dict[str, Any] = {}
     for stage in {path[0]: None for path in texts}:
         config = getattr(recipe, stage)
         own = {path[1:]: text for path, text in texts.items() if path[0] == stage}
+        if own.get(()) == OFF:
+            others = [f"--set {'.'.join((stage, *path))}" for path in own if path]
+            check(f"--set {stage}", OFF, not others, f"null without {' '.join(others)}")
+            changed[stage] = None
+            continue
         if not dataclasses.is_dataclass(config):
             changed[stage] = _value(own[()])
             continue
@@ -51,6 +58,7 @@ def _parse(recipe: Recipe, settings: list[str]) -> dict[Path, str]:
         target, _, text = setting.partition("=")
         path = tuple(target.split("."))
         is_known = (path[0] in stages and len(path) > 1) or path == ("preference",)
+        is_known |= path[0] in TRAINING and path[1:] == () and text == OFF
         if not is_known or not all(path) or not text:
             near = coerce.nearest(path[0], stages) if path[0] not in stages else ""
             raise ValueError(

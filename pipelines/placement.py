@@ -1,12 +1,15 @@
 """Where each stage runs: processors, memory, GPUs, pools, secrets, retries, timeouts and caching.
 
 Of all this only the names of volume claims are part of KFP's cache key, beside the image, the
-configuration and the input artifacts: a stage that moves is not trained again. KFP's compiler
+configuration and the input artifacts: a stage that moves is not trained again, unless it moves to
+several nodes or back, which share a claim, or its base does so to that volume. KFP's compiler
 forbids every pod to escalate its privileges, drops its capabilities and sets seccomp to
 RuntimeDefault; the Pod Security level of the namespace (`manifests/base`) decides which other pods
 may enter it.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,19 +17,32 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineConfig
 
 from components import USER
+from components.cli import TRAINJOB
+from components.download.config import DownloadConfig
+from components.preflight.config import TRAINING
+from components.preflight.memory import Limits
+from components.trainjob.config import TrainjobConfig
 from model.options import check
 from model.training.config import Resumable
 
+STORE = "object-store"
 SECRETS = {
     "hub": {"token": "HF_TOKEN"},
     "wandb": {"api-key": "WANDB_API_KEY"},
-    "object-store": {
+    STORE: {
         "access-key": "AWS_ACCESS_KEY_ID",
         "secret-key": "AWS_SECRET_ACCESS_KEY",
+        "session-token": "AWS_SESSION_TOKEN",
         "endpoint": "AWS_ENDPOINT_URL",
         "region": "AWS_DEFAULT_REGION",
     },
     "judge": {"api-key": "JUDGE_API_KEY"},
+    "mlflow": {
+        "uri": "MLFLOW_TRACKING_URI",
+        "token": "MLFLOW_TRACKING_TOKEN",
+        "username": "MLFLOW_TRACKING_USERNAME",
+        "password": "MLFLOW_TRACKING_PASSWORD",
+    },
 }
 SPOT = (
     "cloud.google.com/gke-spot",
@@ -45,6 +61,8 @@ KEPT = PipelineConfig(
     active_deadline_seconds=30 * 24 * HOUR,
 )
 """How long the workflow and its pods stay after its end, and how long a whole run may take."""
+ONE_NODE: Mapping[str, int] = {}
+"""Stages that run on several nodes, and on how many: none."""
 HELP = "where the stages run: small (CPU) or gpu; by default what the recipe needs"
 
 
@@ -60,6 +78,8 @@ class Placement:
     """GPUs of the pod."""
     gpu: str = "nvidia.com/gpu"
     """Resource that counts GPUs; a slice of a card has a name of its own."""
+    gpu_memory: str = "80Gi"
+    """Memory of each GPU; preflight and the plan compare with it what a stage holds."""
     nodes: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have: the pool, or the card (nvidia.com/gpu.product)."""
     tolerations: tuple[str, ...] = ()
@@ -69,9 +89,11 @@ class Placement:
     cache: str | None = None
     """Volume claim with the Hub's files, which outlives the run."""
     shared: tuple[str, str] | None = None
-    """Volume claim that this pod shares with the nodes of a TrainJob, and where it is mounted."""
-    secrets: tuple[str, ...] = ()
-    """Names in SECRETS that become environment variables where the namespace has them."""
+    """Volume claim that this pod shares with the nodes of a TrainJob, or with the other stages that
+    read the base model there, and where it is mounted."""
+    secrets: tuple[str, ...] = (STORE,)
+    """Names in SECRETS that become environment variables where the namespace has them. The store's
+    is in all of them, for KFP's launcher, which takes a session token from nowhere else."""
     retries: int = 2
     """How often a failed pod is started again, PAUSE after the last one ended. On an installation
     whose Argo has another retry policy than manifests/kfp gives it, fewer failures are."""
@@ -106,6 +128,8 @@ class Scheduling:
     """The local queue of Kueue that admits the pods."""
     priority: str | None = None
     """Kueue's priority class of the run; KFP has no call for one of Kubernetes itself."""
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """How many pods train a stage together; a stage that is not named trains in its own."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -124,8 +148,8 @@ class Scheduling:
 ANYHOW = Scheduling()
 CHECK = Placement(memory="1Gi", retries=0, reuse=False)
 LIGHT = Placement()
-FETCH = Placement(secrets=("hub", "object-store"))
-LEARNS = ("wandb", "object-store")
+FETCH = Placement(secrets=("hub", STORE))
+LEARNS = ("wandb", "mlflow", STORE)
 TRAIN = Placement(cpu=("1", "2"), memory="4Gi", secrets=LEARNS, hours=2, resumes=True)
 GPU = Placement(
     cpu=("8", "16"),
@@ -140,7 +164,11 @@ GPU = Placement(
 )
 DISK = Placement(cpu=("2", "4"), memory="32Gi", hours=4)
 JUDGED = (*LEARNS, "judge")
-JOB = Placement(memory="4Gi", shared=("training", "/training"), hours=80)
+VOLUME = ("training", "/training")
+"""The volume claim that many nodes may mount at once, and where it is mounted."""
+JOB = Placement(memory="4Gi", shared=VOLUME, hours=80)
+WEIGHTS = ("download", *TRAINING, "merge", "evaluate", "release")
+"""Stages that read or write the base model."""
 STAGES = {
     "preflight": (CHECK, CHECK),
     "download": (FETCH, replace(DISK, secrets=FETCH.secrets, cache="model-cache", hours=12)),
@@ -150,8 +178,8 @@ STAGES = {
     "dpo": (TRAIN, GPU),
     "grpo": (replace(TRAIN, secrets=JUDGED), replace(GPU, secrets=JUDGED)),
     "evaluate": (
-        replace(TRAIN, secrets=("wandb",), resumes=False),
-        replace(GPU, secrets=(), resumes=False),
+        replace(TRAIN, secrets=(STORE,), resumes=False),
+        replace(GPU, secrets=(STORE,), resumes=False),
     ),
     "report": (LIGHT, LIGHT),
     "release": (LIGHT, DISK),
@@ -170,25 +198,91 @@ def profile(recipe: str, name: str | None = None) -> str:
     return name or ("small" if recipe.startswith("tiny") else "gpu")
 
 
+def limits(profile: str, nodes: Mapping[str, int] = ONE_NODE) -> dict[str, Limits]:
+    """What each stage has in the profile: a pod's memory, and the GPUs of all its nodes."""
+    return {
+        stage: Limits(size(own.memory), nodes.get(stage, 1) * own.gpus, size(own.gpu_memory))
+        for stage, own in PROFILES[profile].items()
+    }
+
+
+def size(quantity: str) -> int:
+    """Bytes of a quantity of memory as Kubernetes writes it, in Mi, Gi or Ti."""
+    return int(quantity[:-2]) << {"Mi": 20, "Gi": 30, "Ti": 40}[quantity[-2:]]
+
+
 def resumes(recipe: object) -> bool:
     """Whether every training stage of a recipe keeps checkpoints."""
     training = [config for config in vars(recipe).values() if isinstance(config, Resumable)]
     return all(config.checkpoint_uri is not None for config in training)
 
 
-def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTask]:
+def on_volume(config: DownloadConfig) -> bool:
+    """Whether the base model, or a copy of it, is kept on VOLUME."""
+    return any(
+        f"{place}/".startswith(f"{VOLUME[1]}/") for place in (config.mirror, config.cache) if place
+    )
+
+
+def placer(
+    profile: str, scheduling: Scheduling, *, volume: bool = False
+) -> Callable[..., dsl.PipelineTask]:
     """A function that gives a task the placement of its stage in the profile, and a display name.
 
-    Its `name` is the display name; None leaves the task's own.
+    Its `name` is the display name; None leaves the task's own. With `volume`, every stage in
+    WEIGHTS mounts VOLUME.
     """
 
     def placed(task: dsl.PipelineTask, *, name: str | None = None) -> dsl.PipelineTask:
-        place(task, scheduling.of(PROFILES[profile][task.component_spec.name]))
+        stage = task.component_spec.name
+        wanted = scheduling.of(PROFILES[profile][stage])
+        if stage in scheduling.nodes:
+            job = trainjob(stage, wanted, scheduling.nodes[stage], scheduling.labels)
+            values = json.dumps(dataclasses.asdict(job), sort_keys=True)
+            task.set_env_variable(TRAINJOB, values)
+            wanted = replace(JOB, retries=wanted.retries, reuse=wanted.reuse)
+        if volume and stage in WEIGHTS:
+            wanted = replace(wanted, shared=VOLUME)
+        place(task, wanted)
+        if stage == "preflight":
+            task.set_env_variable("PLACEMENT", json.dumps(limits(profile, scheduling.nodes)))
         for label, value in scheduling.labels.items():
             kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)
 
     return placed
+
+
+def trainjob(
+    stage: str, placement: Placement, nodes: int, labels: Mapping[str, str]
+) -> TrainjobConfig:
+    """The TrainJob of pods that are placed as the stage's own pod would be.
+
+    The stage's pod creates it and waits. Of the cache key it changes the claim alone.
+    """
+    assert JOB.shared is not None
+    claim, directory = JOB.shared
+    return TrainjobConfig(
+        stage=stage,  # type: ignore[arg-type]
+        nodes=nodes,
+        processes=max(placement.gpus, 1),
+        gpus=placement.gpus,
+        gpu=placement.gpu,
+        cpu=placement.cpu[1],
+        memory=placement.memory,
+        shared_memory=placement.shared_memory,
+        labels=tuple(labels.items()),
+        pool=tuple(placement.nodes.items()),
+        tolerations=placement.tolerations,
+        claim=claim,
+        directory=directory,
+        secrets=tuple(
+            (variable, secret, key)
+            for secret in placement.secrets
+            for key, variable in SECRETS[secret].items()
+        ),
+        hours=placement.hours,
+    )
 
 
 def place(task: dsl.PipelineTask, placement: Placement) -> dsl.PipelineTask:

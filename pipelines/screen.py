@@ -7,6 +7,7 @@ canvas is drawn in place, elsewhere it is a line a pass.
 import contextlib
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -15,12 +16,26 @@ from rich.live import Live
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from components.failure import explain, is_of_the_system
+from components.failure import as_line, explain, is_of_the_system
 from model.training.preemption import Stopped, stoppable
 from pipelines.asking import Watch
 
 MASK = "·"
 NEW, OLD, HIDDEN = "bold green", "default", "dim"
+
+
+def say(text: str) -> None:
+    """An answer for the output: in a terminal as `shown`, elsewhere as the model wrote it."""
+    print(shown(text) if sys.stdout.isatty() else text, flush=True)
+
+
+def shown(text: str) -> str:
+    """The text without signs that steer a terminal, which a model writes as any other; lines stay.
+
+    Signs that only cannot be seen belong to scripts and emoji, and stay.
+    """
+    steers = (unicodedata.category(sign) == "Cc" and sign not in "\n\t" for sign in text)
+    return "".join("?" if steer else sign for sign, steer in zip(text, steers, strict=True))
 
 
 def note(text: str) -> None:
@@ -59,7 +74,7 @@ def _picture(tokenizer: PreTrainedTokenizerBase, tokens: list[int], before: list
         elif token != tokenizer.eos_token_id:
             is_new = place >= len(before) or before[place] != token
             (text,) = tokenizer.batch_decode([[token]])
-            text = " ".join(text.splitlines()) or " "
+            text = shown(" ".join(text.splitlines())) or " "
             picture.append(text, style=NEW if is_new else OLD)
     return picture
 
@@ -88,5 +103,5 @@ def ending(program: str) -> Iterator[None]:
 
 
 def _end(program: str, message: str, code: int, *, kind: str = "error") -> NoReturn:
-    print(f"{program}: {kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{program}: {kind}: {as_line(message)}", file=sys.stderr)
     raise SystemExit(code)

@@ -4,6 +4,10 @@
 
 KFP's launcher reads where artifacts go from a ConfigMap, and the stages reach base models, data and
 checkpoints with the variables of a secret. Both are made from the same file, so that they agree.
+
+The launcher reads lasting keys from that secret. It knows no session token there, but runs in the
+stages' containers, and takes whatever credentials their environment has: the keys and the token of
+the same secret, or, where the file has no keys, the identity that the cloud gives the pods.
 """
 
 import argparse
@@ -16,12 +20,13 @@ from typing import Any, NoReturn
 
 import yaml
 
-from components.failure import explain
+from components.failure import as_line, explain
 from model.options import check
 
 SECRET, LAUNCHER = "object-store", "kfp-launcher"
-NEEDED = ("root", "region", "access-key", "secret-key")
-KEYS = (*NEEDED, "endpoint", "path-style")
+NEEDED = ("root", "region")
+PAIR = ("access-key", "secret-key")
+KEYS = (*NEEDED, *PAIR, "session-token", "endpoint", "path-style")
 OF_AWS = "https://s3.amazonaws.com"
 
 
@@ -35,14 +40,16 @@ def read(text: str) -> dict[str, str]:
         key, separator, value = (part.strip() for part in line.partition("="))
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        is_session = key == "session-token"
-        check(
-            "line", number, not is_session, "a lasting key: KFP's launcher takes no session token"
-        )
         check(f"line {number}", key, bool(separator) and key in KEYS, f"KEY=VALUE of {KEYS}")
         settings |= {key: value} if value else {}
     for key in NEEDED:
         check(key, settings.get(key), key in settings, "a value, which the store cannot do without")
+    has_pair = set(PAIR) <= set(settings)
+    is_whole = has_pair or not {*PAIR, "session-token"} & set(settings)
+    keys = [key for key in (*PAIR, "session-token") if key in settings]
+    check(
+        "keys", keys, is_whole, "both keys, both and a session-token, or none: the pods' identity"
+    )
     root = settings["root"]
     check("root", root, re.fullmatch(r"s3://[^/]+(/.+)?", root) is not None, "s3://BUCKET/FOLDER")
     endpoint = urllib.parse.urlparse(settings.get("endpoint", OF_AWS))
@@ -56,16 +63,17 @@ def read(text: str) -> dict[str, str]:
 def documents(settings: Mapping[str, str], namespace: str) -> list[dict[str, Any]]:
     """The launcher's ConfigMap, and the secret of the launcher and the stages."""
     endpoint = urllib.parse.urlparse(settings.get("endpoint", OF_AWS))
-    names = {"secretName": SECRET, "accessKeyKey": "access-key", "secretKeyKey": "secret-key"}
+    names = {"secretName": SECRET, "accessKeyKey": PAIR[0], "secretKeyKey": PAIR[1]}
+    is_lasting = PAIR[0] in settings and "session-token" not in settings
     provider = {
         "endpoint": endpoint.netloc,
         "region": settings["region"],
         "disableSSL": endpoint.scheme == "http",
         "forcePathStyle": settings.get("path-style", "true") == "true",
-        "credentials": {"fromEnv": False, "secretRef": names},
+        "credentials": {"fromEnv": False, "secretRef": names} if is_lasting else {"fromEnv": True},
     }
     providers = yaml.safe_dump({"s3": {"default": provider}}, sort_keys=False)
-    kept = ("access-key", "secret-key", "endpoint", "region")
+    kept = (*PAIR, "session-token", "endpoint", "region")
     return [
         {
             "apiVersion": "v1",
@@ -102,7 +110,7 @@ def main() -> None:
 
 
 def _end(message: str) -> NoReturn:
-    print(f"store: error: {message}", file=sys.stderr)
+    print(f"store: error: {as_line(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 

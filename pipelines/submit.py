@@ -21,14 +21,15 @@ import yaml
 
 from components import PROJECT
 from components.container import IMAGE
+from components.failure import as_line
 from components.preflight.config import Recipe
 from model.options import check
 from model.training.config import Resumable
 from model.training.preemption import Stopped, stoppable
-from pipelines import placement, watch
+from pipelines import nodes, pins, placement, watch
 from pipelines.client import FAILURES, Connection, connect, explain
 from pipelines.compiler import write
-from pipelines.form import arguments
+from pipelines.form import arguments, constants
 from pipelines.overrides import choose, override
 from pipelines.recipes import RECIPES
 from pipelines.stages import Stage, stages
@@ -41,14 +42,22 @@ MOVING = (
     "of today's; name a digest or a commit, or submit with --no-cache"
 )
 
+UNKEPT = (
+    "no checkpoints, so that training which is interrupted begins anew; keep them with "
+    "--pipeline-root s3://BUCKET/FOLDER or --checkpoints URI, or say --checkpoints none"
+)
+
 
 def send(
     server: Connection, recipe: Recipe, base: Recipe, *, name: str, profile: str, **options: Any
 ) -> tuple[str, list[Stage]]:
     """Uploads `base` if the server lacks it, and runs it with the changes of `recipe`.
 
+    A recipe with other stages has another graph, and is uploaded itself.
+
     `options`: experiment, service_account, pipeline_root, scheduling. Returns the id and stages.
     """
+    base = base if constants(base) == constants(recipe) else recipe
     changed = {
         key: value for key, value in arguments(recipe).items() if value != arguments(base)[key]
     }
@@ -122,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", nargs="?", help="a recipe of pipelines/recipes.py")
+    parser.add_argument("recipe", nargs="?", help="a recipe of pipelines/recipes/")
     parser.add_argument(
         "--retry", metavar="RUN", help="go on with a failed run from where it failed"
     )
@@ -133,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.FIELD=VALUE")
     parser.add_argument("--placement", metavar="PROFILE", help=placement.HELP)
+    parser.add_argument("--nodes", action="append", default=[], metavar="STAGE=N", help=nodes.HELP)
     parser.add_argument("--service-account", help="of the pods; by default the server's choice")
     parser.add_argument("--pipeline-root", metavar="URI", help="where artifacts go")
     parser.add_argument("--no-cache", action="store_true", help="run stages that ran before anew")
@@ -140,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queue", metavar="NAME", help="of Kueue, which then admits the pods")
     parser.add_argument("--priority", metavar="CLASS", help="of the run, in Kueue")
     parser.add_argument("--checkpoints", metavar="URI", help=CHECKPOINTS)
+    pins.add_option(parser)
     parser.add_argument("--ui", metavar="URL", help="of the UI, where it is not the host")
     parser.add_argument("--watch", action="store_true", help="follow; exit code 1 if it fails")
     parser.add_argument("--poll", type=float, default=5.0, metavar="SECONDS")
@@ -192,16 +203,20 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
         _checkpoints(options),
     )
     profile = placement.profile(options.recipe, options.placement)
+    several = nodes.numbers(options.nodes, recipe, profile)
     server = connect(options.host, options.namespace, options.ui)
+    recipe = recipe if options.no_pins else pins.pin(recipe)
     if FIXED.search(IMAGE) is None and not options.no_cache:
         print(f"submit: warning: {MOVING}", file=sys.stderr)
+    if profile == "gpu" and options.checkpoints is None and not placement.resumes(recipe):
+        print(f"submit: warning: {UNKEPT}", file=sys.stderr)
     run, order = send(
         server,
         recipe,
         RECIPES[options.recipe](),
         name=options.recipe,
         profile=profile,
-        scheduling=_scheduling(options, recipe),
+        scheduling=_scheduling(options, recipe, several),
         experiment=options.experiment,
         service_account=options.service_account,
         pipeline_root=options.pipeline_root,
@@ -229,18 +244,21 @@ def _resumable(recipe: Recipe, place: str | None) -> Recipe:
     return override(recipe, [f"{name}.checkpoint_uri={place}" for name in stages])
 
 
-def _scheduling(options: argparse.Namespace, recipe: Recipe) -> placement.Scheduling:
+def _scheduling(
+    options: argparse.Namespace, recipe: Recipe, several: dict[str, int]
+) -> placement.Scheduling:
     return placement.Scheduling(
         cache=not options.no_cache,
         resumes=placement.resumes(recipe),
         spot=options.spot,
         queue=options.queue,
         priority=options.priority,
+        nodes=several,
     )
 
 
 def _end(message: str) -> NoReturn:
-    print(f"submit: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"submit: error: {as_line(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -1,7 +1,7 @@
 """Follows a run on a cluster: a live table in a terminal, else a line for every change."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kfp_server_api
@@ -9,7 +9,8 @@ import urllib3
 from kfp import Client
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from pipelines import logs
 from pipelines.client import Connection
@@ -52,17 +53,20 @@ def follow(server: Connection, run_id: str, stages: Sequence[Stage], *, poll: fl
     console = Console()
     shown: dict[str, tuple[str, int | None]] = {}
     said: set[str] = set()
+    newest = logs.Newest(server.client, server.home)
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
             run = _request(server.client, run_id, poll)
             now = rows(run, stages)
+            newest.look(run, now)
             notes = _notes(now, run_id, server.home)
             if console.is_terminal:
-                live.update(_table(run, now, notes), refresh=True)
+                live.update(_table(run, now, notes, newest.lines), refresh=True)
             else:
                 _say_changes(now, shown)
-                _say(*(note for key, note in notes.items() if key not in said))
-                said |= {*notes}
+                news = notes | _figures(now, newest.lines)
+                _say(*(text for key, text in news.items() if key not in said))
+                said |= {*news}
             if run.state in ENDED:
                 break
             time.sleep(poll)
@@ -86,9 +90,10 @@ def _request(client: Client, run_id: str, poll: float) -> Any:
     raise AssertionError("unreachable")
 
 
-def _table(run: Any, now: Sequence[Row], notes: dict[str, str]) -> Table:
+def _table(run: Any, now: Sequence[Row], notes: dict[str, str], newest: Mapping[str, str]) -> Table:
     table = Table(
         *("stage", "state", "seconds", "attempt"),
+        Column("newest line", no_wrap=True, overflow="ellipsis"),
         title=f"{run.display_name or run.run_id}: {run.state or 'PENDING'}",
         caption="\n".join(notes.values()) or None,
         caption_justify="left",
@@ -96,7 +101,8 @@ def _table(run: Any, now: Sequence[Row], notes: dict[str, str]) -> Table:
     for row in now:
         colour = COLOURS.get(row.state, "default")
         attempt = "" if row.attempt is None else str(row.attempt)
-        table.add_row(row.stage.name, f"[{colour}]{row.state}[/]", _seconds(row), attempt)
+        line = escape(newest.get(row.stage.key, ""))
+        table.add_row(row.stage.name, f"[{colour}]{row.state}[/]", _seconds(row), attempt, line)
     return table
 
 
@@ -107,6 +113,12 @@ def _say_changes(now: Sequence[Row], shown: dict[str, tuple[str, int | None]]) -
             shown[row.stage.key] = change
             attempt = f" attempt {row.attempt}" if (row.attempt or 1) > 1 else ""
             _say(f"{row.stage.name} {row.state} {_seconds(row)}".rstrip() + attempt)
+
+
+def _figures(now: Sequence[Row], newest: Mapping[str, str]) -> dict[str, str]:
+    """A line for every running stage, known by its text: it is said when it changes."""
+    lines = [f"{row.stage.name}: {newest[row.stage.key]}" for row in now if row.stage.key in newest]
+    return {line: line for line in lines}
 
 
 def _notes(now: Sequence[Row], run_id: str, namespace: str) -> dict[str, str]:

@@ -78,7 +78,7 @@ def downloaded(tmp_path_factory):
     shape = {"d_model": 32, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 64}
     stage(
         "download",
-        {"model": "new", "shape": shape},
+        {"model": "new", "made": "sums", "shape": shape},
         model=root / "model",
         dataset=root / "dataset",
         metrics=root / "metrics",

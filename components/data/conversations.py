@@ -49,11 +49,14 @@ def conversation(row: Row) -> dict[str, Any]:
     return {"messages": _in_turn(_turns(row))}
 
 
-def preference(row: Row) -> dict[str, str]:
-    """{"prompt", "chosen", "rejected"}, and "system": one question and two different answers."""
+def preference(row: Row, *, with_turns: bool = False) -> dict[str, Any]:
+    """{"prompt", "chosen", "rejected"}, and "system": one question and two different answers.
+
+    With `with_turns` there may be a dialogue before the question: "turns", its messages.
+    """
     _refuse_tools(row)
-    question, chosen = _exchange(row, "chosen")
-    other, rejected = _exchange(row, "rejected")
+    question, chosen = _exchange(row, "chosen", with_turns)
+    other, rejected = _exchange(row, "rejected", with_turns)
     if question != other:
         raise Unfit("different_prompts")
     if chosen == rejected:
@@ -84,7 +87,7 @@ def _final(answer: str) -> str:
     return last.removeprefix("#### ").strip() if last.startswith("#### ") else answer
 
 
-def _exchange(row: Row, side: str) -> tuple[dict[str, str], str]:
+def _exchange(row: Row, side: str, with_turns: bool) -> tuple[dict[str, Any], str]:
     """The question and one of its answers."""
     value = row.get(side)
     if _is_talk(value) and len(value) > 1:
@@ -96,10 +99,15 @@ def _exchange(row: Row, side: str) -> tuple[dict[str, str], str]:
         answer = wording.answer(value, {}, f"no_{side}")
         talk = [*_prompt(row), {"role": "assistant", "content": answer}]
     *before, last = _in_turn(talk)
-    return _question(before), last["content"]
+    if not with_turns:
+        return _question(before), last["content"]
+    first = int(before[0]["role"] == "system")
+    turns = before[first:-1]
+    question = _question([*before[:first], before[-1]])
+    return {**question, "turns": turns} if turns else question, last["content"]
 
 
-def _question(messages: list[dict[str, str]]) -> dict[str, str]:
+def _question(messages: list[dict[str, str]]) -> dict[str, Any]:
     """{"prompt"}, and "system" if there is one, of a question of one turn."""
     roles = [message["role"] for message in messages]
     if "user" not in roles:

@@ -3,7 +3,7 @@
 One pass over a stream, in constant memory. `components.data.sources` reads the texts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,7 @@ from components.data.config import Sample
 from components.data.datacard import Card
 from components.data.token_shards import Document, ShardWriter, tokenize
 
+Clean = Callable[[str], list[str]]
 ALL = Sample(min_tokens=1, long_share=0.0, quality=False)
 
 
@@ -22,14 +23,17 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     sample: Sample,
     card: Card,
+    clean: Clean = lambda text: [text],
 ) -> None:
     """Writes the shards, and counts documents and drops on the card.
+
+    `clean` gives the pieces of a document that may be trained on.
 
     Raises ValueError with the reasons for the drops when no document is left.
     """
     quotas = Quotas(sample)
     writer = ShardWriter(directory, tokenizer)
-    for document, ids in tokenize(_candidates(texts, sample, quotas, card), tokenizer):
+    for document, ids in tokenize(_candidates(texts, sample, quotas, card, clean), tokenizer):
         if reason := quotas.refusal(len(ids)):
             card.drop(reason, document.place)
             continue
@@ -45,7 +49,7 @@ def write(
 
 
 def _candidates(
-    texts: Iterable[str], sample: Sample, quotas: "Quotas", card: Card
+    texts: Iterable[str], sample: Sample, quotas: "Quotas", card: Card, clean: Clean
 ) -> Iterator[Document]:
     """The texts worth tokenising, each with its place in the sources; drops are counted.
 
@@ -56,8 +60,9 @@ def _candidates(
         reason = quotas.hopeless(text) or (quality.fault(text) if sample.quality else None)
         if reason:
             card.drop(reason)
-        else:
-            yield Document(text, card.place)
+            continue
+        for piece in clean(text):
+            yield Document(piece, card.place)
 
 
 class Quotas:

@@ -8,9 +8,23 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from components.drawing import escape_markdown
 
 SAMPLES, SHOWN = 5, 1000  # how many samples, and how many characters of each
+MATCHES = 20  # test problems in training data that are named
+
+
+class Match(NamedTuple):
+    """A test problem that stands in a training text."""
+
+    source: str
+    """Label of the test set."""
+    row: int
+    """Line of the problem in test.jsonl."""
+    words: str
+    """The words that both hold, or the puzzle."""
 
 
 @dataclasses.dataclass
@@ -28,6 +42,12 @@ class Card:
     """File and line (in Parquet: row) of the current row."""
     first: dict[str, str] = dataclasses.field(default_factory=dict)
     """For each reason the place of the first row that was dropped for it."""
+    source: str = ""
+    """Label of the current row's source."""
+    matches: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    """The first test problems that also stand in this part."""
+    tests: dict[str, set[int]] = dataclasses.field(default_factory=dict)
+    """Of each test set the rows that stand in this part."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(0)
@@ -50,6 +70,18 @@ class Card:
         self.dropped[reason] += 1
         self.first.setdefault(reason, self.place if place is None else place)
 
+    def match(self, match: Match) -> None:
+        """Notes a test problem that stands in the current row."""
+        self.tests.setdefault(match.source, set()).add(match.row)
+        if len(self.matches) < MATCHES:
+            test = f"{match.source}, test.jsonl:{match.row}"
+            self.matches.append({"test": test, "at": self.place, "words": match.words[:SHOWN]})
+
+    @property
+    def in_training(self) -> dict[str, int]:
+        """How many problems of each test set stand in this part."""
+        return {source: len(rows) for source, rows in sorted(self.tests.items())}
+
     @property
     def losses(self) -> str:
         """The drops by reason, with the first place of each, for the end of a line."""
@@ -70,6 +102,8 @@ class Card:
             "first_dropped": dict(sorted(self.first.items())),
             "sources": dict(self.sources),
             "notes": self.notes,
+            "test_problems": self.in_training,
+            "test_matches": self.matches,
             "samples": self.samples,
         }
 
@@ -93,6 +127,9 @@ def summary(cards: dict[str, Card]) -> dict[str, Any]:
         **{part: card.documents for part, card in cards.items()},
         "part_tokens": {part: card.tokens for part, card in cards.items()},
         "dropped": {part: dict(card.dropped) for part, card in cards.items() if card.dropped},
+        "test_problems": {
+            part: card.in_training for part, card in cards.items() if card.in_training
+        },
     }
 
 
@@ -100,18 +137,27 @@ def _section(part: str, facts: dict[str, Any]) -> str:
     total = facts["documents"] + sum(facts["dropped"].values())
     lines = [f"## {part}", ""]
     lines.append(f"{facts['documents']:,} of {total:,} kept, {facts['tokens']:,} tokens.")
-    lines += [*facts["notes"], "", "| tokens | documents |", "|---|---|"]
+    lines += [*map(escape_markdown, facts["notes"]), "", "| tokens | documents |", "|---|---|"]
     lines += [f"| {bucket} | {count:,} |" for bucket, count in facts["lengths"].items()]
-    for title, counts in (("dropped because", "dropped"), ("source", "sources")):
+    tables = (("dropped because", "dropped"), ("source", "sources"))
+    for title, counts in (*tables, ("test set of which problems stand here", "test_problems")):
         if facts[counts]:
             lines += ["", f"| {title} | rows |", "|---|---|"]
-            lines += [f"| {name} | {count:,} |" for name, count in facts[counts].items()]
+            lines += [_row(name, f"{count:,}") for name, count in facts[counts].items()]
     if facts["first_dropped"]:
         lines += ["", "| dropped because | first at |", "|---|---|"]
-        lines += [f"| {name} | {place} |" for name, place in facts["first_dropped"].items()]
+        lines += [_row(name, place) for name, place in facts["first_dropped"].items()]
+    if facts["test_matches"]:
+        lines += ["", "| test problem | stands at | by the words |", "|---|---|---|"]
+        lines += [_row(*match.values()) for match in facts["test_matches"]]
     for number, sample in enumerate(facts["samples"], 1):
         fence = "`" * 3
         while fence in sample:
             fence += "`"
         lines += ["", f"Sample {number}:", "", fence, sample, fence]
     return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> str:
+    """A row of a table. Files and data sets have the names that their owners gave them."""
+    return f"| {' | '.join(map(escape_markdown, cells))} |"

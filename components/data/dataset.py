@@ -8,7 +8,8 @@
     problems.jsonl     {"prompt", "answer", "verifier"}
     test.jsonl         {"prompt", "answer", "verifier"}
 
-Preferences, problems and tests may have a "system", the system message before the prompt.
+Preferences, problems and tests may have a "system", the system message before the prompt, and
+preferences "turns", the messages of a dialogue before it.
 Reads local paths only.
 """
 
@@ -35,8 +36,16 @@ COLUMNS = {
 
 def write(directory: Path, part: str, rows: Iterable[Row]) -> None:
     """Writes one file of a dataset."""
+    for _ in copied(directory, part, rows):
+        pass
+
+
+def copied(directory: Path, part: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, each written to the file of the part as it goes by."""
     with (directory / f"{part}.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield row
 
 
 def read(directory: Path, part: str) -> list[Row]:
@@ -72,6 +81,9 @@ def _check(part: str, place: str, row: Row | jsonlines.Unusable) -> Row:
         check(f"{place}: {name}", row[name], is_good(row[name]), allowed)
     system = row.get("system", "")
     check(f"{place}: system", system, isinstance(system, str), "a text")
+    if "turns" in row:
+        is_good, allowed = MESSAGES
+        check(f"{place}: turns", row["turns"], is_good(row["turns"]), allowed)
     return row
 
 
@@ -81,7 +93,7 @@ def prompt_messages(row: Mapping[str, Any]) -> list[dict[str, str]]:
     Every stage prompts a model with these; `row["prompt"]` alone would lose the system message.
     """
     system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    return [*system, {"role": "user", "content": row["prompt"]}]
+    return [*system, *row.get("turns", ()), {"role": "user", "content": row["prompt"]}]
 
 
 def _are_messages(value: Any) -> bool:

@@ -38,6 +38,7 @@ PAPERS = {"readme", "license", "licence", "copying", "notice", "changelog", "cit
 PAPERS |= {"contributing", "code_of_conduct", "security", "requirements"}
 FACTS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 LONGEST = 1 << 20  # bytes of a row; the stage's memory is a small multiple of it
+LONGEST_CUT = 16 << 20  # bytes of a row whose text is cut into pieces: whole books
 PIECE = 1 << 20  # bytes of the longest text file that is one document
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, pyarrow.ArrowException, UnicodeDecodeError)
 Numbered = Iterator[tuple[int, Row | str]]
@@ -50,6 +51,10 @@ class Files:
     source: Source
     kinds: dict[str, str]
     left_out: dict[str, str]
+    made: Callable[[], Iterator[Row]] | None = None
+    """Makes the rows of a source that has no files."""
+    is_cut: bool = False
+    """Whether long documents are cut into pieces, and so may be longer than other rows."""
 
     @property
     def note(self) -> str:
@@ -58,7 +63,7 @@ class Files:
         return left_out and f"{self.source.location}: files read: {len(self.kinds)}{left_out}"
 
 
-def files(source: Source) -> Files:
+def files(source: Source, *, is_cut: bool = False) -> Files:
     """The files of a source, in the order of their names.
 
     A file that the location names is taken whatever it is. Of a directory only data are taken: no
@@ -66,6 +71,7 @@ def files(source: Source) -> Files:
 
     Raises FileNotFoundError if there is no file, ValueError if none is of a known kind.
     """
+    assert source.location is not None, "catalogue.resolve says where a named data set is"
     listing = storage.find(source.location)
     kinds, left_out = {}, dict(listing.left_out)
     for name, file in listing.files.items():
@@ -80,7 +86,7 @@ def files(source: Source) -> Files:
             f"{source.location}: unknown kind of file, allowed: {', '.join(FORMATS)} (.gz, .zst), "
             f"or a format{finding.describe(left_out)}"
         )
-    return Files(source, kinds, left_out)
+    return Files(source, kinds, left_out, is_cut=is_cut)
 
 
 def rows(files: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row | str]]:
@@ -90,10 +96,13 @@ def rows(files: Files, columns: Collection[str]) -> Iterator[tuple[str, int, Row
 
     Raises ValueError naming a file that is damaged.
     """
+    for number, made in enumerate(files.made() if files.made else (), 1):
+        yield files.source.label, number, made
+    longest = LONGEST_CUT if files.is_cut else LONGEST
     for file, kind in files.kinds.items():
         with _opened(file) as stream:
             try:
-                for number, row in READERS[kind](stream, columns, files.source.column):
+                for number, row in READERS[kind](stream, columns, files.source.column, longest):
                     yield file, number, row
             except DAMAGED as error:
                 raise _damaged(file, kind, error) from error
@@ -169,30 +178,31 @@ class _Inflated(io.RawIOBase):
         return len(content)
 
 
-def _jsonl(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
-    for number, row in jsonlines.rows(stream, longest=LONGEST, columns=columns):
+def _jsonl(stream: BinaryIO, columns: Collection[str], column: str, longest: int) -> Numbered:
+    for number, row in jsonlines.rows(stream, longest=longest, columns=columns):
         yield number, row.reason if isinstance(row, jsonlines.Unusable) else row
 
 
-def _parquet(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
+def _parquet(stream: BinaryIO, columns: Collection[str], column: str, longest: int) -> Numbered:
     table = pyarrow.parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
     names, first = table.schema_arrow.names, 1
     is_twofold = any(names.count(name) > 1 for name in columns)
     for batch in table.iter_batches(batch_size=16, columns=list(columns)):
-        yield from enumerate(["duplicate_key"] * len(batch) if is_twofold else _plain(batch), first)
+        plain = ["duplicate_key"] * len(batch) if is_twofold else _plain(batch, longest)
+        yield from enumerate(plain, first)
         first += batch.num_rows
 
 
-def _plain(batch: pyarrow.RecordBatch) -> list[Row | str]:
+def _plain(batch: pyarrow.RecordBatch, longest: int) -> list[Row | str]:
     """The rows of a batch as Python objects; one by one if a row among them is unusable."""
-    if batch.nbytes <= LONGEST:  # the usual case; row by row takes three times as long
+    if batch.nbytes <= longest:  # the usual case; row by row takes three times as long
         with contextlib.suppress(ValueError, OverflowError):
             return batch.to_pylist()
-    return [_plain_row(batch.slice(place, 1)) for place in range(batch.num_rows)]
+    return [_plain_row(batch.slice(place, 1), longest) for place in range(batch.num_rows)]
 
 
-def _plain_row(row: pyarrow.RecordBatch) -> Row | str:
-    if row.nbytes > LONGEST:
+def _plain_row(row: pyarrow.RecordBatch, longest: int) -> Row | str:
+    if row.nbytes > longest:
         return "too_large"
     try:
         return row.to_pylist()[0]
@@ -202,7 +212,7 @@ def _plain_row(row: pyarrow.RecordBatch) -> Row | str:
         return "unreadable_value"
 
 
-def _text(stream: BinaryIO, columns: Collection[str], column: str) -> Numbered:
+def _text(stream: BinaryIO, columns: Collection[str], column: str, longest: int) -> Numbered:
     """One document for each piece; a character that straddles a cut goes to the next piece."""
     decoder, number, piece = codecs.getincrementaldecoder("utf-8-sig")(), 0, stream.read(PIECE)
     while piece:

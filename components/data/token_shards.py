@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from components import atomic
+from components import atomic, names, records
+from model.safetensors_files import read_json
 from model.tokenizer import encode
 
 MANIFEST, LENGTHS = "manifest.json", "lengths.bin"
@@ -24,6 +25,7 @@ FORMAT = 1
 SHARD = 64 << 20  # tokens of a shard, 256 MiB
 BATCH = 128 << 10  # characters tokenised at once; the library needs 100 bytes for each
 DTYPE = np.dtype("<u4")
+MOST = 2**40  # documents or tokens that a manifest may speak of
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -136,6 +138,22 @@ class ShardWriter:
         atomic.write_json(self.directory / MANIFEST, manifest)
 
 
+def _read_manifest(file: Path) -> dict[str, Any]:
+    """The manifest. Raises ValueError naming a field that is missing or of another kind."""
+    manifest = read_json(file)
+    try:
+        records.check_fields(manifest, {"tokenizer": str, "shards": list}, "")
+        for number, shard in enumerate(manifest["shards"]):
+            kinds = {"file": str, "documents": int, "tokens": int}
+            records.check_fields(shard, kinds, f"shards.{number}.")
+            names.check(shard["file"], f"shards.{number}")
+            if not (0 <= shard["documents"] <= MOST and 0 < shard["tokens"] <= MOST):
+                raise ValueError(f"shards.{number} has counts that no shard has")
+    except ValueError as error:
+        raise ValueError(f"{file}: not a manifest: {error}") from None
+    return manifest
+
+
 class Shards:
     """The documents that a ShardWriter wrote to a directory."""
 
@@ -143,7 +161,7 @@ class Shards:
         """Raises ValueError if there are none, or if another tokenizer made them."""
         if not (directory / MANIFEST).exists():
             raise ValueError(f"{directory}: no {MANIFEST}; the dataset has no tokenised documents")
-        manifest = json.loads((directory / MANIFEST).read_text())
+        manifest = _read_manifest(directory / MANIFEST)
         if manifest["tokenizer"] != fingerprint(tokenizer):
             raise ValueError(f"{directory}: tokenised with another tokenizer than the model's")
         self.lengths = np.fromfile(directory / LENGTHS, DTYPE).astype(np.int64)
@@ -154,6 +172,11 @@ class Shards:
         self.starts = np.cumsum(self.lengths) - self.lengths
         shard_tokens = np.cumsum([0, *(shard["tokens"] for shard in manifest["shards"])])
         self.bases = shard_tokens[:-1]
+        whole = len(self.lengths) == self.first[-1] and self.lengths.sum() == shard_tokens[-1]
+        if not whole or [len(shard) for shard in self.shards] != np.diff(shard_tokens).tolist():
+            raise ValueError(
+                f"{directory}: its files do not hold the tokens that {MANIFEST} counts"
+            )
 
     def __len__(self) -> int:
         return len(self.lengths)

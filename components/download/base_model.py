@@ -13,24 +13,31 @@ from model import checkpoint
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 def make(shape: Shape, seed: int, mask_id: int, eos_id: int, path: Path) -> int:
     """Writes a new LLaDA to `path`; returns its number of parameters."""
-    torch.manual_seed(seed)
-    network = LLaDA(
-        LLaDAConfig(
-            d_model=shape.d_model,
-            n_layers=shape.n_layers,
-            n_heads=shape.n_heads,
-            mlp_hidden_size=shape.mlp_hidden_size,
-            vocab_size=shape.vocabulary,
-            max_sequence_length=shape.context,
-            rope_theta=shape.rope_theta,
-            mask_token_id=mask_id,
-            eos_token_id=eos_id,
-            pad_token_id=eos_id,
-        )
+    config = LLaDAConfig(
+        d_model=shape.d_model,
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        mlp_hidden_size=shape.mlp_hidden_size,
+        vocab_size=shape.vocabulary,
+        max_sequence_length=shape.context,
+        rope_theta=shape.rope_theta,
+        weight_tying=shape.weight_tying,
+        mask_token_id=mask_id,
+        eos_token_id=eos_id,
+        pad_token_id=eos_id,
     )
+    torch.manual_seed(seed)
+    torch.set_default_dtype(PRECISIONS[shape.precision])
+    try:
+        network = LLaDA(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
     checkpoint.save(network, path)
     return network.num_parameters()
 

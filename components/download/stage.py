@@ -1,5 +1,6 @@
 """Fetches the base model and the data, or makes both for a run that needs nothing from outside."""
 
+import functools
 import importlib
 import itertools
 import json
@@ -13,13 +14,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact
-from components.artifact import Output
+from components import artifact, temporary
+from components.artifact import Output, References
 from components.data import corpus, datacard
 from components.data import dataset as data
+from components.data.contamination import TestSet
 from components.data.datacard import Card
 from components.data.jsonlines import Row
-from components.download import gather
+from components.download import gather, illada, mirror
 from components.download.config import DownloadConfig, Shape
 from components.download.gather import Stream
 from components.download.vocabulary import check_fit
@@ -34,14 +36,15 @@ BASE_MODEL = "components.download.base_model"  # never imported here: `_in_child
 def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Output) -> None:
     """Writes the base model with its tokenizer, and every part of the dataset with a report."""
     parts = gather.parts(config)
+    references: dict[str, References] = {}
     if config.model == "new":
         parameters, address = _make_model(config.shape, config.seed, parts, model), None
-    else:
+    elif config.mirror is None:
         parameters, address = _fetch_model(config.model, config.revision, model)
+    else:
+        parameters, address, references["model"] = _refer(config, model)
     tokenizer = load_tokenizer(model)
-    cards = {
-        part: _write(part, stream, config, tokenizer, dataset) for part, stream in parts.items()
-    }
+    cards = _write_all(parts, config, tokenizer, dataset)
     datacard.write(dataset, cards)
     summary = {"parameters": parameters, "hub_model": address, **datacard.summary(cards)}
     (metrics / artifact.METRICS).write_text(json.dumps(summary) + "\n")
@@ -51,43 +54,77 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
         config=config,
         inputs={},
         summary=summary,
+        references=references,
     )
 
 
-def _write(
-    part: str,
-    stream: Stream,
+def _write_all(
+    parts: dict[str, Stream],
     config: DownloadConfig,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Path,
-) -> Card:
-    """Writes one part of the dataset; returns its figures."""
-    card, has_sources = Card(), bool(getattr(config, part))
-    if part == "pretrain":
-        if not has_sources:
-            data.write(dataset, part, stream(Card()))
-        sample = config.sample if has_sources else corpus.ALL
-        texts = (row["text"] for row in stream(card))
-        corpus.write(dataset / "pretrain", texts, tokenizer, sample, card)
-    else:
-        longest, count = (config.max_tokens, config.examples) if has_sources else (None, None)
-        data.write(dataset, part, _limited(part, stream(card), tokenizer, longest, count, card))
-        if not card.documents:
-            raise ValueError(f"{part}: no row is left; dropped: {card.losses}")
-    if card.dropped:
-        print(f"download: {part}: kept {card.documents}, dropped {card.losses}", flush=True)
-    return card
+) -> dict[str, Card]:
+    """Writes every part of the dataset, the test first; returns the figures in the parts' order."""
+    cards: dict[str, Card] = {}
+    origins: list[str] = []
+    tests = TestSet(lambda: iter(()), origins)
+    for part in sorted(parts, key=lambda part: part != "test"):
+        card = cards[part] = Card()
+        rows = parts[part](card)
+        if part == "pretrain":
+            _write_texts(rows, config, tokenizer, dataset, card, tests)
+        else:
+            rows = tests.without(part, rows, card)
+            rows = _limited(part, rows, config, tokenizer, card)
+            rows = _noting(rows, card, origins) if part == "test" else rows
+            data.write(dataset, part, rows)
+            if not card.documents:
+                raise ValueError(f"{part}: no row is left; dropped: {card.losses}")
+        if part == "test" and config.decontaminate and (config.sources or config.dataset):
+            tests = TestSet(lambda: data.stream(dataset, "test"), origins)
+        if card.dropped:
+            print(f"download: {part}: kept {card.documents}, dropped {card.losses}", flush=True)
+        for test, count in card.in_training.items():
+            print(f"download: {part}: holds {count} problems of {test}, left out", flush=True)
+    return {part: cards[part] for part in parts}
+
+
+def _write_texts(
+    rows: Iterator[Row],
+    config: DownloadConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Path,
+    card: Card,
+    tests: TestSet,
+) -> None:
+    """Writes the pretraining documents; those of a dataset's file are kept as texts too."""
+    folder, clean = dataset / "pretrain", functools.partial(tests.clean, card=card)
+    if config.pretrain:
+        texts = (row["text"] for row in rows)
+        corpus.write(folder, texts, tokenizer, config.sample, card, clean)
+        return
+    pieces = ({"text": piece} for row in rows for piece in clean(row["text"]))
+    texts = (row["text"] for row in data.copied(dataset, "pretrain", pieces))
+    corpus.write(folder, texts, tokenizer, corpus.ALL, card)
+
+
+def _noting(rows: Iterator[Row], card: Card, origins: list[str]) -> Iterator[Row]:
+    """The rows; the source of each goes to `origins`."""
+    for row in rows:
+        origins.append(card.source)
+        yield row
 
 
 def _limited(
     part: str,
     rows: Iterator[Row],
+    config: DownloadConfig,
     tokenizer: PreTrainedTokenizerBase,
-    longest: int | None,
-    count: int | None,
     card: Card,
 ) -> Iterator[Row]:
-    """The first `count` rows of up to `longest` tokens, None for no limit; counted on the card."""
+    """The rows, of sources the first `examples` of up to `max_tokens`; counted on the card."""
+    has_sources = bool(getattr(config, part))
+    longest, count = (config.max_tokens, config.examples) if has_sources else (None, None)
     while count is None or card.documents < count:
         row = next(rows, None)
         if row is None:
@@ -126,13 +163,34 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> tuple[int, str 
     come first, so that a model that does not fit is refused before its weights are fetched.
     """
     source = _copy(name, revision, SMALL, path)
+    illada.rewrite_settings(path)
     check_fit(path)
     address = hub_address(name, source)
     # The branch may have moved since: the weights must be of the commit of the small files.
     _copy(name, address.partition("@")[2] if address else revision, WEIGHTS, path)
+    illada.rewrite_weights(path)
     parameters = _in_child(_check_weights, path)
     load_tokenizer(path).save_pretrained(path)
     return parameters, address
+
+
+def _refer(config: DownloadConfig, path: Path) -> tuple[int, str | None, References]:
+    """As `_fetch_model`, but for the weights, which are in the mirror and are referred to.
+
+    A model of the Hub that is there already is not fetched again.
+    """
+    assert config.mirror is not None
+    source = fetch(config.model, config.revision, kind="model", patterns=SMALL)
+    address = hub_address(config.model, source)
+    place = mirror.find(config.mirror, address) if address else None
+    if place is None:
+        # The branch may have moved since: the model must be of the commit in its address.
+        revision = address.partition("@")[2] if address else config.revision
+        with temporary.directory() as whole:
+            parameters, _ = _fetch_model(config.model, revision, whole)
+            place = mirror.put(config.mirror, address, whole, parameters)
+    place.copy_small_files(path)
+    return place.parameters, address, place.references(config.cache)
 
 
 def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> Path:

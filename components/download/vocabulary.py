@@ -3,6 +3,9 @@
 `base_model.py` checks the weights.
 """
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +16,9 @@ from model.options import check
 from model.tokenizer import NEW, load_tokenizer
 
 TOKENIZER = "tokenizer.json"
+PROBE = Path(__file__).with_name("tokenizer_probe.py")
+SECONDS = 20  # of processor time for the probe; a usual tokenizer takes less than one
+MEMORY = 4 << 30  # bytes of address space; the largest published tokenizers take a fifth of it
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -54,10 +60,40 @@ def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     for name in (TOKENIZER, *SETTINGS):
         if (path / name).exists():
             safetensors_files.read_json(path / name)
+    _probe(path / TOKENIZER)
     try:
         return load_tokenizer(path)
     except Exception as error:  # the library raises anything, bare Exception among it
         raise ValueError(f"{path / TOKENIZER}: no tokenizer can be made of it: {error}") from error
+
+
+def _probe(file: Path) -> None:
+    """Raises ValueError for a tokenizer that takes too much to load, or fails on, or to encode.
+
+    Its regular expressions come from a stranger. The process that tries them has no secrets.
+    """
+
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+    done = subprocess.run(
+        [sys.executable, "-I", str(PROBE), str(file.absolute())],
+        env={"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        preexec_fn=bound,
+        check=False,
+    )
+    if done.returncode > 0:
+        reason = (done.stderr.strip().splitlines() or ["the library ended"])[-1]
+        raise ValueError(f"{file}: no tokenizer can be made of it: {reason}")
+    if done.returncode < 0:
+        raise ValueError(
+            f"{file}: its regular expressions need over {SECONDS} s for a few short texts, "
+            "or over 4 GB of memory"
+        )
 
 
 def _check_rows(path: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 
 from components.dpo.pairs import SIDES, Pair
 from model import estimators
@@ -41,9 +42,12 @@ class ReferenceMargins:
         self.file = directory / f"margins-{uuid.uuid4().hex[:8]}.jsonl"
 
     def margins(self, pairs: Sequence[Pair], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The margin of each pair [B]; `compute` returns all of them if one is not known yet."""
+        """The margin of each pair [B]; `compute` returns all of them if one is not known yet.
+
+        Of several processes all compute if one of them must: their passes wait for each other.
+        """
         keys = [self._key(pair) for pair in pairs]
-        if not all(key in self.known for key in keys):
+        if any(gather_object([any(key not in self.known for key in keys)])):
             computed = dict(zip(keys, compute().tolist(), strict=True))
             fresh = {key: margin for key, margin in computed.items() if key not in self.known}
             lines = [json.dumps({"key": key, "margin": value}) for key, value in fresh.items()]

@@ -1,14 +1,16 @@
 """Optimizes preferences with variance-reduced ELBOs: load, feed, train, save, record."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from components import artifact
-from components.artifact import Input, Output
+from components import adapted, artifact
+from components.artifact import Input, Inputs, Output
 from components.data import dataset as data
 from components.dpo import pairs
 from components.dpo.config import DpoConfig
 from components.dpo.loss import PreferenceLoss
 from components.dpo.reference import ReferenceMargins
+from components.session.attempts import remembered
 from components.session.session import (
     Session,
     check_context,
@@ -22,13 +24,20 @@ from model.training.draws import Draw
 from model.training.protocols import Batch, Feed
 
 
+@remembered
 def run(
-    config: DpoConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
+    config: DpoConfig,
+    *,
+    base: Input,
+    adapters: Inputs = (),
+    dataset: Input,
+    trained: Output,
+    metrics: Output,
 ) -> None:
     """Trains an adapter on `base` to prefer each pair's chosen answer over the rejected one."""
     # Load
-    check_context(base, "max_length", config.max_length)
-    session = open_base(base, config)
+    check_context(base, "max_length", config.max_length, adapters=adapters)
+    session = open_base(base, config, adapters=adapters)
     model, adapter, tokenizer = session
     assert adapter is not None, "DpoConfig refuses a run without an adapter"
 
@@ -46,11 +55,11 @@ def run(
         return Batch({**batch.tensors, **plain}, batch.tokens)
 
     feed = Feed(len(usable), collate)
-    cache = _reference_cache(config, base, session)
+    cache = _reference_cache(config, (base, *adapters), session)
     loss = PreferenceLoss(model, adapter, usable, config, cache)
 
     # Train
-    inputs = {"base": base, "dataset": dataset}
+    inputs = {"base": base, **adapted.named(adapters), "dataset": dataset}
     with keep_progress("dpo", config, inputs=inputs, metrics=metrics) as progress:
         loop.fit(
             model,
@@ -69,14 +78,16 @@ def run(
     record(progress, trained, summary={"pairs": len(usable), **dropped})
 
 
-def _reference_cache(config: DpoConfig, base: Path, session: Session) -> ReferenceMargins | None:
+def _reference_cache(
+    config: DpoConfig, models: Sequence[Path], session: Session
+) -> ReferenceMargins | None:
     """The store of the reference's margins, keyed by everything that decides them, or None."""
     if config.reference_cache is None:
         return None
     assert config.lora is not None
     return ReferenceMargins(
         Path(config.reference_cache),
-        artifact.read(base)["fingerprint"],
+        " ".join(artifact.read(path)["fingerprint"] for path in models),
         config.seed,
         config.length_normalized,
         optimizer.arithmetic(config),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components import artifact
-from components.failure import explain
+from components.failure import as_line, explain
 
 RESAMPLES = 10_000
 SAMPLES = "samples.jsonl"
@@ -133,7 +133,7 @@ def main() -> None:
     try:
         print(table(compare(given.first, given.second, seed=given.seed)))
     except (ValueError, OSError) as error:
-        print(f"compare: error: {explain(error)}", file=sys.stderr)
+        print(f"compare: error: {as_line(explain(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -1,32 +1,22 @@
 """The evaluate stage as a pipeline component."""
 
-from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+from typing import Any
 
-from components.container import container
+from kfp.dsl import HTML, Artifact, Dataset, Markdown, Metrics, Model, OutputPath
+
+from components import container
 
 
-@dsl.container_component
-def evaluate(
-    config: dict,
-    model: Input[Model],
-    dataset: Input[Dataset],
-    evaluation: Output[Artifact],
-    metrics: Output[Metrics],
-    page: Output[HTML],
-    summary: Output[Markdown],
-    accuracy: dsl.OutputPath(float),  # type: ignore[valid-type]
-):
-    """Measures exact match on unseen problems with lm_eval."""
-    return container(
+def component(adapters: int = 0) -> Any:
+    """The component that takes so many adapters of its model."""
+    return container.component(
         "evaluate",
-        configs={"config": config},
-        inputs={"model": model, "dataset": dataset},
-        outputs={
-            "evaluation": evaluation,
-            "metrics": metrics,
-            "page": page,
-            "summary": summary,
-        },
-        parameters={"accuracy": accuracy},
+        "Measures exact match on unseen problems with lm_eval.",
+        inputs={"model": Model, "dataset": Dataset},
+        outputs={"evaluation": Artifact, "metrics": Metrics, "page": HTML, "summary": Markdown},
+        parameters={"accuracy": OutputPath(float)},
+        adapters=adapters,
     )
+
+
+evaluate = component()

@@ -21,13 +21,12 @@ import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.registry import register_model
 
-from components import coerce
+from components import adapted, coerce
 from components.evaluate import code
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.harness import DiffusionLM
 from components.evaluate.team import join
-from components.failure import explain
-from components.merge import adapted
+from components.failure import as_line, explain
 from model.options import check
 
 OWN = ("tasks", "task_files", "fewshot", "fewshot_multiturn", "system", "limit", "traces")
@@ -91,7 +90,7 @@ def main() -> None:
         with code.confined(True):
             cli_evaluate()
     except (ValueError, OSError) as error:
-        print(f"lm_eval: error: {explain(error)}", file=sys.stderr)
+        print(f"lm_eval: error: {as_line(explain(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

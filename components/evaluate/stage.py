@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from components import artifact
+from components import adapted, artifact
 from components.artifact import Input, Inputs, Output, OutputFile, Parameter
 from components.data import problems
 from components.evaluate import display, results, tasks
@@ -17,7 +17,6 @@ from components.evaluate.store import open_store
 from components.evaluate.task import VERDICT, UnseenProblems
 from components.evaluate.team import Team, join
 from components.evaluate.tracing import trace
-from components.merge import adapted
 
 Rows = dict[int, dict[str, Any]]
 """Problems by their number in the file."""
@@ -69,7 +68,7 @@ def run(
         {"evaluation": evaluation, "metrics": metrics},
         stage="evaluate",
         config=config,
-        inputs={"model": model, "dataset": dataset, **_named(adapters)},
+        inputs={"model": model, "dataset": dataset, **adapted.named(adapters)},
         summary=figures,
     )
 
@@ -82,10 +81,6 @@ def _load(
     fingerprints = [artifact.read(path)["fingerprint"] for path in (model, *adapters)]
     store = open_store(config, evaluation, [*fingerprints, str(dtype)])
     return DiffusionLM(*loaded, config, store=store, team=team)
-
-
-def _named(adapters: Inputs) -> dict[str, Path]:
-    return {f"adapter_{number}": path for number, path in enumerate(adapters)}
 
 
 def _test_rows(config: EvaluateConfig, dataset: Path) -> tuple[Rows, int]:

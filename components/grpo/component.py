@@ -1,23 +1,21 @@
 """The grpo stage as a pipeline component."""
 
-from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
+from typing import Any
 
-from components.container import container
+from kfp.dsl import Dataset, Metrics, Model
+
+from components import container
 
 
-@dsl.container_component
-def grpo(
-    config: dict,
-    base: Input[Model],
-    dataset: Input[Dataset],
-    trained: Output[Model],
-    metrics: Output[Metrics],
-):
-    """Reinforces answers that verify."""
-    return container(
+def component(adapters: int = 0) -> Any:
+    """The component that takes so many adapters of its base."""
+    return container.component(
         "grpo",
-        configs={"config": config},
-        inputs={"base": base, "dataset": dataset},
-        outputs={"trained": trained, "metrics": metrics},
+        "Reinforces answers that verify.",
+        inputs={"base": Model, "dataset": Dataset},
+        outputs={"trained": Model, "metrics": Metrics},
+        adapters=adapters,
     )
+
+
+grpo = component()

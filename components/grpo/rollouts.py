@@ -1,16 +1,21 @@
 """Groups of answers to a batch of prompts: generated, rewarded and compared.
 
-The policy is in eval mode here, without dropout. `learner.py` learns from the answers.
+Of several processes each generates and rewards the answers to its share of the prompts; then all of
+them hold all answers. The policy is in eval mode here, without dropout. `learner.py` learns from
+the answers.
 Shapes: B answers, N prompts, G answers per prompt, P prompt, L = prompt and generated tokens.
 """
 
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather, gather_object
 from transformers import PreTrainedTokenizerBase
 
 from components.data import dataset as data
@@ -21,7 +26,9 @@ from components.rewards.named import Scored
 from components.rewards.sandbox import SandboxError
 from model import preference, sampler
 from model.llada import LLaDA
+from model.remasking import Noise
 from model.tokenizer import encode_chat, pad_left, stop_tokens
+from model.training.processes import own_share
 
 # Faults of the machine, not of an answer; math-verify raises RuntimeError if it cannot start.
 MACHINE = (SandboxError, OSError, MemoryError, RuntimeError)
@@ -56,22 +63,33 @@ def roll_out(
     tokenizer: PreTrainedTokenizerBase,
     problems: list[dict[str, Any]],
     config: GrpoConfig,
-    generator: torch.Generator,
+    generator: Noise,
     judge: Judge | None = None,
+    *,
+    first: int = 0,
 ) -> tuple[Rollouts, dict[str, float]]:
-    """`config.group` answers to each problem, and the figures of the batch."""
+    """`config.group` answers to each problem, and the figures of the batch, in every process.
+
+    `generator` is one for each answer, or one for all where there is a single process. `first` is
+    the number of the first problem within the run. `rollout_passes` are those of the process that
+    needed most.
+    """
     prompts = [
         encode_chat(tokenizer, data.prompt_messages(row)) for row in _each(problems, config.group)
     ]
     prompt_BP, seen_BP = (rows.to(model.device) for rows in pad_left(tokenizer, prompts))
-    tokens_BL, order_BL = _generate(model, tokenizer, prompt_BP, seen_BP, config, generator)
+    rows = own_share(len(prompts))
+    noise = generator[rows] if isinstance(generator, Sequence) else generator
+    # Padded as the whole batch is, so that all shares are of one shape.
+    share = _generate(model, tokenizer, prompt_BP[rows], seen_BP[rows], config, noise)
+    tokens_BL, order_BL = (gather(rows_BL) for rows_BL in share)
     window_BL = torch.ones_like(tokens_BL, dtype=torch.bool)
     window_BL[:, : prompt_BP.shape[1]] = False
     stops = torch.tensor(stop_tokens(tokenizer), device=model.device)
     is_stop_BL = torch.isin(tokens_BL, stops) & window_BL
     answer_BL = window_BL & (is_stop_BL.cumsum(1) - is_stop_BL.int() == 0)
     answers = [row[answer].tolist() for row, answer in zip(tokens_BL, answer_BL, strict=True)]
-    advantage_NG, figures = _compare(answers, problems, tokenizer, config, judge)
+    advantage_NG, figures = _compare(answers, problems, tokenizer, config, judge, first)
     figures["rollout_passes"] = int(order_BL.max())
     places_N = torch.arange(len(problems), device=model.device)
     rollouts = Rollouts(
@@ -92,6 +110,7 @@ def _compare(
     tokenizer: PreTrainedTokenizerBase,
     config: GrpoConfig,
     judge: Judge | None,
+    first: int,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Advantages [N, G] and the figures.
 
@@ -111,7 +130,7 @@ def _compare(
     unjudged_N = torch.zeros_like(failed_N)
     reward_NG, largest = reward_NG.nan_to_num(0.0), sum(abs(w) for _, w in config.rewards)
     if judge is not None:
-        score_NG, unjudged_N = _judged(judge, texts, problems, config.group)
+        score_NG, unjudged_N = _judged(judge, texts, problems, config.group, first)
         reward_NG = reward_NG + judge.config.weight * score_NG.double()
         largest += abs(judge.config.weight)
         figures["judge_failed"] = judge.failed
@@ -159,12 +178,15 @@ def _rewards(
 
     The figures are the mean reward, the mean of each part by its name, and the number of failures.
     """
+    rows = own_share(len(texts))
     with ThreadPoolExecutor(config.reward_workers) as pool:
-        scores = list(pool.map(_score, texts, problems, itertools.repeat(config)))
+        share = pool.map(_score, texts[rows], problems[rows], itertools.repeat(config))
+        scores = gather_object(list(share))
     scored = [score for score in scores if isinstance(score, Scored)]
     failures = [score for score in scores if isinstance(score, str)]
     if failures:
-        print(f"grpo: no reward for {len(failures)} answers, the first: {failures[0]}", flush=True)
+        line = f"grpo: no reward for {len(failures)} answers, the first: {failures[0]}"
+        PartialState().print(line, flush=True)
     totals = [score.total if isinstance(score, Scored) else math.nan for score in scores]
     figures: dict[str, float] = {"rewards_failed": len(failures)}
     if scored:
@@ -193,13 +215,20 @@ def _question(problem: dict[str, Any]) -> str:
     return "\n\n".join(message["content"] for message in data.prompt_messages(problem))
 
 
-def _judged(judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int):
+def _judged(
+    judge: Judge, texts: list[str], problems: list[dict[str, Any]], group: int, first: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The judge's score of each answer [N, G], and which groups it failed to judge [N]."""
     groups = [
         Group(_question(problem), texts[number * group : (number + 1) * group])
         for number, problem in enumerate(problems)
     ]
-    rows = judge.score_groups(groups)
+    share = own_share(len(groups))
+    replies, counts = judge.ask(groups[share], first=first + share.start)
+    for each in gather_object([counts]):
+        judge.count(each)
+    judge.check_failures()
+    rows = gather_object(replies)
     scores = torch.tensor([[0.0] * group if row is None else row for row in rows])
     return scores, torch.tensor([row is None for row in rows])
 

@@ -8,31 +8,40 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from components.artifact import Input, Output
+from components import adapted
+from components.artifact import Input, Inputs, Output
 from components.data import dataset as data
 from components.data.problems import tell, usable
 from components.grpo.config import GrpoConfig
 from components.grpo.learner import Learner
+from components.session.attempts import remembered
 from components.session.session import keep_progress, open_base, record, save_trained
-from model import checkpoint
 from model.options import check
 from model.tokenizer import load_tokenizer
 
 
+@remembered
 def run(
-    config: GrpoConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
+    config: GrpoConfig,
+    *,
+    base: Input,
+    adapters: Inputs = (),
+    dataset: Input,
+    trained: Output,
+    metrics: Output,
 ) -> None:
     """Trains an adapter on `base` with rewards from the dataset's verified answers.
 
     Problems that cannot be judged or are too long for the context are left out, named and counted.
     """
     # Load
-    context = checkpoint.read_config(base).max_sequence_length
+    context = adapted.read_config(base, adapters).max_sequence_length
     fits = config.gen_length < context
     check("gen_length", config.gen_length, fits, f"below {context}, the context")
     # The problems before the model: bad data should not wait for minutes of loading.
-    problems, left_out = _usable(dataset, load_tokenizer(base), config, context)
-    session = open_base(base, config)
+    tokenizer = load_tokenizer(adapted.tokenizer_directory(base, adapters))
+    problems, left_out = _usable(dataset, tokenizer, config, context)
+    session = open_base(base, config, adapters=adapters)
     model, adapter, tokenizer = session
     assert adapter is not None, "GrpoConfig refuses a run without an adapter"
 
@@ -40,7 +49,7 @@ def run(
     learner = Learner(model, adapter, tokenizer, problems, config)
 
     # Train
-    inputs = {"base": base, "dataset": dataset}
+    inputs = {"base": base, **adapted.named(adapters), "dataset": dataset}
     with keep_progress("grpo", config, inputs=inputs, metrics=metrics) as progress:
         learner.fit(progress.log, checkpoints=progress.checkpoints, snapshot=progress.snapshot)
 

@@ -1,23 +1,21 @@
 """The merge stage as a pipeline component."""
 
-from kfp import dsl
-from kfp.dsl import Input, Metrics, Model, Output
+from typing import Any
 
-from components.container import container
+from kfp.dsl import Metrics, Model
+
+from components import container
 
 
-@dsl.container_component
-def merge(
-    config: dict,
-    base: Input[Model],
-    trained: Input[Model],
-    model: Output[Model],
-    metrics: Output[Metrics],
-):
-    """Writes a full model from a base and the adapter or model trained on it."""
-    return container(
+def component(adapters: int = 0) -> Any:
+    """The component that takes so many adapters beside the last, on which that was trained."""
+    return container.component(
         "merge",
-        configs={"config": config},
-        inputs={"base": base, "trained": trained},
-        outputs={"model": model, "metrics": metrics},
+        "Writes a full model from a base and the adapters trained on it.",
+        inputs={"base": Model, "trained": Model},
+        outputs={"model": Model, "metrics": Metrics},
+        adapters=adapters,
     )
+
+
+merge = component()

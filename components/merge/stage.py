@@ -1,4 +1,4 @@
-"""Writes a full model from a base and the adapter trained on it, one weight file after another.
+"""Writes a full model from a base and the adapters trained on it, one weight file after another.
 
 Each updated weight is W + (alpha / r) B A, added in fp32 and rounded once (`model.merging`). Only
 the weight that is being updated is in memory; all other bytes are copied within the kernel. A
@@ -6,26 +6,43 @@ model whose every weight was trained is copied as it is.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from components import artifact
-from components.artifact import Input, Output
+from components import adapted, artifact, references
+from components.artifact import Input, Inputs, Output
 from components.merge.config import MergeConfig
 from model import checkpoint, lora, merging, safetensors_files
 from model.safetensors_files import Span
 
 
 def run(
-    config: MergeConfig, *, base: Input, trained: Input, model: Output, metrics: Output
+    config: MergeConfig,
+    *,
+    base: Input,
+    adapters: Inputs = (),
+    trained: Input,
+    model: Output,
+    metrics: Output,
 ) -> None:
-    """Merges `trained`, a LoRA adapter or a fully trained model, into a copy of `base`."""
-    updated = merge(base, trained, model) if lora.is_adapter(trained) else _copy(trained, model)
+    """Merges `trained`, a LoRA adapter or a fully trained model, into a copy of `base`.
+
+    `adapters` are those of `base` on which `trained` was trained, in their order.
+    """
+    if lora.is_adapter(trained):
+        chain = (*adapters, trained)
+        adapted.check(base, chain)
+        with references.opened(base) as folder:
+            updated = merge(folder, chain, model)
+        tokenizer = adapted.tokenizer_directory(base, chain)
+    else:
+        with references.opened(trained) as folder:
+            updated, tokenizer = _copy(folder, model), trained
     _check(model)
-    for file in trained.iterdir():
+    for file in tokenizer.iterdir():
         if file.name.startswith(("tokenizer", "special_tokens", "chat_template", "added_tokens")):
             shutil.copyfile(file, model / file.name)
     (metrics / artifact.METRICS).write_text(f'{{"updated_tensors": {updated}}}\n')
@@ -33,20 +50,25 @@ def run(
         {"model": model, "metrics": metrics},
         stage="merge",
         config=config,
-        inputs={"base": base, "trained": trained},
+        inputs={"base": base, **adapted.named(adapters), "trained": trained},
         summary={"updated_tensors": updated},
     )
 
 
-def merge(base: Path, adapter: Path, model: Path) -> int:
-    """Copies the base's files with the updated weights; returns the number of these."""
+def merge(base: Path, adapters: Sequence[Path], model: Path) -> int:
+    """Copies the base's files with the updated weights; returns the number of these.
+
+    The adapters are merged in their order.
+    """
     settings, spans = checkpoint.inspect(base)
     # A tied head is the embedding. Some files store it twice: both copies are updated alike.
     head = spans.pop(checkpoint.HEAD, None) if settings.weight_tying else None
-    updates = merging.Adapter(adapter)
-    updates.check(spans)
-    changes = [Change(span, name, span) for name, span in spans.items() if name in updates.names]
-    if head is not None and checkpoint.EMBEDDING in updates.names:
+    updates = [merging.Adapter(adapter) for adapter in adapters]
+    for update in updates:
+        update.check(spans)
+    names = set().union(*(update.names for update in updates))
+    changes = [Change(span, name, span) for name, span in spans.items() if name in names]
+    if head is not None and checkpoint.EMBEDDING in names:
         changes.append(Change(head, checkpoint.EMBEDDING, spans[checkpoint.EMBEDDING]))
     files = safetensors_files.weight_files(base)
     with _bar(files) as bar:
@@ -55,12 +77,11 @@ def merge(base: Path, adapter: Path, model: Path) -> int:
             for count in _rewrite(file, model / file.name, here, updates):
                 bar.update(count)
     # The configuration comes last; training with an adapter may have extended the context.
-    trained = adapter / checkpoint.CONFIG
-    config = trained if trained.exists() else base / checkpoint.CONFIG
+    config = adapted.config_directory(base, adapters) / checkpoint.CONFIG
     for file in (base / safetensors_files.INDEX, config):
         if file.exists():
             shutil.copyfile(file, model / file.name)
-    return len(updates.names)
+    return len(names)
 
 
 class Change(NamedTuple):
@@ -72,7 +93,7 @@ class Change(NamedTuple):
 
 
 def _rewrite(
-    source: Path, target: Path, changes: list[Change], updates: merging.Adapter
+    source: Path, target: Path, changes: list[Change], updates: Sequence[merging.Adapter]
 ) -> Iterator[int]:
     """Writes `target` from front to back, the source's bytes with the updated weights.
 
@@ -82,7 +103,7 @@ def _rewrite(
     with source.open("rb") as old, target.open("wb", buffering=0) as new:
         for place, name, weight in sorted(changes, key=lambda change: change.place.start):
             yield from safetensors_files.copy(old.fileno(), new.fileno(), done, place.start)
-            for block in updates.merge(name, weight):
+            for block in merging.merge(name, weight, updates):
                 yield safetensors_files.append(new.fileno(), block.to(place.dtype))
             done = place.stop
         yield from safetensors_files.copy(old.fileno(), new.fileno(), done, source.stat().st_size)

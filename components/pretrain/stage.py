@@ -4,10 +4,12 @@ import functools
 
 import torch
 
-from components.artifact import Input, Output
+from components import adapted
+from components.artifact import Input, Inputs, Output
 from components.data.token_shards import Shards
 from components.pretrain.config import PretrainConfig
 from components.pretrain.packing import Windows
+from components.session.attempts import remembered
 from components.session.session import (
     check_context,
     keep_progress,
@@ -24,13 +26,20 @@ from model.training.figures import Figures
 from model.training.protocols import Feed
 
 
+@remembered
 def run(
-    config: PretrainConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
+    config: PretrainConfig,
+    *,
+    base: Input,
+    adapters: Inputs = (),
+    dataset: Input,
+    trained: Output,
+    metrics: Output,
 ) -> None:
     """Trains `base` on the dataset's plain text with the masked-diffusion loss."""
     # Load
-    check_context(base, "window", config.window, config.context)
-    session = open_base(base, config, context=config.context, new_tokens=False)
+    check_context(base, "window", config.window, config.context, adapters=adapters)
+    session = open_base(base, config, adapters=adapters, context=config.context, new_tokens=False)
     model, _, tokenizer = session
 
     # Feed
@@ -40,7 +49,7 @@ def run(
     loss = functools.partial(_loss, model, config)
 
     # Train
-    inputs = {"base": base, "dataset": dataset}
+    inputs = {"base": base, **adapted.named(adapters), "dataset": dataset}
     with keep_progress("pretrain", config, inputs=inputs, metrics=metrics) as progress:
         loop.fit(
             model,

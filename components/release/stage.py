@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from components import artifact
+from components import adapted, artifact, references, written
 from components.artifact import Input, Output
+from components.drawing import escape_markdown
 from components.release.config import ReleaseConfig
 from model.options import check
 
@@ -24,14 +25,16 @@ def run(
 ) -> None:
     """Writes `model` with a card into `release`.
 
-    Raises ValueError for a model below `accuracy`, or an evaluation of another model.
+    The evaluation may be of the base and the adapters that `model` was merged from. Raises
+    ValueError for a model below `accuracy`, or an evaluation of another model.
     """
-    results = json.loads((evaluation / "results.json").read_text())
+    results = written.results(evaluation)
     task, score = _score(config, results)
     _check_model(config, model, evaluation, score["score"])
-    for file in artifact.read(model)["files"]:
-        (release / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model / file, release / file)
+    with references.opened(model) as folder:
+        for file in artifact.read(model)["files"]:
+            (release / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, release / file)
     (release / CARD).write_text(card(config, artifact.read(evaluation), task, score))
     figures = {"accuracy": score["score"], "least_accuracy": config.accuracy, "task": task}
     (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")
@@ -52,12 +55,13 @@ def _score(config: ReleaseConfig, results: dict[str, Any]) -> tuple[str, dict[st
 
 
 def _check_model(config: ReleaseConfig, model: Path, evaluation: Path, accuracy: float) -> None:
-    inputs = artifact.read(evaluation)["inputs"]
-    evaluated, own = inputs["model"]["fingerprint"], artifact.read(model)["fingerprint"]
-    adapters = [name for name in inputs if name.startswith("adapter")]
-    origin = f"of a model with {len(adapters)} adapters that are not merged"
-    check("evaluation", origin, not adapters, "one of the model alone")
-    check("evaluation", f"of model {evaluated[:12]}", evaluated == own, f"one of {own[:12]}")
+    evaluated = adapted.chain(artifact.read(evaluation))
+    names = adapted.names(artifact.read(model))
+    allowed = " or ".join(map(adapted.shown, names))
+    origin = f"of model {adapted.shown(evaluated)}"
+    check("evaluation", origin, evaluated in names, f"one of {allowed}")
+    is_after = artifact.origin(artifact.read(evaluation)) is not None
+    check("evaluation", str(evaluation), is_after, "of a model that began with a download")
     check("accuracy", accuracy, accuracy >= config.accuracy, f"{config.accuracy} or more")
 
 
@@ -76,13 +80,13 @@ def card(config: ReleaseConfig, record: dict[str, Any], task: str, score: dict[s
     stages = list(dict.fromkeys(entry["stage"] for entry in record["lineage"]))
     error = score["standard_error"]
     uncertainty = "" if error is None else f" (standard error {error:.3f})"
-    subject = "unseen problems" if task == "test" else f"problems of {task}"
+    subject = "unseen problems" if task == "test" else f"problems of {escape_markdown(task)}"
     lines = [
         f"---\n{yaml.safe_dump(head)}---",
-        f"# {config.name}",
+        f"# {escape_markdown(config.name)}",
         f"Exact match on {score['problems']} {subject}: {score['score']:.3f}{uncertainty}."
         if "exact_match" in score["metric"]
-        else f"{score['metric']} on {score['problems']} {subject}: "
+        else f"{escape_markdown(score['metric'])} on {score['problems']} {subject}: "
         f"{score['score']:.3f}{uncertainty}.",
         f"- Base model: {base}, {facts['parameters']:,} parameters\n"
         f"- Tokens in training: {facts['tokens']:,}\n"

@@ -1,36 +1,30 @@
-"""The report stage as a pipeline component."""
+"""The report stage as a pipeline component: with the inputs that a pipeline has."""
 
-from kfp import dsl
-from kfp.dsl import HTML, Artifact, Input, Markdown, Metrics, Output
+from collections.abc import Iterable
+from typing import Any
 
-from components.container import container
+from kfp.dsl import HTML, Artifact, Markdown, Metrics
+
+from components import container
+
+INPUTS = {
+    "pretrain_metrics": Metrics,
+    "sft_metrics": Metrics,
+    "preference_metrics": Metrics,
+    "base_evaluation": Artifact,
+    "sft_evaluation": Artifact,
+    "aligned_evaluation": Artifact,
+}
 
 
-@dsl.container_component
-def report(
-    config: dict,
-    pretrain_metrics: Input[Metrics],
-    sft_metrics: Input[Metrics],
-    preference_metrics: Input[Metrics],
-    base_evaluation: Input[Artifact],
-    sft_evaluation: Input[Artifact],
-    aligned_evaluation: Input[Artifact],
-    report: Output[Artifact],
-    metrics: Output[Metrics],
-    page: Output[HTML],
-    summary: Output[Markdown],
-):
-    """Draws the run: curves, accuracy by stage, answers as they denoise."""
-    return container(
+def component(names: Iterable[str]) -> Any:
+    """The component that takes these of the stage's inputs."""
+    return container.component(
         "report",
-        configs={"config": config},
-        inputs={
-            "pretrain_metrics": pretrain_metrics,
-            "sft_metrics": sft_metrics,
-            "preference_metrics": preference_metrics,
-            "base_evaluation": base_evaluation,
-            "sft_evaluation": sft_evaluation,
-            "aligned_evaluation": aligned_evaluation,
-        },
-        outputs={"report": report, "metrics": metrics, "page": page, "summary": summary},
+        "Draws the run: curves, accuracy by stage, answers as they denoise.",
+        inputs={name: INPUTS[name] for name in names},
+        outputs={"report": Artifact, "metrics": Metrics, "page": HTML, "summary": Markdown},
     )
+
+
+report = component(INPUTS)

@@ -1,7 +1,8 @@
 """Gathers a run's figures from its artifact records and draws them: load, gather, save, record.
 
-The lineage in the records names every stage that led to the three evaluations; nothing is measured
-here. `page.py` draws the page, `table.py` formats the table for terminals and for Markdown.
+The lineage in the records names every stage that led to the evaluations; nothing is measured here.
+A training stage that was off has neither metrics nor an evaluation. `page.py` draws the page,
+`table.py` formats the table for terminals and for Markdown.
 """
 
 import itertools
@@ -9,11 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from components import artifact
-from components.artifact import Input, Output, OutputFile
+from components import artifact, written
+from components.artifact import Input, OptionalInput, Output, OutputFile
 from components.report import table
 from components.report.config import ReportConfig
 from components.report.page import render_page
+from components.session import places
 from model.options import check
 
 RESULTS = (
@@ -22,77 +24,112 @@ RESULTS = (
 )
 """What the report takes from the results of an evaluation."""
 FIGURES = ("steps", "loss", "accuracy", "tokens_per_second", "seconds", "peak_memory_bytes")
+ROLES = {
+    "base_evaluation": ("pretrain_metrics", ("pretrain",)),
+    "sft_evaluation": ("sft_metrics", ("sft",)),
+    "aligned_evaluation": ("preference_metrics", ("dpo", "grpo")),
+}
+"""By the role of an evaluation: the metrics of the training before it, and which stages have it."""
+TRAINING = [stage for _, stages in ROLES.values() for stage in stages]
 
 
 def run(
     config: ReportConfig,
     *,
-    pretrain_metrics: Input,
-    sft_metrics: Input,
-    preference_metrics: Input,
+    pretrain_metrics: OptionalInput = None,
+    sft_metrics: OptionalInput = None,
+    preference_metrics: OptionalInput = None,
     base_evaluation: Input,
-    sft_evaluation: Input,
-    aligned_evaluation: Input,
+    sft_evaluation: OptionalInput = None,
+    aligned_evaluation: OptionalInput = None,
     report: Output,
     metrics: Output,
     page: OutputFile,
     summary: OutputFile,
 ) -> None:
     """Writes report.json and report.html, a self-contained page, and both for the Kubeflow UI."""
-    training = [pretrain_metrics, sft_metrics, preference_metrics]
-    _check(training, [base_evaluation, sft_evaluation, aligned_evaluation])
-    curves = {artifact.read(path)["stage"]: lines(path / artifact.METRICS) for path in training}
-    method = artifact.read(preference_metrics)["stage"]
-    evaluations = {"base": base_evaluation, "sft": sft_evaluation, method: aligned_evaluation}
-    content = gather(config, evaluations)
+    training = _present(
+        pretrain_metrics=pretrain_metrics,
+        sft_metrics=sft_metrics,
+        preference_metrics=preference_metrics,
+    )
+    evaluations = _present(
+        base_evaluation=base_evaluation,
+        sft_evaluation=sft_evaluation,
+        aligned_evaluation=aligned_evaluation,
+    )
+    _check(training, evaluations)
+    curves = {artifact.read(path)["stage"]: written.curve(path) for path in training.values()}
+    content = gather(config, _by_stage(training, evaluations))
     (report / "report.json").write_text(json.dumps(content, indent=1))
-    traces = lines(aligned_evaluation / "traces.jsonl")[: config.traces]
-    html = render_page(content, curves, traces, artifact.read(aligned_evaluation))
+    last = list(evaluations.values())[-1]
+    traces = written.traces(last)[: config.traces]
+    html = render_page(content, curves, traces, artifact.read(last))
     (report / "report.html").write_text(html)
     page.write_text(html)
     summary.write_text(table.markdown(content))
     figures = {f"accuracy_{name}": r["accuracy"] for name, r in content["evaluations"].items()}
     (metrics / artifact.METRICS).write_text(json.dumps(figures) + "\n")
-    inputs = {
-        "pretrain_metrics": pretrain_metrics,
-        "sft_metrics": sft_metrics,
-        "preference_metrics": preference_metrics,
-        "base_evaluation": base_evaluation,
-        "sft_evaluation": sft_evaluation,
-        "aligned_evaluation": aligned_evaluation,
-    }
     artifact.record(
         {"report": report, "metrics": metrics},
         stage="report",
         config=config,
-        inputs=inputs,
+        inputs={**training, **evaluations},
         summary=figures,
     )
+    # Their stages have come to their ends: what they made was this stage's input.
+    for path in filter(None, (pretrain_metrics, sft_metrics, preference_metrics)):
+        places.remove(artifact.read(path))
 
 
-def _check(metrics: list[Path], evaluations: list[Path]) -> None:
+def _present(**inputs: Path | None) -> dict[str, Path]:
+    """The inputs that this run has, by their role."""
+    return {role: path for role, path in inputs.items() if path is not None}
+
+
+def _by_stage(training: dict[str, Path], evaluations: dict[str, Path]) -> dict[str, Path]:
+    """The evaluations by `base`, `sft` and the name of the preference stage."""
+    names = {"base_evaluation": "base", "sft_evaluation": "sft"}
+    if (preference := training.get("preference_metrics")) is not None:
+        names["aligned_evaluation"] = artifact.read(preference)["stage"]
+    return {names[role]: path for role, path in evaluations.items()}
+
+
+def _check(metrics: dict[str, Path], evaluations: dict[str, Path]) -> None:
     """Raises ValueError unless metrics and evaluations are of one run, each in its role.
 
-    The evaluation number n must be of a model behind the first n training stages and no other, and
-    all three must be of the same problems, or their accuracies could not be compared.
+    Each evaluation must be of a model behind the training stages up to its role and no later ones,
+    and all must be of the same problems, or their accuracies could not be compared.
     """
-    roles = ("pretrain_metrics", "sft_metrics", "preference_metrics")
-    stages = [("pretrain",), ("sft",), ("dpo", "grpo")]
-    for role, path, allowed in zip(roles, metrics, stages, strict=True):
-        _expect(role, path, "metrics", allowed)
-    training = [_execution_key(artifact.read(path)["lineage"][-1]) for path in metrics]
+    for evaluation, (role, allowed) in ROLES.items():
+        if role in metrics:
+            _expect(role, metrics[role], "metrics", allowed)
+        if evaluation != "base_evaluation" and (role in metrics) != (evaluation in evaluations):
+            missing = evaluation if role in metrics else role
+            raise ValueError(
+                f"{missing} is missing, allowed: both {role} and {evaluation}, or none"
+            )
+    training = {
+        role: _execution_key(artifact.read(path)["lineage"][-1]) for role, path in metrics.items()
+    }
+    behind: list[str] = []  # the metrics of the training stages behind an evaluation
     datasets = set()
-    for number, (name, path) in enumerate(
-        zip(("base", "sft", "aligned"), evaluations, strict=True)
-    ):
-        _expect(f"{name}_evaluation", path, "evaluation", ("evaluate",))
+    for name, (role, _) in ROLES.items():
+        behind += [role] if role in metrics else []
+        if name not in evaluations:
+            continue
+        path = evaluations[name]
+        _expect(name, path, "evaluation", ("evaluate",))
         record = artifact.read(path)
-        history = {_execution_key(entry) for entry in record["lineage"]}
-        before, later = set(training[: number + 1]), set(training[number + 1 :])
-        is_after = before <= history and not history & later
-        behind = " and ".join(roles[: number + 1])
-        check(f"{name}_evaluation", str(path), is_after, f"one of the model behind {behind} alone")
-        datasets.add(record["inputs"]["dataset"]["fingerprint"])
+        history = {
+            _execution_key(entry) for entry in record["lineage"] if entry["stage"] in TRAINING
+        }
+        is_after = history == {training[role] for role in behind}
+        stages = f"behind {' and '.join(behind)} alone" if behind else "that no stage has trained"
+        check(name, str(path), is_after, f"one of the model {stages}")
+        dataset = record["inputs"].get("dataset")
+        check(name, str(path), dataset is not None, "an evaluation that records its dataset")
+        datasets.add(dataset["fingerprint"])
     names = ", ".join(sorted(fingerprint[:12] for fingerprint in datasets))
     check("evaluations", f"of datasets {names}", len(datasets) == 1, "of one dataset")
 
@@ -118,8 +155,10 @@ def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]
     results = {name: _results(path) for name, path in evaluations.items()}
     tasks = _shared_tasks(results)
     rows = _rows(evaluations)
-    method = list(evaluations)[-1]
-    accuracy = {"pretrain": results["base"], "sft": results["sft"], method: results[method]}
+    # The base that is evaluated is the downloaded model, or that which pretraining made of it.
+    trained = {row["stage"] for row in rows}
+    first = "pretrain" if "pretrain" in trained else "download"
+    accuracy = {first if name == "base" else name: result for name, result in results.items()}
     stages = {}
     for row in rows:
         if row["stage"] in ("download", *accuracy):
@@ -127,13 +166,10 @@ def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]
     for stage, result in accuracy.items():
         stages[stage]["accuracy"] = result["accuracy"]
     scores = [result["accuracy"] for result in results.values()]
-    rises = all(before < after for before, after in itertools.pairwise(scores))
     return {
         "title": config.title,
-        "preference": method,
-        "verdict": "accuracy rises at every step"
-        if rises
-        else "accuracy does NOT rise at every step",
+        "preference": list(evaluations)[-1],
+        "verdict": _verdict(scores),
         "stages": stages,
         "table": rows,
         "evaluations": results,
@@ -143,8 +179,16 @@ def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]
     }
 
 
+def _verdict(scores: list[float]) -> str:
+    if len(scores) == 1:
+        return "one evaluation, with nothing to compare it to"
+    if all(before < after for before, after in itertools.pairwise(scores)):
+        return "accuracy rises at every step"
+    return "accuracy does NOT rise at every step"
+
+
 def _results(evaluation: Path) -> dict[str, Any]:
-    content = json.loads((evaluation / "results.json").read_text())
+    content = written.results(evaluation)
     return {name: content[name] for name in RESULTS}
 
 
@@ -170,19 +214,15 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, path in evaluations.items():
         for entry in artifact.read(path)["lineage"]:
-            # A run has several executions of these stages, told apart by their evaluation.
-            is_repeated = entry["stage"] in ("merge", "evaluate")
-            stage = f"{entry['stage']} ({name})" if is_repeated else entry["stage"]
+            stage = _display_name(entry["stage"], name)
             figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
             # Every lineage starts with the stages that it shares with the one before.
             rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
     return list(rows.values())
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file that a stage wrote.
-
-    Lines end at \\n only: the texts in them may hold other separators, such as U+2028.
-    """
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
+def _display_name(stage: str, evaluation: str) -> str:
+    """As the graph shows it: a run has several executions of these two stages."""
+    if stage == "merge":
+        return f"merge {'pretrain' if evaluation == 'base' else evaluation}"
+    return f"evaluate {evaluation}" if stage == "evaluate" else stage

@@ -31,7 +31,8 @@ def render(report: dict[str, Any]) -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """The table, the title and the verdict in Markdown, for the Kubeflow UI."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(cells(row) for row in report["table"])]
+    texts = [[escape_markdown(cell) for cell in cells(row)] for row in report["table"]]
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *texts]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     title = f"# {escape_markdown(report['title'])}"
     return "\n\n".join([title, report["verdict"], scores(report["tasks"]), f"{table}\n"])
@@ -40,7 +41,7 @@ def markdown(report: dict[str, Any]) -> str:
 def scores(tasks: dict[str, dict[str, Any]]) -> str:
     """Markdown: a row per task, a column per evaluation, in percent with the 95% interval."""
     stages = list(next(iter(tasks.values())))
-    rows = [("task", *stages), ("---",) * (len(stages) + 1)]
+    rows = [("task", *map(escape_markdown, stages)), ("---",) * (len(stages) + 1)]
     for task, by_stage in tasks.items():
         rows.append((escape_markdown(task), *(_interval(by_stage[stage]) for stage in stages)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

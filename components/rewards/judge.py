@@ -8,7 +8,6 @@ way gives no score at all. Rewards that need no model are in `components.rewards
 import asyncio
 import html
 import json
-import math
 import os
 import random
 import secrets
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import openai
 
+from components.failure import as_line
 from components.rewards.config import JudgeConfig
 from model.options import check
 
@@ -52,42 +52,79 @@ class Group(NamedTuple):
     answers: Sequence[str]
 
 
+class Counts(NamedTuple):
+    """Calls to the endpoint, how many of them failed, and the last failure."""
+
+    calls: int = 0
+    failed: int = 0
+    last_failure: str = ""
+
+
 class Judge:
     """Asks the endpoint for scores, and counts calls and failures."""
 
     def __init__(self, config: JudgeConfig, *, seed: int = 0) -> None:
         """The API key comes from JUDGE_API_KEY in the environment.
 
-        `seed` and the number of calls so far determine the order in which answers are shown, so
-        that a resumed run shows the same order as an uninterrupted run.
+        `seed` and a group's number in the run determine the order in which its answers are shown,
+        so that it is the same in a resumed run and in any process.
         """
         self.config, self.seed = config, seed
         self.calls = 0
         self.failed = 0
         self.last_failure = ""
 
-    def score_groups(self, groups: Sequence[Group]) -> list[list[float] | None]:
+    def score_groups(self, groups: Sequence[Group], *, first: int = 0) -> list[list[float] | None]:
         """Scores of each group's answers, 0 to 1; None for a group whose call failed.
 
-        A blank answer scores 0 and is not shown to the judge. Raises JudgeError once more calls
-        have failed than `max_failed_share` allows.
+        `first` is the number of the first group in the run. A blank answer scores 0 and is not
+        shown to the judge. Raises JudgeError as `check_failures` does.
         """
-        generator = random.Random(f"{self.seed} {self.calls}")
-        orders = [_shuffle(group, generator) for group in groups]
-        replies = asyncio.run(self._ask_all(groups, orders))
-        self._check_failures()
-        return [
-            None if scores is None else _unshuffle(len(group.answers), order, scores)
-            for group, order, scores in zip(groups, orders, replies, strict=True)
+        scores, counts = self.ask(groups, first=first)
+        self.count(counts)
+        self.check_failures()
+        return scores
+
+    def ask(
+        self, groups: Sequence[Group], *, first: int
+    ) -> tuple[list[list[float] | None], Counts]:
+        """The scores of `score_groups`, and the calls that they took, which are not counted yet."""
+        orders = [
+            _shuffle(group, random.Random(f"{self.seed} {number}"))
+            for number, group in enumerate(groups, first)
         ]
+        replies = asyncio.run(self._ask_all(groups, orders))
+        failures = [reply for reply in replies if isinstance(reply, str)]
+        scores = [
+            None if isinstance(reply, str) else _unshuffle(len(group.answers), order, reply)
+            for group, order, reply in zip(groups, orders, replies, strict=True)
+        ]
+        last = failures[-1] if failures else ""
+        return scores, Counts(sum(map(bool, orders)), len(failures), last)
+
+    def count(self, counts: Counts) -> None:
+        """Adds calls, of this process or another, to those so far."""
+        self.calls += counts.calls
+        self.failed += counts.failed
+        self.last_failure = counts.last_failure or self.last_failure
+
+    def check_failures(self) -> None:
+        """Raises JudgeError once more calls have failed than `max_failed_share` allows."""
+        share = self.config.max_failed_share
+        if self.failed > share * max(self.calls, FEWEST_CALLS):
+            raise JudgeError(
+                f"judge {self.config.model!r} at {self.config.url}: {self.failed} of {self.calls} "
+                f"calls failed, more than judge.max_failed_share={share} allows; the last: "
+                f"{self.last_failure}"
+            )
 
     async def _ask_all(
         self, groups: Sequence[Group], orders: list[list[int]]
-    ) -> list[list[float] | None]:
+    ) -> list[list[float] | str]:
         gate = asyncio.Semaphore(self.config.concurrency)
         async with openai.AsyncOpenAI(
             base_url=self.config.url,
-            api_key=os.environ.get("JUDGE_API_KEY") or "none",
+            api_key=os.environ.get("JUDGE_API_KEY", "").strip() or "none",
             timeout=self.config.timeout,
             max_retries=self.config.retries,
         ) as client:
@@ -98,13 +135,12 @@ class Judge:
 
     async def _ask(
         self, client: openai.AsyncOpenAI, gate: asyncio.Semaphore, group: Group, order: list[int]
-    ) -> list[float] | None:
-        """Scores of a group in the order shown, or None after a failure, which is counted."""
+    ) -> list[float] | str:
+        """Scores of a group in the order shown, or the reason of a failure."""
         if not order:
             return []
         retries, timeout = self.config.retries, self.config.timeout
         async with gate:
-            self.calls += 1
             try:
                 # The client's timeout bounds the pause between two pieces of a reply. A server that
                 # keeps sending single bytes never pauses, so the whole call is bounded here.
@@ -114,18 +150,7 @@ class Judge:
                     )
                 return _scores(_content(reply), len(order))
             except (openai.OpenAIError, TimeoutError, ValueError) as error:
-                self.failed += 1
-                self.last_failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                return None
-
-    def _check_failures(self) -> None:
-        share = self.config.max_failed_share
-        if self.failed > share * max(self.calls, FEWEST_CALLS):
-            raise JudgeError(
-                f"judge {self.config.model!r} at {self.config.url}: {self.failed} of {self.calls} "
-                f"calls failed, more than judge.max_failed_share={share} allows; the last: "
-                f"{self.last_failure}"
-            )
+                return as_line(f"{type(error).__name__}: {error}")[:300]
 
 
 def _shuffle(group: Group, generator: random.Random) -> list[int]:
@@ -178,8 +203,13 @@ def _content(reply: Any) -> str:
     try:
         text = reply.choices[0].message.content
     except (AttributeError, IndexError, TypeError):
-        raise ValueError(f"no chat completion in the reply {reply!r:.100}") from None
+        raise ValueError(f"no chat completion in the reply {_quoted(reply)}") from None
     return text if isinstance(text, str) else ""
+
+
+def _quoted(reply: Any) -> str:
+    """The beginning of a reply. A server that sends our key back must not get it printed."""
+    return as_line(repr(reply))[:100]
 
 
 def _scores(text: str, count: int) -> list[float]:
@@ -187,14 +217,14 @@ def _scores(text: str, count: int) -> list[float]:
     try:
         numbers = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
-        raise ValueError(f"no JSON in the reply {text!r:.100}") from None
+        raise ValueError(f"no JSON in the reply {_quoted(text)}") from None
     names = [f"answer_{number}" for number in range(1, count + 1)]
     if not isinstance(numbers, dict) or sorted(numbers) != sorted(names):
-        raise ValueError(f"scores of {count} answers expected, got {text!r:.100}")
+        raise ValueError(f"scores of {count} answers expected, got {_quoted(text)}")
     for name in names:
         value = numbers[name]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        in_range = is_number and math.isfinite(value) and 0 <= value <= HIGHEST
+        in_range = is_number and 0 <= value <= HIGHEST  # NaN and the infinities are in none
         check(name, value, in_range, f"0 to {HIGHEST}")
     return [numbers[name] / HIGHEST for name in names]
 

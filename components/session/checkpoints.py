@@ -7,17 +7,15 @@
         metrics.jsonl                 the records up to the step
         .manifest.json                sizes and checksums, written last
 
-The fingerprint is of the stage, its configuration and its inputs, so that one place serves all
-stages and runs, and a run only ever goes on from its own. Noise and data order are functions of the
-step (`model.training.draws`) and need no saving. Several processes may write the same run: each
+`places` says how a run's folder is named. Training waits while a state is copied to memory and not
+while it is written and sent (`states`). Noise and data order are functions of the step
+(`model.training.draws`) and need no saving. Several processes may write the same run: each
 writes data of its own, and the first manifest counts. `model.training.optimizer` says what the
 tensors are.
 """
 
 import dataclasses
-import hashlib
 import json
-import re
 import shutil
 import tempfile
 import time
@@ -29,31 +27,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
-from components import artifact, atomic, storage, temporary
-from components.failure import explain, is_of_the_system
-from components.session.metrics import History
+from components import artifact, storage, temporary
+from components.failure import as_line, explain, is_of_the_system
+from components.session import places, states
+from components.session.sinks import History
 from components.storage import directories
 from model.training.config import Resumable
 from model.training.protocols import Snapshot
-
-FACTS = "facts.json"
-FORMAT = 1
-SHARD_BYTES = 2 << 30
-STEP = re.compile(r"step-(\d{8})")
-DRAFT = re.compile(rf"\.step-(\d{{8}}){atomic.DRAFT.replace('.', '[.]')}")
-# Fields that say where a run is computed and kept; a run may go on with other values of these.
-PLACE = (
-    "activation_checkpointing",
-    "checkpoint_keep",
-    "checkpoint_minutes",
-    "checkpoint_steps",
-    "checkpoint_uri",
-    "micro_batch_size",
-    "parallel",
-)
 
 
 class Checkpoints:
@@ -66,64 +48,95 @@ class Checkpoints:
         assert config.checkpoint_uri is not None
         self.stage, self.config, self.history = stage, config, history
         self.processes = PartialState()
-        self.location = storage.join(config.checkpoint_uri, _run(stage, config, inputs))
+        fingerprints = [artifact.read(path)["fingerprint"] for path in inputs.values()]
+        run = places.run_of(stage, dataclasses.asdict(config), fingerprints)
+        self.location = storage.join(config.checkpoint_uri, run)
         self.saved_at = time.monotonic()
         self.writer = uuid.uuid4().hex[:8]
         self.damaged: set[int] = set()
+        self.newest = 0  # step of the newest state that is saved
+        self.delivery: states.Delivery | None = None
 
     def is_due(self, step: int) -> bool:
-        """By steps, by minutes, and at the end, where the outputs are still to be written."""
+        """By steps, by minutes, and at the end, where the outputs are still to be written.
+
+        What is due by minutes alone does not wait for a state that is still on its way.
+        """
         config = self.config
         by_steps = config.checkpoint_steps is not None and step % config.checkpoint_steps == 0
+        is_free = self.delivery is None or self.delivery.is_over
         minutes = (time.monotonic() - self.saved_at) / 60
-        return by_steps or minutes >= config.checkpoint_minutes or step == config.steps
+        by_minutes = is_free and minutes >= config.checkpoint_minutes
+        return by_steps or by_minutes or step == config.steps
 
     def save(
         self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
-    ) -> bool:
-        """Saves a state and the history so far, and deletes the checkpoints that are too old.
+    ) -> None:
+        """Copies a state and the history so far, which are then saved while training goes on.
 
-        A save that the disk or the storage refuses is reported and returns False: training goes on.
+        A save that the disk or the storage refuses is reported; training goes on to the next one.
         """
         if not self.processes.is_main_process:
             for _ in tensors:
                 pass  # a sharded tensor is gathered by all processes together
-            return True
+            self.newest = step
+            return
+        self.settle()
         started = self.saved_at = time.monotonic()
+        content = {"format": states.FORMAT, "wandb": self.history.wandb_id, **facts}
+        text, records = json.dumps(content), [*self.history.records]
+        delivery = states.Delivery(lambda own: self._deliver(step, own, text, records, started))
+        delivery.take(tensors)
+        self.delivery = delivery
+
+    def settle(self) -> int:
+        """Waits until no state is on its way; returns the step of the newest that is saved, or 0.
+
+        Processes but the first only know what was to be saved.
+        """
+        delivery, self.delivery = self.delivery, None
+        if delivery is not None:
+            delivery.wait()
+        return self.newest
+
+    def _deliver(
+        self,
+        step: int,
+        delivery: states.Delivery,
+        facts: str,
+        records: list[dict[str, Any]],
+        started: float,
+    ) -> None:
+        """Writes and sends a state, and deletes the checkpoints that are too old."""
         try:
             with temporary.directory() as draft:
-                self._write(step, draft, tensors, facts)
+                states.write(draft, delivery)
+                lines = [json.dumps(record) + "\n" for record in records]
+                (draft / artifact.METRICS).write_text("".join(lines))
+                (draft / states.FACTS).write_text(facts)
+                self._send(step, draft)
         except Exception as error:
-            self._report(f"checkpoint of step {step} is not saved, the next one is tried", error)
-            for _ in tensors:
-                pass
-            return False
+            return self._report(
+                f"checkpoint of step {step} is not saved, the next one is tried", error
+            )
+        self.newest = step
+        whole = time.monotonic() - started
+        self._say(
+            f"checkpoint of step {step} saved in {whole:.2f} s; "
+            f"training waited for {delivery.waited:.2f} s of it"
+        )
         try:
             self._prune()
         except Exception as error:
             self._report("older checkpoints stay until the next one is saved", error)
-        self.saved_at = time.monotonic()
-        self._say(f"checkpoint of step {step} saved in {self.saved_at - started:.2f} s")
-        return True
 
     def _report(self, line: str, error: Exception) -> None:
         """Says what the disk or the storage refused; any other error is a fault and raised."""
         if not (isinstance(error, storage.StorageError) or is_of_the_system(error)):
             raise error
-        self._say(f"{line}: {' '.join(explain(error).split())}")
+        self._say(f"{line}: {as_line(explain(error))}")
 
-    def _write(
-        self,
-        step: int,
-        draft: Path,
-        tensors: Iterator[tuple[str, torch.Tensor]],
-        facts: dict[str, Any],
-    ) -> None:
-        _write_tensors(draft, tensors)
-        lines = [json.dumps(record) + "\n" for record in self.history.records]
-        (draft / artifact.METRICS).write_text("".join(lines))
-        content = {"format": FORMAT, "wandb": self.history.wandb_id, **facts}
-        (draft / FACTS).write_text(json.dumps(content))
+    def _send(self, step: int, draft: Path) -> None:
         if step in self.damaged:
             storage.delete(self._at(step))
             self.damaged.discard(step)
@@ -147,11 +160,12 @@ class Checkpoints:
         if self.processes.is_local_main_process and not folder.exists():
             directories.get_directory(self._at(step), folder)  # the first of another machine
         self.processes.wait_for_everyone()
-        facts = json.loads((folder / FACTS).read_text())
+        self.newest = step
+        facts = json.loads((folder / states.FACTS).read_text())
         lines = (folder / artifact.METRICS).read_text().splitlines()
         self.history.records[:] = [json.loads(line) for line in lines]
         self.history.wandb_id = facts["wandb"]
-        return Snapshot(facts, Tensors(folder))
+        return Snapshot(facts, states.Tensors(folder))
 
     def _choose(self, folder: Path) -> int | None:
         """The step of the newest usable state, which is then in `folder`."""
@@ -162,7 +176,7 @@ class Checkpoints:
         for step in steps:
             try:
                 directories.get_directory(self._at(step), folder)
-                _check(folder, step)
+                states.check(folder, step)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
                 shutil.rmtree(folder, ignore_errors=True)
                 self.damaged.add(step)
@@ -176,8 +190,7 @@ class Checkpoints:
         )
 
     def _steps(self) -> list[int]:
-        matches = map(STEP.fullmatch, directories.list_directories(self.location))
-        return [int(match[1]) for match in matches if match]
+        return places.steps(self.location)
 
     def _prune(self) -> None:
         """Deletes all but the newest that are usable, and older drafts that were not finished.
@@ -190,10 +203,10 @@ class Checkpoints:
             return
         folders = {name.partition("/")[0] for name in storage.list_files(self.location)}
         for name in sorted(folders):
-            if match := STEP.fullmatch(name):
+            if match := places.STEP.fullmatch(name):
                 step = int(match[1])
                 is_old = step < newest[0] or step in self.damaged
-            elif match := DRAFT.fullmatch(name):
+            elif match := places.DRAFT.fullmatch(name):
                 is_old = int(match[1]) <= newest[-1]
             else:
                 continue
@@ -206,7 +219,7 @@ class Checkpoints:
     def _is_left(self, name: str, newest: int) -> bool:
         """Whether the upload of a file can have no use: its step is there, or a later one is."""
         folder, _, rest = name.partition("/")
-        match = STEP.fullmatch(folder)
+        match = places.STEP.fullmatch(folder)
         return bool(match) and int(folder[5:]) <= newest and not rest.startswith(self.writer)
 
     def _at(self, step: int) -> str:
@@ -214,36 +227,6 @@ class Checkpoints:
 
     def _say(self, line: str) -> None:
         print(f"{self.stage} {line}", flush=True)
-
-
-class Tensors(Mapping[str, torch.Tensor]):
-    """The tensors of a checkpoint, each read when it is used."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files: dict[str, Any] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            file = safe_open(path, framework="pt")
-            self.files |= {name: file for name in file.keys()}
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.files[name].get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-
-def _run(stage: str, config: Resumable, inputs: Mapping[str, Path]) -> str:
-    """The name of a run: the stage and a fingerprint of everything that decides its result."""
-    values = dataclasses.asdict(config)
-    content = {
-        "config": {name: value for name, value in values.items() if name not in PLACE},
-        "inputs": {name: artifact.read(path)["fingerprint"] for name, path in inputs.items()},
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return f"{stage}-{digest[:16]}"
 
 
 def _try(location: str) -> None:
@@ -264,32 +247,3 @@ def _name(step: int) -> str:
 def _broadcast(value: Any) -> Any:
     """The first process's value, in every process."""
     return broadcast_object_list([value])[0]
-
-
-def _check(folder: Path, step: int) -> None:
-    """Raises ValueError unless the folder holds a state of this step in this format."""
-    facts = storage.read_json(folder / FACTS)
-    if not isinstance(facts, dict) or not isinstance(facts.get("wandb"), str):
-        raise ValueError(f"{FACTS} is not of a checkpoint")
-    if (facts["format"], facts["step"]) != (FORMAT, step):
-        raise ValueError(f"{FACTS} is of step {facts['step']} in format {facts['format']}")
-    for number, line in enumerate((folder / artifact.METRICS).read_text().splitlines(), 1):
-        if not isinstance(json.loads(line), dict):
-            raise ValueError(f"{artifact.METRICS}:{number} is not a record")
-    if not Tensors(folder):
-        raise ValueError("it holds no tensors")
-
-
-def _write_tensors(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Files of about two gigabytes, one in memory at a time."""
-    shard: dict[str, torch.Tensor] = {}
-    number = size = 0
-    for name, tensor in tensors:
-        shard[name] = tensor.cpu().contiguous()
-        size += shard[name].nbytes
-        if size >= SHARD_BYTES:
-            number += 1
-            save_file(shard, folder / f"state-{number:05d}.safetensors")
-            shard, size = {}, 0
-    if shard:
-        save_file(shard, folder / f"state-{number + 1:05d}.safetensors")

@@ -1,16 +1,10 @@
-"""The figures of a running stage: `metrics.jsonl`, a progress bar or plain lines, and W&B.
+"""The figures of a running stage: its sinks, and a progress bar or plain lines.
 
-W&B logs when WANDB_API_KEY is set, and is off otherwise. Of several processes the first one writes.
-The stage decides which figures there are.
+Of several processes the first one writes. The stage decides which figures there are.
 """
 
-import dataclasses
-import importlib
-import json
-import os
 import sys
 import time
-import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,24 +12,11 @@ from typing import Any, Self
 from accelerate import PartialState
 from tqdm import tqdm
 
-from components import PROJECT
-from components.artifact import METRICS
+from components.session import sinks
+from components.session.sinks import History
 
 SHOWN = ("loss", "validation_loss", "reward", "accuracy", "tokens_per_second")
 LINE_EVERY = 15.0  # seconds between plain lines where there is no terminal
-
-
-@dataclasses.dataclass
-class History:
-    """The part of a run that its log and its checkpoints share.
-
-    The log appends to it, a checkpoint saves it, and a resumed run starts with the saved one.
-    """
-
-    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    """One for each step so far."""
-    wandb_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex[:8])
-    """The run's name at W&B, under which a resumed run goes on."""
 
 
 class MetricsLog:
@@ -54,24 +35,13 @@ class MetricsLog:
         self.stage, self.total = stage, total
         self.is_first = PartialState().is_main_process
         self.records, self.restored = history.records, len(history.records)
-        self.file = (directory / METRICS if self.is_first else Path(os.devnull)).open("w")
-        self.file.writelines(json.dumps(record) + "\n" for record in self.records)
-        self.file.flush()
+        self.sinks = (
+            sinks.start(stage, directory, config, history, total=total) if self.is_first else []
+        )
         is_quiet = not (self.is_first and sys.stderr.isatty())
         self.bar = tqdm(
             total=total, initial=self.restored, desc=stage, unit="step", disable=is_quiet
         )
-        self.wandb: Any = None
-        if self.is_first and os.environ.get("WANDB_API_KEY"):
-            wandb = importlib.import_module("wandb")  # takes a second: only where it is used
-
-            self.wandb = wandb.init(
-                project=PROJECT,
-                name=stage,
-                id=history.wandb_id,
-                resume="allow",
-                config=config,
-            )
         self.said, self.started = 0.0, time.monotonic()
 
     def __enter__(self) -> Self:
@@ -81,10 +51,8 @@ class MetricsLog:
         self.records.append(record)
         if not self.is_first:
             return
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
-        if self.wandb is not None:
-            self.wandb.log(record, step=record.get("step"))
+        for sink in self.sinks:
+            sink.log(record)
         shown = {key: f"{record[key]:.4g}" for key in SHOWN if key in record}
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
@@ -132,6 +100,5 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         self.bar.close()
-        self.file.close()
-        if self.wandb is not None:
-            self.wandb.finish(exit_code=0 if error is None else 1)
+        for sink in self.sinks:
+            sink.close(error)

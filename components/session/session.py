@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,14 @@ from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from components import artifact
+from components import adapted, artifact
 from components.session.checkpoints import Checkpoints
-from components.session.metrics import History, MetricsLog
+from components.session.metrics import MetricsLog
+from components.session.sinks import History
 from model import checkpoint, lora, quantisation
 from model.llada import LLaDA
 from model.options import check
-from model.tokenizer import load_tokenizer, new_token_ids
+from model.tokenizer import new_token_ids
 from model.training import optimizer
 from model.training.config import Optimization, Resumable
 from model.training.protocols import Snapshot
@@ -56,12 +57,20 @@ class Progress:
     """The newest state, from which the run goes on, or None at the start."""
 
 
-def check_context(base: Path, name: str, length: int, context: int | None = None) -> None:
+def check_context(
+    base: Path,
+    name: str,
+    length: int,
+    context: int | None = None,
+    *,
+    adapters: Sequence[Path] = (),
+) -> None:
     """Raises ValueError naming the field unless so many tokens fit, before anything is loaded.
 
-    `context` is the longest sequence of the trained model, the base's own if it is None.
+    `context` is the longest sequence of the trained model, if None that of the base with its
+    adapters.
     """
-    longest = context or checkpoint.read_config(base).max_sequence_length
+    longest = context or adapted.read_config(base, adapters).max_sequence_length
     check(name, length, length <= longest, f"up to {longest}, the model's context")
 
 
@@ -69,10 +78,14 @@ def open_base(
     base: Path,
     config: Optimization,
     *,
+    adapters: Sequence[Path] = (),
     context: int | None = None,
     new_tokens: bool = True,
 ) -> Session:
     """The model of `base` with the configuration's adapter if there is one, and its tokenizer.
+
+    `adapters` are those that were trained on `base` before; they become part of its weights, as
+    merging them would have made them.
 
     Full training keeps fp32 weights, and so does fp32 arithmetic; in bf16 arithmetic the frozen
     base under an adapter keeps the precision in which it is stored. `context` is the longest
@@ -84,17 +97,17 @@ def open_base(
     torch.manual_seed(config.seed)
     dtype = torch.float32
     if config.lora is not None and accelerator.mixed_precision == "bf16":
-        stored = checkpoint.read_config(base).dtype
+        stored = adapted.read_config(base, adapters).dtype
         dtype = stored if isinstance(stored, torch.dtype) else dtype
-    model = checkpoint.load(base, dtype=dtype, device=optimizer.device_of(accelerator))
+    device = optimizer.device_of(accelerator)
+    model, tokenizer = adapted.load(base, adapters, dtype=dtype, device=device)
     if context is not None:
         model.config.extend(context)
     model.checkpoint_activations = config.activation_checkpointing
-    tokenizer = load_tokenizer(base)
     if config.lora is None:
         return Session(model, None, tokenizer)
     if config.lora.quantized:
-        quantisation.quantize(model, optimizer.device_of(accelerator))
+        quantisation.quantize(model, device)
     adapter = lora.attach(
         model,
         rank=config.lora.rank,
@@ -134,7 +147,18 @@ def keep_progress(
         config=dataclasses.asdict(config),
         history=history,
     ) as log:
-        yield Progress(stage, config, inputs, metrics, log, checkpoints, snapshot)
+        try:
+            yield Progress(stage, config, inputs, metrics, log, checkpoints, snapshot)
+        except Exception:
+            _settle(checkpoints)
+            raise
+        _settle(checkpoints)
+
+
+def _settle(checkpoints: Checkpoints | None) -> None:
+    """What is on its way to storage arrives there, also when training fails or is told to stop."""
+    if checkpoints is not None:
+        checkpoints.settle()
 
 
 def save_trained(session: Session, path: Path) -> None:

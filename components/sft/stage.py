@@ -4,8 +4,10 @@ import functools
 
 import torch
 
-from components.artifact import Input, Output
+from components import adapted
+from components.artifact import Input, Inputs, Output
 from components.data import dataset as data
+from components.session.attempts import remembered
 from components.session.session import (
     check_context,
     keep_progress,
@@ -24,13 +26,20 @@ from model.training.figures import Figures
 from model.training.protocols import Batch, Feed
 
 
+@remembered
 def run(
-    config: SftConfig, *, base: Input, dataset: Input, trained: Output, metrics: Output
+    config: SftConfig,
+    *,
+    base: Input,
+    adapters: Inputs = (),
+    dataset: Input,
+    trained: Output,
+    metrics: Output,
 ) -> None:
     """Trains `base` to denoise the answers of the dataset's dialogues; prompts are never masked."""
     # Load
-    check_context(base, "max_length", config.max_length)
-    session = open_base(base, config)
+    check_context(base, "max_length", config.max_length, adapters=adapters)
+    session = open_base(base, config, adapters=adapters)
     model, _, tokenizer = session
 
     # Feed
@@ -47,7 +56,7 @@ def run(
     loss = functools.partial(_loss, model, config)
 
     # Train
-    inputs = {"base": base, "dataset": dataset}
+    inputs = {"base": base, **adapted.named(adapters), "dataset": dataset}
     with keep_progress("sft", config, inputs=inputs, metrics=metrics) as progress:
         loop.fit(
             model,

@@ -12,16 +12,27 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from components import atomic, names, temporary
-from components.storage import finding, hub, objects, uploads
+from components.storage import (
+    checksums,
+    downloads,
+    finding,
+    hub,
+    listing,
+    objects,
+    transfers,
+    uploads,
+)
 from components.storage.errors import AlreadyThere, Location, StorageError, Unavailable
 from components.storage.finding import Listing, Sizes
 
 __all__ = ["AlreadyThere", "Listing", "Location", "StorageError", "Unavailable"]
 MANIFEST = ".manifest.json"
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
 def is_remote(location: Location) -> bool:
@@ -45,7 +56,7 @@ def exists(location: Location) -> bool:
     if not is_remote(location):
         path = Path(location)
         return path.is_file() or (path / MANIFEST).is_file()
-    return any(objects.size_of(name) is not None for name in (location, join(location, MANIFEST)))
+    return any(listing.size_of(name) is not None for name in (location, join(location, MANIFEST)))
 
 
 def list_files(location: Location) -> dict[str, int]:
@@ -55,10 +66,7 @@ def list_files(location: Location) -> dict[str, int]:
     could hold.
     """
     if is_remote(location):
-        below = objects.sizes_below(location)
-        files = {name: size for name, size in below.items() if not names.is_marker(name)}
-        names.check_all(files, location, StorageError)
-        return files
+        return {name: entry.size for name, entry in list_entries(location).items()}
     root = Path(location)
     sizes = {}
     for folder, _, beside in os.walk(root):
@@ -69,18 +77,26 @@ def list_files(location: Location) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
+def list_entries(location: Location) -> dict[str, listing.Entry]:
+    """As `list_files`, of a location in object storage, with ETags."""
+    below = listing.entries_below(location)
+    files = {name: entry for name, entry in below.items() if not names.is_marker(name)}
+    names.check_all(files, location, StorageError)
+    return files
+
+
 def find(location: Location) -> Listing:
     """The files at a location: itself, all below a directory, or what a pattern matches.
 
     `finding` has the rules. Raises FileNotFoundError if there is none.
     """
-    listing = finding.find(str(location), _sizes)
-    if not listing.files:
+    matches = finding.find(str(location), _sizes)
+    if not matches.files:
         where = " on the Hub" if hub.is_on_hub(location) else ""
         raise FileNotFoundError(
-            f"{location}: no such file{where}{finding.describe(listing.left_out)}"
+            f"{location}: no such file{where}{finding.describe(matches.left_out)}"
         )
-    return listing
+    return matches
 
 
 def open_file(location: Location) -> BinaryIO:
@@ -97,9 +113,17 @@ def get_file(location: Location, local: Path) -> None:
     local.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(local) as draft:
         if is_remote(location):
-            objects.download(location, draft)
+            downloads.download(location, draft)
         else:
             shutil.copyfile(location, draft)
+
+
+def read_into(location: Location, file: Path) -> str | None:
+    """Fetches a remote file into one that exists and may be memory, by parallel ranges.
+
+    Returns the sha256 by which it was verified, None where the server has none.
+    """
+    return downloads.download(location, file)
 
 
 def put_file(local: Path, location: Location) -> None:
@@ -111,8 +135,7 @@ def put_file(local: Path, location: Location) -> None:
 
 def read_json(location: Location) -> Any:
     """The content of a JSON file. Raises StorageError if it is not JSON."""
-    with open_file(location) as stream:
-        content = stream.read()
+    content = objects.read(location) if is_remote(location) else Path(location).read_bytes()
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -144,7 +167,7 @@ def delete(location: Location) -> None:
             return path.unlink(missing_ok=True)
         (path / MANIFEST).unlink(missing_ok=True)
         return shutil.rmtree(path, onerror=_unless_gone)
-    objects.remove(location, first=MANIFEST)
+    listing.remove(location, first=MANIFEST)
 
 
 def _unless_gone(_: Any, __: str, reason: tuple[Any, BaseException, Any]) -> None:
@@ -168,17 +191,42 @@ def fetch(name: str, revision: str | None, *, kind: str, patterns: list[str]) ->
     `kind` is "model" or "dataset". Raises StorageError naming a source that cannot be fetched.
     """
     if Path(name).is_dir():
+        _refuse_pickles(f"{kind} {name!r}", [path.name for path in Path(name).iterdir()], patterns)
         return Path(name)
     if name.startswith("s3://"):
-        folder = temporary.folder()
-        folder.mkdir()
-        for file in list_files(name):
-            if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
-                get_file(join(name, file), folder / file)
-        if not any(folder.iterdir()):
-            raise StorageError(f"{kind} {name!r}: no {', '.join(patterns)} is there")
-        return folder
-    return hub.snapshot(name, revision, kind=kind, patterns=patterns)
+        return _fetch(name, kind, patterns)
+    folder = hub.snapshot(name, revision, kind=kind, patterns=patterns)
+    if not _matching(os.listdir(folder), patterns):
+        _refuse_pickles(f"{kind} {name!r}", hub.names(name, revision, kind=kind), patterns)
+    return folder
+
+
+def _matching(files: Iterable[str], patterns: list[str]) -> list[str]:
+    return [f for f in files if any(fnmatch.fnmatch(f, pattern) for pattern in patterns)]
+
+
+def _refuse_pickles(source: str, files: Collection[str], patterns: list[str]) -> None:
+    """Raises StorageError naming a pickle where nothing that is wanted is beside it."""
+    pickles = sorted(file for file in files if file.endswith(PICKLES))
+    if pickles and not _matching(files, patterns):
+        raise StorageError(
+            f"{source}: {pickles[0]} is a pickle, which runs code when it is read, "
+            f"allowed: {', '.join(patterns)}"
+        )
+
+
+def _fetch(location: str, kind: str, patterns: list[str]) -> Path:
+    """A copy that goes on with that of a killed process, if this process is the only one."""
+    entries = list_entries(location)
+    files = {name: entries[name] for name in _matching(entries, patterns)}
+    if not files:
+        _refuse_pickles(f"{kind} {location!r}", entries, patterns)
+        raise StorageError(f"{kind} {location!r}: no {', '.join(patterns)} is there")
+    wanted = "\n".join([location, *patterns])
+    folder = temporary.own_folder(f"fetch-{checksums.sha256_of(wanted.encode())[:16]}")
+    folder.mkdir(exist_ok=True)
+    transfers.receive(files, location, folder, resumes=True)
+    return folder
 
 
 def hub_address(name: str, source: Path) -> str | None:
@@ -196,6 +244,6 @@ def _sizes(location: str) -> Sizes:
         return {**hub.sizes(location)}
     if not is_remote(location):
         return finding.local_sizes(Path(location))
-    if (own := objects.size_of(location)) is not None:
+    if (own := listing.size_of(location)) is not None:
         return {"": own}
     return {**list_files(location)}

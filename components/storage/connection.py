@@ -1,16 +1,21 @@
 """The connection to S3-compatible object storage, and its failures in one line.
 
-Endpoint, region and credentials come from the standard AWS_* variables. `retries` repeats requests.
+Endpoint, region and credentials come from the standard AWS_* variables; STORAGE_ANONYMOUS=1 asks
+without credentials, as public buckets allow, and STORAGE_ADDRESSING=path or virtual says where the
+bucket's name stands in an address. `retries` repeats requests.
 """
 
+import base64
 import contextlib
 import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import botocore.exceptions as aws
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
@@ -18,7 +23,10 @@ from components.storage.errors import Location, Spoilt, StorageError, Unavailabl
 from model.options import check
 
 SILENCE = 30  # seconds without a byte after which a connection counts as broken
-CONNECTIONS = 16
+CONNECTIONS = 32
+ANONYMOUS = "STORAGE_ANONYMOUS"
+ADDRESSING = "STORAGE_ADDRESSING"
+STYLES = ("auto", "path", "virtual")
 ENVIRONMENT = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -29,6 +37,8 @@ ENVIRONMENT = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_MAX_ATTEMPTS",
+    ANONYMOUS,
+    ADDRESSING,
 )
 WHOLE = (
     "AWS_MAX_ATTEMPTS",
@@ -43,6 +53,8 @@ RIGHTS = {
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
     "AbortMultipartUpload": "s3:AbortMultipartUpload",
     "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
+    "ListParts": "s3:ListMultipartUploadParts",
     "HeadObject": "s3:GetObject",
     "GetObject": "s3:GetObject",
 }
@@ -69,16 +81,33 @@ def connect(environment: tuple[str | None, ...]) -> Any:
         if any(sign.isspace() for sign in os.environ.get(name, "")):
             # Not `check`, which would show the secret.
             raise ValueError(f"{name} holds white space, allowed: the key alone")
-    settings = Config(
+    session = boto3.session.Session(region_name=os.environ.get("AWS_REGION"))
+    made = session.client("s3", config=_settings())
+    made.meta.events.register("before-call.s3.DeleteObjects", _add_md5)
+    return made
+
+
+def _settings() -> Config:
+    anonymous, style = os.environ.get(ANONYMOUS, "0"), os.environ.get(ADDRESSING, "auto")
+    check(ANONYMOUS, anonymous, anonymous in ("0", "1"), "0 or 1")
+    check(ADDRESSING, style, style in STYLES, ", ".join(STYLES))
+    return Config(
         connect_timeout=10,
         read_timeout=SILENCE,
         max_pool_connections=CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": 1},  # `retries` has the policy
+        s3={"addressing_style": style},
+        signature_version=UNSIGNED if anonymous == "1" else None,
         # Servers other than Amazon's refuse the checksums that boto3 adds; manifests hold ours.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.session.Session().client("s3", config=settings)
+
+
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Older servers require this checksum of a deletion, where boto3 sends a newer one."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def split(location: Location) -> tuple[str, str]:

@@ -6,7 +6,6 @@ directory is also written as a draft and renamed.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,14 +21,15 @@ from components.storage import (
     get_file,
     is_remote,
     join,
+    list_entries,
     list_files,
+    listing,
     put_file,
     read_json,
+    transfers,
     uploads,
     write_json,
 )
-
-FILES = 4  # files on their way at a time
 
 
 def list_directories(location: Location) -> list[str]:
@@ -56,17 +56,13 @@ def put_directory(
             for name, file in files.items()
         }
     }
+    if is_remote(location):
+        return _put_remote(files, {**manifest, "data": writer}, location, replace)
     if exists(join(location, MANIFEST)):
         if _manifest(location)["files"] == manifest["files"]:
             return
-        if not replace:
-            raise AlreadyThere(f"{location}: holds another complete directory")
+        _refuse(location, replace)
         delete(location)
-    if is_remote(location):
-        data = join(location, writer) if writer else location
-        with ThreadPoolExecutor(FILES) as pool:
-            list(pool.map(lambda name: put_file(files[name], join(data, name)), files))
-        return _commit({**manifest, "data": writer}, location)
     try:
         with _drafted(Path(location)) as draft:
             for name, file in files.items():
@@ -79,21 +75,62 @@ def put_directory(
         raise AlreadyThere(f"{location}: another process was first") from None
 
 
+def _put_remote(
+    files: dict[str, Path], manifest: dict[str, Any], location: Location, replace: bool
+) -> None:
+    """Sends the files that are not there with the same content, and commits."""
+    data, known = manifest["data"], list_entries(location)
+    prefix, unchanged = f"{data}/" if data else "", set[str]()
+    if MANIFEST in known:
+        old = _manifest(location)
+        if old["files"] == manifest["files"]:
+            return
+        _refuse(location, replace)
+        delete(join(location, MANIFEST))
+        stale = known.keys() - {MANIFEST} - {prefix + name for name in files}
+        listing.remove_all(location, sorted(stale))
+        if old.get("data", "") == data:
+            same = {name for name in files if old["files"].get(name) == manifest["files"][name]}
+            unchanged = {name for name in same if prefix + name in known}
+    target = join(location, data) if data else str(location).rstrip("/")
+    own = {name: known[prefix + name] for name in files if prefix + name in known}
+    sums = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    changed = {name: file for name, file in files.items() if name not in unchanged}
+    transfers.send(changed, target, own, sums)
+    _commit(manifest, location)
+
+
+def _refuse(location: Location, replace: bool) -> None:
+    if not replace:
+        raise AlreadyThere(f"{location}: holds another complete directory")
+
+
 def get_directory(location: Location, local: Path) -> None:
     """Copies a complete directory to a new or empty local one, and verifies every checksum.
 
-    Raises FileNotFoundError without a manifest, StorageError naming a file that differs.
+    Raises FileNotFoundError without a manifest, StorageError naming a file that differs. The copy
+    is not flushed to the disk.
     """
     manifest = _manifest(location)
-    data = join(location, manifest["data"]) if manifest.get("data") else location
-    with _drafted(local) as draft, ThreadPoolExecutor(FILES) as pool:
-
-        def get(name: str) -> None:
-            get_file(join(data, name), draft / name)
-            if checksum(draft / name) != manifest["files"][name]["sha256"]:
+    data = join(location, manifest["data"]) if manifest.get("data") else str(location).rstrip("/")
+    expected = {name: facts["sha256"] for name, facts in manifest["files"].items()}
+    with _drafted(local, durable=False) as draft:
+        sums = _receive(manifest["files"], data, draft) if is_remote(location) else {}
+        for name, sha256 in expected.items():
+            if not is_remote(location):
+                get_file(join(data, name), draft / name)
+            if (sums.get(name) or checksum(draft / name)) != sha256:
                 raise StorageError(f"{join(data, name)}: its sha256 is not the manifest's")
 
-        list(pool.map(get, manifest["files"]))
+
+def _receive(files: dict[str, Any], data: str, draft: Path) -> dict[str, str | None]:
+    """Copies the files of a manifest; it says how many bytes there will be."""
+    sizes = {name: facts.get("bytes") for name, facts in files.items()}
+    entries = {
+        name: listing.Entry(size if isinstance(size, int) else 0, None)
+        for name, size in sizes.items()
+    }
+    return transfers.receive(entries, data, draft)
 
 
 def sweep(location: Location) -> None:
@@ -132,6 +169,8 @@ def _manifest(location: Location) -> dict[str, Any]:
         if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
             raise StorageError(f"{file}: not a manifest: no sha256 of {name!r}")
     names.check_all(files, file, StorageError)
+    if manifest.get("data"):
+        names.check(manifest["data"], file, StorageError)
     return manifest
 
 
@@ -145,10 +184,10 @@ def _commit(manifest: dict[str, Any], location: Location) -> None:
 
 
 @contextlib.contextmanager
-def _drafted(target: Path) -> Iterator[Path]:
+def _drafted(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """A draft directory, which moves to `target` in the end. AlreadyThere unless that is free."""
     try:
-        with atomic.replacing(target) as draft:
+        with atomic.replacing(target, durable=durable) as draft:
             draft.mkdir(parents=True)
             yield draft
     except FileExistsError as error:

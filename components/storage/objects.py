@@ -6,26 +6,23 @@ neither leaves an object as it came; checkpoints have checksums of their own. Re
 again (`retries`); one that fails for good is reported in one line that names the location.
 """
 
-import functools
 import io
-import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import botocore.exceptions as aws
 
-from components.storage.checksums import SHA256, Digest, Facts, md5_of, sha256_of, verify
+from components.storage.checksums import SHA256, Digest, Facts, md5_of, sha256_of
 from components.storage.connection import client, code_of, explained, split
 from components.storage.errors import AlreadyThere, Changed, Location, Spoilt
+from components.storage.listing import size_of
 from components.storage.retries import persist
 
 PART = 8 << 20  # bytes of one ranged request
 THREADS = 8
 IN_MEMORY = threading.BoundedSemaphore(12)  # parts, of all files together
-CHUNK = 16 << 10
+CHUNK = 64 << 10
 REPLACED = "another object took its place while it was read"
 SLOWEST = 64 << 10  # bytes a second, below which an answer counts as broken
 GRACE = 30.0  # seconds
@@ -70,9 +67,9 @@ class Ranges(io.RawIOBase):
         starts = range(first, self.size, PART)
         return b"".join(self._read(start, min(start + PART, self.size)) for start in starts)
 
-    def _read(self, start: int, end: int) -> bytes:
+    def _read(self, start: int, end: int) -> bytearray:
         with explained(self.location):
-            content = _range(self.location, start, end, self.facts)
+            content = read_range(self.location, start, end, self.facts)
             if start <= self.digested < end:
                 self.digest.add(content[self.digested - start :])
                 self.digested = end
@@ -92,57 +89,49 @@ def facts_of(location: Location) -> Facts:
             if size_of(location) is not None:
                 raise
             raise FileNotFoundError(f"{location}: no such object") from None
-    tag = (head.get("ETag") or "").strip('"')
-    is_md5 = not head.get("SSEKMSKeyId") and not head.get("SSECustomerAlgorithm")
+    return _facts(head)
+
+
+def _facts(answer: dict[str, Any]) -> Facts:
+    tag = (answer.get("ETag") or "").strip('"')
+    is_md5 = not answer.get("SSEKMSKeyId") and not answer.get("SSECustomerAlgorithm")
     is_md5 &= len(tag.partition("-")[0]) == 32
-    return Facts(head["ContentLength"], tag or None, head.get("Metadata", {}).get(SHA256), is_md5)
+    sha256 = answer.get("Metadata", {}).get(SHA256)
+    return Facts(answer["ContentLength"], tag or None, sha256, is_md5)
 
 
-def size_of(location: Location) -> int | None:
-    """Size in bytes, or None if there is no such object.
-
-    Uses a listing: a failed HEAD carries no error message.
-    """
+def get(location: Location) -> tuple[Facts, bytearray | None]:
+    """An object's facts and, unless it is larger than a part, its content: in one request."""
     bucket, key = split(location)
+
+    def request() -> tuple[Facts, bytearray | None]:
+        answer = client().get_object(Bucket=bucket, Key=key)
+        facts = _facts(answer)
+        if facts.size <= PART:
+            return facts, read_body(answer["Body"], facts.size)
+        answer["Body"].close()
+        return facts, None
+
     with explained(location):
-        page = persist(
-            location, lambda: client().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-        )
-    first = page.get("Contents", [{"Key": None}])[0]
-    return first["Size"] if first["Key"] == key else None
+        return persist(location, request)
 
 
-def sizes_below(location: Location) -> dict[str, int]:
-    """The size in bytes of every object below a location, by relative name."""
-    bucket, key = split(location)
-    prefix = f"{key}/" if key else ""
-    sizes: dict[str, int] = {}
-    options: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
-    with explained(location):
-        while True:
-            page = persist(location, functools.partial(_page, options))
-            for item in page.get("Contents", []):
-                sizes[item["Key"].removeprefix(prefix)] = item["Size"]
-            if not page.get("IsTruncated"):
-                return sizes
-            options["ContinuationToken"] = page["NextContinuationToken"]
-
-
-def _page(options: dict[str, str]) -> dict[str, Any]:
-    return client().list_objects_v2(**options)
-
-
-def download(location: Location, file: Path) -> None:
-    """Fetches an object's ranges in parallel, and verifies the whole."""
+def read(location: Location) -> bytes:
+    """The content of an object, verified."""
     with explained(location):
         for attempt in range(1, TRIES + 1):
-            facts = facts_of(location)
+            facts, content = get(location)
+            if content is None:
+                return Ranges(location).readall()
+            digest = Digest(facts)
+            digest.add(content)
             try:
-                _fetch(location, file, facts)
-                return verify(file, facts)
+                digest.check()
+                return bytes(content)
             except Changed:
                 if attempt == TRIES:
                     raise
+    raise AssertionError("the loop returns or raises")
 
 
 def put(location: Location, content: bytes, *, new: bool) -> None:
@@ -157,7 +146,7 @@ def put(location: Location, content: bytes, *, new: bool) -> None:
         _put(location, content, {"IfNoneMatch": "*"} if new else {})
     except AlreadyThere:
         with explained(location):
-            if Ranges(location).readall() != content:
+            if read(location) != content:
                 raise
 
 
@@ -179,43 +168,12 @@ def _put(location: Location, content: bytes, condition: dict[str, str]) -> None:
             persist(location, lambda: client().put_object(Bucket=bucket, Key=key, **options))
 
 
-def remove(location: Location, *, first: str) -> None:
-    """Removes an object and all below it, the object `first` of the directory before the others."""
-    bucket, key = split(location)
-    below = sorted(sizes_below(location), key=lambda name: name != first)
-    own = [key] if size_of(location) is not None else []
-    names = [*own, *(f"{key}/{name}" for name in below)]
-
-    def one(name: str) -> None:
-        with explained(location):
-            persist(location, lambda: client().delete_object(Bucket=bucket, Key=name))
-
-    for name in names[:1]:
-        one(name)
-    with ThreadPoolExecutor(THREADS) as pool:
-        for _ in pool.map(one, names[1:]):
-            pass
-
-
-def _fetch(location: Location, file: Path, facts: Facts) -> None:
-    with file.open("wb") as stream, ThreadPoolExecutor(THREADS) as pool:
-        stream.truncate(facts.size)
-
-        def part(start: int) -> None:
-            with IN_MEMORY:
-                content = _range(location, start, min(start + PART, facts.size), facts)
-                os.pwrite(stream.fileno(), content, start)
-
-        for _ in pool.map(part, range(0, facts.size, PART)):
-            pass
-
-
-def _range(location: Location, start: int, end: int, facts: Facts) -> bytes:
+def read_range(location: Location, start: int, end: int, facts: Facts) -> bytearray:
     """Bytes `start` to `end` (exclusive) of an object, which must still be the same one."""
     bucket, key = split(location)
     condition = {"IfMatch": f'"{facts.tag}"'} if facts.tag else {}
 
-    def request() -> bytes:
+    def request() -> bytearray:
         answer = client().get_object(
             Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition
         )
@@ -223,7 +181,7 @@ def _range(location: Location, start: int, end: int, facts: Facts) -> bytes:
             raise Changed(REPLACED)  # some servers ignore the condition
         if answer.get("ContentRange") != (wanted := f"bytes {start}-{end - 1}/{facts.size}"):
             raise Spoilt(f"the answer holds {answer.get('ContentRange')}, not {wanted}")
-        return _body(answer["Body"], end - start)
+        return read_body(answer["Body"], end - start)
 
     try:
         return persist(location, request)
@@ -233,16 +191,19 @@ def _range(location: Location, start: int, end: int, facts: Facts) -> bytes:
         raise
 
 
-def _body(stream: Any, size: int) -> bytes:
-    """Reads an answer, which may neither be short nor drip."""
+def read_body(stream: Any, size: int) -> bytearray:
+    """Reads an answer, which may neither be short nor drip, into memory of its size."""
     deadline = time.monotonic() + GRACE + size / SLOWEST
-    pieces, count = [], 0
-    while piece := stream.read(CHUNK):
-        pieces.append(piece)
-        count += len(piece)
-        if count > size or time.monotonic() > deadline:
+    content = bytearray(size)
+    view, count = memoryview(content), 0
+    while count < size and (read := stream.readinto(view[count : count + CHUNK])):
+        count += read
+        if time.monotonic() > deadline:
             stream.close()
             raise Spoilt(f"{count} of {size} bytes came in {GRACE + size / SLOWEST:.0f} seconds")
     if count != size:
         raise Spoilt(f"the answer ended after {count} of {size} bytes")
-    return b"".join(pieces)
+    if stream.read(1):
+        stream.close()
+        raise Spoilt(f"the answer goes on after {size} bytes")
+    return content

@@ -61,6 +61,7 @@ def patience() -> float:
 
 def persist(location: Location, request: Callable[[], T]) -> T:
     """What `request` returns, tried again while its failure may pass. Raises the last failure."""
+    connection.client()  # takes a second at first, which is not the server's
     deadline = time.monotonic() + patience()
     for attempt in itertools.count(1):
         try:

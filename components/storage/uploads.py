@@ -1,9 +1,12 @@
 """Files sent to object storage, in parts that are sent in parallel and verified by the server.
 
 Each object keeps its sha256 in its metadata, by which every later reader verifies it. Parts of an
-upload that fails are removed; those of a killed process by `abort`.
+upload that fails are removed. Those that a killed process has sent are used by the next upload of
+the same file; `abort` removes them where there will be none.
 """
 
+import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,27 +16,39 @@ import botocore.exceptions as aws
 
 from components.artifact import checksum
 from components.storage.checksums import SHA256, md5_of
-from components.storage.connection import client, code_of, explained, split
+from components.storage.connection import ANONYMOUS, client, code_of, explained, split
 from components.storage.errors import Location
+from components.storage.listing import UNSUPPORTED
 from components.storage.objects import IN_MEMORY, PART, THREADS
+from components.storage.progress import Progress
 from components.storage.retries import persist
 
 MOST = 10_000  # parts of an object
-UNSUPPORTED = ("NotImplemented", "MethodNotAllowed", "501", "405")
+NOTHING = ("NoSuchUpload", "AccessDenied", "403")
+"""Reasons to begin anew: somebody finished the upload, or uploads may not be listed."""
 
 
-def upload(file: Path, location: Location) -> None:
-    """Sends a file. Object storage shows it only when it is complete."""
+def upload(
+    file: Path, location: Location, *, sha256: str | None = None, progress: Progress | None = None
+) -> None:
+    """Sends a file, whose sha256 may be known. Object storage shows it only when it is complete."""
     bucket, key = split(location)
     size = file.stat().st_size
     target = {"Bucket": bucket, "Key": key}
-    options = {**target, "Metadata": {SHA256: checksum(file)}}
+    options = {**target, "Metadata": {SHA256: sha256 or checksum(file)}}
+    counter = progress or Progress(str(location), size)
     with explained(location):
         if size > PART:
-            return _upload_parts(file, location, target, options, max(PART, -(-size // MOST)))
+            return _upload_parts(file, location, target, options, counter)
         content = file.read_bytes()
         body = {"Body": content, "ContentMD5": md5_of(content)}
         persist(location, lambda: client().put_object(**options, **body))
+        counter.add(size)
+
+
+def part_size(size: int) -> int:
+    """Bytes of each part of an object."""
+    return max(PART, -(-size // MOST))
 
 
 def abort(location: Location, is_left: Callable[[str], bool]) -> None:
@@ -56,39 +71,111 @@ def abort(location: Location, is_left: Callable[[str], bool]) -> None:
 
 
 def _upload_parts(
-    file: Path, location: Location, target: dict[str, str], options: dict[str, Any], size: int
+    file: Path,
+    location: Location,
+    target: dict[str, str],
+    options: dict[str, Any],
+    progress: Progress,
 ) -> None:
+    """Goes on with the upload of a killed process, if there is one, or begins its own."""
+    if unfinished := _unfinished(file, location, target):
+        _finish(file, location, *unfinished, progress)
+        if _is_of(options, location, target):
+            return
     started = persist(location, lambda: client().create_multipart_upload(**options))
-    own = {**target, "UploadId": started["UploadId"]}
+    _finish(file, location, {**target, "UploadId": started["UploadId"]}, {}, progress)
+
+
+def _finish(
+    file: Path, location: Location, own: dict[str, str], sent: dict[int, str], progress: Progress
+) -> None:
+    """Sends the parts of an upload that are not `sent`, and puts all together."""
     try:
-        tags = _send(file, location, own, size)
-        parts = [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, 1)]
-        _complete(location, own, parts)
+        _complete(location, own, _send(file, location, own, sent, progress))
     except BaseException:
         _abort(own)
         raise
 
 
-def _send(file: Path, location: Location, own: dict[str, str], size: int) -> list[str]:
-    """Sends all parts, `THREADS` of them in memory at a time; returns their ETags."""
+def _send(
+    file: Path, location: Location, own: dict[str, str], sent: dict[int, str], progress: Progress
+) -> list[dict[str, Any]]:
+    """Sends the parts that are not sent yet, `THREADS` at a time; returns all for completion.
 
-    def send(number: int) -> str:
+    The signature covers the content, by which the server verifies it; without there is an MD5.
+    """
+    size = part_size(file.stat().st_size)
+    is_signed = os.environ.get(ANONYMOUS, "0") == "0"
+
+    def send(number: int) -> dict[str, Any]:
         with IN_MEMORY:
-            with file.open("rb") as stream:
-                stream.seek((number - 1) * size)
-                content = stream.read(size)
-            options = {**own, "PartNumber": number, "Body": content, "ContentMD5": md5_of(content)}
-            return persist(location, lambda: client().upload_part(**options))["ETag"]
+            content = _part(file, number, size)
+            if number in sent:
+                progress.skip(len(content))
+                return {"PartNumber": number, "ETag": sent[number]}
+            options = {**own, "PartNumber": number, "Body": content}
+            options |= {} if is_signed else {"ContentMD5": md5_of(content)}
+            answer = persist(location, lambda: client().upload_part(**options))
+            progress.add(len(content))
+            return {"PartNumber": number, "ETag": answer["ETag"]}
 
     count = -(-file.stat().st_size // size)
     with ThreadPoolExecutor(THREADS) as pool:
-        futures = [pool.submit(send, number) for number in range(1, count + 1)]
         try:
-            return [future.result() for future in futures]
+            return list(pool.map(send, range(1, count + 1)))
         except BaseException:
-            for future in futures:
-                future.cancel()
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _part(file: Path, number: int, size: int) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek((number - 1) * size)
+        return stream.read(size)
+
+
+def _unfinished(
+    file: Path, location: Location, target: dict[str, str]
+) -> tuple[dict[str, str], dict[int, str]] | None:
+    """The upload of this file that a killed process began, and the ETags of the parts it sent.
+
+    An upload without parts is passed over: it may be another process's, of other content.
+    """
+    try:
+        page = persist(
+            location,
+            lambda: client().list_multipart_uploads(Bucket=target["Bucket"], Prefix=target["Key"]),
+        )
+        for upload in page.get("Uploads", []):
+            own = {**target, "UploadId": upload["UploadId"]}
+            if upload["Key"] == target["Key"] and (sent := _parts(file, location, own)):
+                return own, sent
+    except aws.ClientError as error:
+        if code_of(error) not in (*UNSUPPORTED, *NOTHING):
+            raise
+    return None
+
+
+def _parts(file: Path, location: Location, own: dict[str, str]) -> dict[int, str]:
+    """The ETags of the parts of an upload by number; empty unless all are parts of the file."""
+    size, sent, options = part_size(file.stat().st_size), dict[int, str](), dict[str, Any](own)
+    while True:
+        page = persist(location, lambda: client().list_parts(**options))
+        for part in page.get("Parts", []):
+            content = _part(file, part["PartNumber"], size)
+            digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            if part["ETag"].strip('"') != digest:
+                return {}
+            sent[part["PartNumber"]] = part["ETag"]
+        if not page.get("IsTruncated"):
+            return sent
+        options["PartNumberMarker"] = page["NextPartNumberMarker"]
+
+
+def _is_of(options: dict[str, Any], location: Location, target: dict[str, str]) -> bool:
+    """Whether the object carries the file's sha256: its upload was begun by another process."""
+    head = persist(location, lambda: client().head_object(**target))
+    return head.get("Metadata", {}).get(SHA256) in (None, options["Metadata"][SHA256])
 
 
 def _complete(location: Location, own: dict[str, str], parts: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """The part of the Kubernetes API that this stage uses: one job, and its first node's log.
 
 `manifest.py` builds the job, `job.py` decides when to ask. Of the stages' code only this module,
-`components.storage` and `components.rewards.judge` open connections.
+`components.storage`, `components.rewards.judge` and `components.session.trainer` open connections.
 """
 
 import contextlib
@@ -9,13 +9,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import urllib3
 from kubernetes import client, config
 
 from components.trainjob.manifest import API_VERSION, NODE
-from model.options import check
 
 GROUP, VERSION = API_VERSION.split("/")
 JOBS = {"group": GROUP, "version": VERSION, "plural": "trainjobs"}
@@ -28,6 +27,14 @@ RUNTIMES = "kubectl get clustertrainingruntimes; kubectl get trainingruntimes"
 
 class Unavailable(Exception):
     """The server does not answer, or is busy: asking again may help. The message says which."""
+
+
+class Pod(NamedTuple):
+    """A pod of a pipeline."""
+
+    image: str
+    owners: list[dict[str, str]]
+    """References to the objects with which it goes: the run's workflow."""
 
 
 class Cluster:
@@ -72,14 +79,20 @@ class Cluster:
                     f"try: kubectl -n {self.namespace} get persistentvolumeclaims"
                 ) from None
 
-    def own_image(self) -> str:
-        """The image of this pod. Raises ValueError if this is not a pod of a pipeline."""
+    def own_pod(self) -> Pod | None:
+        """This pod, or None where this is not a pod of a pipeline."""
         name = os.environ.get(POD)
-        check("image", None, bool(name), "an image, as this is not a pod of a pipeline")
+        if not name:
+            return None
         with self._explained("read", f"pod {name}"):
             pod = self.core.read_namespaced_pod(name, self.namespace, **self.limits)
         containers = pod.spec.containers
-        return next(container.image for container in containers if container.name == CONTAINER)
+        image = next(container.image for container in containers if container.name == CONTAINER)
+        owners = [
+            {"apiVersion": o.api_version, "kind": o.kind, "name": o.name, "uid": o.uid}
+            for o in pod.metadata.owner_references or []
+        ]
+        return Pod(image, owners)
 
     def create(self, manifest: dict[str, Any]) -> bool:
         """Creates a job. False if there is one of its name. Raises ValueError if it is refused."""

@@ -1,15 +1,26 @@
 """The configuration of a training stage on several nodes, and of the job that runs it."""
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
+from components.grpo.config import GrpoConfig
 from model.options import Checked, check, check_text
+from model.training.config import Resumable
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?")
 QUANTITY = re.compile(r"(?=[\d.]*[1-9])\d+(\.\d+)?(m|k|[KMGTP]i?)?")
-Stage = Literal["pretrain", "sft"]
+STORE = (
+    ("AWS_ACCESS_KEY_ID", "object-store", "access-key"),
+    ("AWS_SECRET_ACCESS_KEY", "object-store", "secret-key"),
+    ("AWS_SESSION_TOKEN", "object-store", "session-token"),
+    ("AWS_ENDPOINT_URL", "object-store", "endpoint"),
+    ("AWS_DEFAULT_REGION", "object-store", "region"),
+)
+"""What checkpoints in a store need, from the secret that `pipelines.store` writes."""
+Stage = Literal["pretrain", "sft", "dpo", "grpo"]
+Settings = TypeVar("Settings", bound=Resumable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +43,8 @@ class TrainjobConfig(Checked):
     """Memory per node, a Kubernetes quantity."""
     shared_memory: str | None = "16Gi"
     """Size of a node's /dev/shm, part of its memory; null leaves the runtime's 64 MiB."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Labels of the job itself, as pairs of name and value: Kueue's queue, for one."""
     pool: tuple[tuple[str, str], ...] = ()
     """Labels that the machines must have, as pairs of name and value."""
     tolerations: tuple[str, ...] = ("nvidia.com/gpu",)
@@ -40,7 +53,7 @@ class TrainjobConfig(Checked):
     """Volume claim (ReadWriteMany) through which inputs and outputs travel."""
     directory: str = "/training"
     """Directory at which the claim is mounted, in this pod and on the nodes."""
-    secrets: tuple[tuple[str, str, str], ...] = ()
+    secrets: tuple[tuple[str, str, str], ...] = STORE
     """Environment variables of the nodes, as variable, secret and key; missing secrets are no
     error, their variables are left out."""
     runtime: str = "torch-distributed"
@@ -77,9 +90,32 @@ class TrainjobConfig(Checked):
         for name in ("gpu", "namespace", "tolerations", "secrets"):
             check_names(name, getattr(self, name))
         # The value of a label may be empty, which check_names would refuse.
-        check_names("pool", tuple((label, value or label) for label, value in self.pool))
+        for name in ("labels", "pool"):
+            pairs = getattr(self, name)
+            check_names(name, tuple((label, value or label) for label, value in pairs))
         check("hours", self.hours, 0 < self.hours <= 10_000, "more than 0, up to 10000")
         check("poll", self.poll, 0 < self.poll <= 3600, "more than 0, up to 3600")
+
+
+def fit(settings: Settings, *, nodes: int, processes: int) -> Settings:
+    """The settings of a stage with a micro-batch by which so many processes share the batch evenly.
+
+    A smaller micro-batch changes no result. Raises ValueError naming the numbers of nodes that fit
+    where the batch (in grpo its prompts) cannot be shared out.
+    """
+    group = settings.group if isinstance(settings, GrpoConfig) else 1
+    units = settings.batch_size // group
+    world = nodes * processes
+    numbers = [n for n in range(1, units + 1) if units % (n * processes) == 0]
+    each = f" of {processes} processes" if processes > 1 else ""
+    name = "batch_size" if group == 1 else "prompts of a step"
+    allowed = ", ".join(map(str, numbers)) or "fewer processes a node"
+    check("nodes", nodes, units % world == 0, f"{allowed}: nodes{each} that share {name}={units}")
+    share = units // world
+    if group > 1 or share % settings.micro_batch_size == 0:
+        return settings
+    size = max(n for n in range(1, settings.micro_batch_size + 1) if share % n == 0)
+    return replace(settings, micro_batch_size=size)
 
 
 def check_names(name: str, value: str | tuple | None) -> None:

@@ -7,7 +7,7 @@ a job that sets them itself.
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ API_VERSION = "trainer.kubeflow.org/v1alpha1"
 KIND = "TrainJob"
 NODE = "node"  # name of the replicated job and of its container in Trainer's torch runtimes
 LABELS = {"app.kubernetes.io/name": "trainjob"}  # manifests/base/network-policies.yaml selects it
-OUTPUTS = ("trained", "metrics")
 GRACE = 120  # seconds in which a node that was told to stop saves its state
 
 
@@ -28,22 +27,29 @@ def build(
     *,
     image: str,
     settings: Mapping[str, Any],
-    inputs: Mapping[str, Path],
-    outputs: Path,
+    inputs: Mapping[str, Sequence[Path]],
+    outputs: Sequence[str],
+    folder: Path,
+    owners: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
-    """The job that runs `config.stage` with `settings`. All paths are on the shared volume."""
-    paths = {**inputs, **{role: outputs / role for role in OUTPUTS}}
+    """The job that runs `config.stage` with `settings`, and writes the `outputs` into `folder`.
+
+    All paths are on the shared volume. With its `owners`, the job goes as well.
+    """
     arguments = ["-m", f"components.{config.stage}", "--config", json.dumps(settings)]
-    for role, path in paths.items():
-        arguments += [f"--{role}", str(path)]
+    for role, paths in {**inputs, **{role: (folder / role,) for role in outputs}}.items():
+        arguments += [f"--{role.replace('_', '-')}", *map(str, paths)]
+    metadata: dict[str, Any] = {"name": name, "labels": {**LABELS, **dict(config.labels)}}
+    if owners:
+        metadata["ownerReferences"] = [*owners]
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": {"name": name, "labels": LABELS},
+        "metadata": metadata,
         "spec": {
             "runtimeRef": {"name": config.runtime, "kind": config.runtime_kind},
             "activeDeadlineSeconds": max(1, round(config.hours * 3600)),
-            "trainer": _trainer(config, image, arguments, outputs),
+            "trainer": _trainer(config, image, arguments, folder),
             "runtimePatches": [
                 {"manager": "llada/trainjob", "trainingRuntimeSpec": _patch(config)}
             ],
@@ -52,12 +58,12 @@ def build(
 
 
 def _trainer(
-    config: TrainjobConfig, image: str, arguments: list[str], outputs: Path
+    config: TrainjobConfig, image: str, arguments: list[str], folder: Path
 ) -> dict[str, Any]:
     # Kubernetes restarts a failed node, and a stage may refuse outputs that an earlier try has
     # written. So the first node clears them before its torchrun starts; the torchruns of the other
     # nodes wait for that, so that nobody writes there yet.
-    clear = f'[ "$PET_NODE_RANK" != 0 ] || rm -rf {shlex.quote(str(outputs))}'
+    clear = f'[ "$PET_NODE_RANK" != 0 ] || rm -rf {shlex.quote(str(folder))}'
     resources: dict[str, Any] = {"cpu": config.cpu, "memory": config.memory}
     if config.gpus:
         resources[config.gpu] = str(config.gpus)

@@ -82,7 +82,8 @@ class Optimization(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Resumable(Optimization):
-    """A run that goes on after it was stopped: where its states are kept, and how often."""
+    """A run in one process or several, which goes on after it was stopped: where its states are
+    kept, and how often."""
 
     checkpoint_uri: str | None = None
     """Absolute path or s3://BUCKET/KEY of the checkpoints; null keeps none. Runs that differ in
@@ -94,6 +95,8 @@ class Resumable(Optimization):
     """Longest time between checkpoints, in minutes."""
     checkpoint_keep: int = 2
     """How many of the newest checkpoints are kept."""
+    parallel: Literal["replicate", "shard"] = "replicate"
+    """Over several processes: a copy of the model in each (DDP), or a share (FSDP2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,24 +106,22 @@ class Resumable(Optimization):
         minutes = self.checkpoint_minutes
         check("checkpoint_minutes", minutes, minutes > 0, "above 0")
         check("checkpoint_keep", self.checkpoint_keep, self.checkpoint_keep >= 1, "1 or more")
+        quantized = self.lora is not None and self.lora.quantized
+        fits = not (quantized and self.parallel == "shard")
+        check("parallel", self.parallel, fits, "replicate, where lora.quantized is true")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Resumable):
-    """A run of the shared loop, which also validates, and over several processes."""
+    """A run of the shared loop, which also validates."""
 
     validation_examples: int = 0
     """Examples held out, from the end of the data; 0 trains on all and validates nothing."""
     validation_steps: int = 100
     """Steps between validations, each with the same noise."""
-    parallel: Literal["replicate", "shard"] = "replicate"
-    """Over several processes: a copy of the model in each (DDP), or a share (FSDP2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         held = self.validation_examples
         check("validation_examples", held, held >= 0, "0 or more")
         check("validation_steps", self.validation_steps, self.validation_steps >= 1, "1 or more")
-        quantized = self.lora is not None and self.lora.quantized
-        fits = not (quantized and self.parallel == "shard")
-        check("parallel", self.parallel, fits, "replicate, where lora.quantized is true")

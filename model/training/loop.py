@@ -16,7 +16,7 @@ from torch import nn
 
 from model.llada import LLaDA
 from model.options import check
-from model.training import draws, figures, optimizer, throughput
+from model.training import draws, figures, optimizer, processes, throughput
 from model.training.config import Training
 from model.training.draws import Draw, Order
 from model.training.figures import Figures, Part
@@ -95,7 +95,7 @@ class Loop:
         self.optimizer, self.schedule = optimizer_for(model, settings)
         self.order = Order(self.trained_on, settings.batch_size, settings.seed)
         self.peak_flops = throughput.peak_flops(self.device)
-        self.step, self.saved, self.skipped = 0, 0, 0
+        self.step, self.skipped = 0, 0
         self.bad: list[list[int]] = []  # examples of the steps in a row that were not finite
         self.pending: dict[str, Any] | None = None  # a step's record before its validation
 
@@ -109,7 +109,7 @@ class Loop:
     def restore(self, snapshot: Snapshot) -> None:
         """Takes up a saved state."""
         facts = snapshot.facts
-        self.step = self.saved = facts["step"]
+        self.step = facts["step"]
         optimizer.restore(self.model, self.optimizer, self.schedule, snapshot.tensors, self.step)
         self.skipped, self.bad, self.pending = facts["skipped"], facts["bad"], facts["pending"]
 
@@ -240,6 +240,7 @@ class Loop:
             draw = micro_batches[(first + self.rank) % len(micro_batches)]
             parts += figures.gather(*self._forward(draw), self.accelerator)
             self._stop_if_told()
+        processes.reshard(self.objective)
         self.model.train()
         pairs = zip(parts, micro_batches, strict=False)
         total = sum(part.figures["loss"].item() * len(draw.examples) for part, draw in pairs)
@@ -247,17 +248,12 @@ class Loop:
 
     def _is_due(self, checkpoints: StateStore) -> bool:
         """Whether the first process wants to save: clocks differ."""
-        return self._in_any_process(self.rank == 0 and checkpoints.is_due(self.step))
-
-    def _in_any_process(self, flag: bool) -> bool:
-        if self.world == 1:
-            return flag
-        flags = torch.tensor([float(flag)], device=self.device)
-        return bool(self.accelerator.reduce(flags).item())
+        is_due = self.rank == 0 and checkpoints.is_due(self.step)
+        return processes.in_any_process(self.accelerator, is_due)
 
     def _stop_if_told(self) -> None:
         """Stops if any of the processes was told to: they must stop at the same micro-batch."""
-        if self._in_any_process(self.interruption.is_requested):
+        if processes.in_any_process(self.accelerator, self.interruption.is_requested):
             self._stop()
 
     def _stop(self) -> NoReturn:
@@ -267,12 +263,12 @@ class Loop:
             raise Preempted(
                 f"stopped after step {self.step}; without checkpoint_uri nothing is kept"
             )
-        if self.step > self.saved:
+        if processes.in_any_process(self.accelerator, self.step > self.checkpoints.settle()):
             self._save(self.checkpoints)
-        if self.step > self.saved:
+        if self.step > (saved := self.checkpoints.settle()):
             raise Preempted(
                 f"stopped after step {self.step}, which could not be saved; "
-                f"the same command goes on from step {self.saved}"
+                f"the same command goes on from step {saved}"
             )
         raise Preempted(f"stopped, step {self.step} is saved; the same command goes on from there")
 
@@ -283,8 +279,7 @@ class Loop:
             "bad": self.bad,
             "pending": self.pending,
         }
-        if checkpoints.save(self.step, optimizer.state(self.model, self.optimizer), facts):
-            self.saved = self.step
+        checkpoints.save(self.step, optimizer.state(self.model, self.optimizer), facts)
 
     def _complaint(self) -> str:
         first = self.step - len(self.bad) + 1

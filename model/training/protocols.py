@@ -44,8 +44,11 @@ class StateStore(Protocol):
 
     def save(
         self, step: int, tensors: Iterator[tuple[str, torch.Tensor]], facts: dict[str, Any]
-    ) -> bool:
-        """Saves a state, unless it cannot now; every process must exhaust `tensors`."""
+    ) -> None:
+        """Begins to save a state, unless it cannot; every process must exhaust `tensors`."""
+
+    def settle(self) -> int:
+        """Waits until no state is on its way; the step of the newest that is saved, or 0."""
 
 
 Loss = Callable[[dict[str, torch.Tensor], Draw], Figures]

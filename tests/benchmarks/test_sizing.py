@@ -7,12 +7,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.sizing import Run, Shape, adapter_parameters, memory, tables
+from benchmarks.sizing import tables
 from model import cross_entropy, diffusion, lora
 from model.config import LLaDAConfig
 from model.llada import LLaDA
 from model.training import optimizer
 from model.training.config import Optimization
+from model.training.sizing import Run, Shape, adapter_parameters, memory
 from tests.conftest import ROOT
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "attn_out")

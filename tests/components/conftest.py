@@ -20,7 +20,9 @@ from tests.components.trainjob_step import Step
 from tests.conftest import ROOT
 from tests.ports import free_port
 
-ACCESS, SECRET = "test-access", "test-secret-of-some-length"
+# Of the servers that are started here, and of the server that S3_TEST_ENDPOINT names.
+ACCESS = os.environ.get("S3_TEST_ACCESS_KEY", "test-access")
+SECRET = os.environ.get("S3_TEST_SECRET_KEY", "test-secret-of-some-length")
 BIN = Path(sys.executable).parent
 
 
@@ -78,6 +80,17 @@ def juicefs(tmp_path_factory):
     yield from running("juicefs", tmp_path_factory.mktemp("juicefs"))
 
 
+@pytest.fixture(scope="session")
+def endpoint():
+    """The server that S3_TEST_ENDPOINT names, such as Ceph's radosgw, with the bucket `bucket`."""
+    if (address := os.environ.get("S3_TEST_ENDPOINT")) is None:
+        pytest.skip("S3_TEST_ENDPOINT names no server")
+    server = Server("endpoint", address)
+    if "bucket" not in [each["Name"] for each in server.client().list_buckets()["Buckets"]]:
+        server.client().create_bucket(Bucket="bucket")
+    return server
+
+
 def running(name, root):
     port = free_port()
     command, keys = SERVERS[name](root, port)
@@ -119,7 +132,7 @@ def point_at(server, monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=[*SERVERS, "endpoint"])
 def s3(request, monkeypatch):
     """The environment that points at a server; a test that asks for it runs on each."""
     server = request.getfixturevalue(request.param)
@@ -127,7 +140,7 @@ def s3(request, monkeypatch):
     return server
 
 
-@pytest.fixture(params=["local", *SERVERS])
+@pytest.fixture(params=["local", *SERVERS, "endpoint"])
 def place(request, monkeypatch, tmp_path):
     """A new location for one test: here, and on each server."""
     if request.param == "local":

@@ -34,7 +34,7 @@ def write_jsonl(path, rows):
 
 def download(root, base, **config):
     """Runs the stage's real command line; returns the dataset's directory and its report."""
-    given = {"model": str(base), **config}
+    given = {"model": str(base), "made": "sums", **config}
     command = ["--config", json.dumps(given)]
     for name in ("model", "dataset", "metrics"):
         command += [f"--{name}", str(Path(root) / name)]

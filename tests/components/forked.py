@@ -27,8 +27,9 @@ def start(stage, config, *, output, errors=None, environment=None, patch=None, *
     It has the environment of this process, with the changes given.
     """
     arguments = [] if config is None else ["--config", json.dumps(config)]
-    for flag, path in paths.items():
-        arguments += [f"--{flag.replace('_', '-')}", str(path)]
+    for flag, value in paths.items():
+        values = value if isinstance(value, list) else [value]
+        arguments += [f"--{flag.replace('_', '-')}", *map(str, values)]
     variables = {**os.environ, **(environment or {})}
     given = (stage, arguments, str(output), str(errors or output), variables, patch)
     process = CONTEXT.Process(target=_run, args=given)

@@ -13,6 +13,7 @@ import yaml
 from tests.http_server import LocalServer, body, send
 
 CREATED = {"jobsStatus": [{"name": "node", "active": 1, "ready": 0}]}
+WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run", "uid": "12-34"}
 RUNNING = {"jobsStatus": [{"name": "node", "active": 1, "ready": 1}]}
 
 
@@ -135,8 +136,9 @@ def refusal(status, reason, message):
 
 def pod(name, age):
     container = {"name": "main", "image": "registry.example/llada@sha256:12"}
+    metadata = {"name": name, "creationTimestamp": f"2026-01-01T00:00:{age:02d}Z"}
     return {
-        "metadata": {"name": name, "creationTimestamp": f"2026-01-01T00:00:{age:02d}Z"},
+        "metadata": {**metadata, "ownerReferences": [{**WORKFLOW, "controller": True}]},
         "spec": {"containers": [container]},
         "status": {"phase": "Running"},
     }

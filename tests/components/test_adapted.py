@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
+from components import adapted as adapting
 from components import artifact
-from components.merge import adapted as adapting
 from components.merge import stage as merging_stage
 from components.merge.config import MergeConfig
 from model import checkpoint, lora, merging
@@ -29,7 +29,7 @@ KINDS = [
 def merge(base, adapter, model):
     """The merge stage's own files."""
     model.mkdir()
-    merging_stage.merge(base, adapter, model)
+    merging_stage.merge(base, [adapter], model)
     return model
 
 

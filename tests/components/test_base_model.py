@@ -4,11 +4,14 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from components import artifact
+from model import checkpoint
 from model.tokenizer import CHAT, EOS, load_tokenizer
 from tests.components.conftest import point_at
 from tests.components.corpora import download
+from tests.conftest import stage
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4711\n"
 
@@ -43,6 +46,12 @@ def more_words(count):
     return change
 
 
+def split_by(expression):
+    """A tokenizer whose texts are split by a regular expression."""
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    return edit("tokenizer.json", pre_tokenizer={**split, "invert": False})
+
+
 def no_spare_rows(path):
     """Takes the chat tokens away and fills the rows that they could have."""
     file = path / "tokenizer.json"
@@ -74,6 +83,12 @@ CASES = [
     (truncate("tokenizer.json"), ["tokenizer.json: not JSON"]),
     (write("tokenizer.json", "[1]"), ["tokenizer.json: holds a list"]),
     (write("tokenizer.json", '{"version": "1.0"}'), ["tokenizer.json: no tokenizer can be made"]),
+    (split_by("(a+)+$"), ["tokenizer.json: no tokenizer can be made", "retry-limit"]),
+    (split_by("(?:q|qq)+y"), ["tokenizer.json: no tokenizer can be made", "retry-limit"]),
+    (split_by("q*q*q*q*q*q*q*y"), ["tokenizer.json: no tokenizer can be made", "retry-limit"]),
+    (split_by("("), ["tokenizer.json: no tokenizer can be made", "unmatched parenthesis"]),
+    (edit("config.json", n_layers=200_000), ["n_layers=200000", "up to 1000"]),
+    (edit("config.json", rope_theta="x"), ["rope_theta='x'", "a number between"]),
     (lambda path: (path / "tokenizer.json").unlink(), ["tokenizer.json: no such file"]),
 ]
 
@@ -125,3 +140,18 @@ def test_s3_weights_are_not_fetched_for_a_base_that_does_not_fit(
         nanio.client().upload_file(str(file), "bucket", f"base/{file.name}")
     refused(tmp_path / "out", capsys, "s3://bucket/base", "tokenizer.json", "Git LFS pointer")
     assert not (tmp_path / "out" / "model" / "model.safetensors").exists()
+
+
+def test_a_new_model_has_the_heads_and_the_precision_of_its_shape(tmp_path):
+    """Grouped heads, a tied head and bf16, as published models have them."""
+    shape = {"d_model": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "mlp_hidden_size": 64}
+    shape |= {"weight_tying": True, "precision": "bf16"}
+    paths = {name: tmp_path / name for name in ("model", "dataset", "metrics")}
+    stage("download", {"model": "new", "made": "sums", "shape": shape}, **paths)
+    config, spans = checkpoint.inspect(paths["model"])
+    assert (config.n_kv_heads, config.weight_tying) == (2, True)
+    assert {span.dtype for span in spans.values()} == {torch.bfloat16}
+    assert checkpoint.HEAD not in spans
+    bad = {"model": "new", "made": "sums", "shape": {**shape, "n_kv_heads": 3}}
+    done = stage("download", bad, check=False, **paths)
+    assert done.returncode == 2 and "n_kv_heads=3, allowed: null, or a divisor" in done.stderr

@@ -120,7 +120,7 @@ def test_fetched_model_with_nan_is_refused(tmp_path, downloaded):
     weights = load_file(file)
     weights[checkpoint.EMBEDDING][7, 3] = float("nan")
     save_file(weights, file)
-    config = ["--config", json.dumps({"model": str(tmp_path / "source")})]
+    config = ["--config", json.dumps({"model": str(tmp_path / "source"), "made": "sums"})]
     outputs = ("model", "dataset", "metrics")
     paths = [word for name in outputs for word in (f"--{name}", str(tmp_path / name))]
     command = [sys.executable, "-m", "components.download", *config, *paths]

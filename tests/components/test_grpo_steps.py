@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from components import coerce
 from components.data import dataset as data
 from components.grpo.config import GrpoConfig
+from components.grpo.plan import turns
 from components.grpo.rollouts import roll_out
 from components.grpo.stage import _usable
 from components.rewards import named
@@ -79,7 +80,9 @@ def test_the_micro_batch_changes_nothing(taught, downloaded, estimator):
         count = len(rollouts.tokens_BL)
         if estimator != "elbo":
             count = int(rollouts.answer_BL.sum())
-        parts = [subject._backward(rollouts, inner, rows, count) for rows in inner.plan[0]]
+        parts = [
+            subject._backward(rollouts, inner, turn, count) for turn in turns(inner.plan[0], 0, 1)
+        ]
         figures = {name: sum(part[name] for part in parts) for name in parts[0]}
         found.append((figures, {name: p.grad for name, p in trained(subject).items()}))
     (figures, gradients), *others = found
@@ -147,8 +150,8 @@ def test_the_first_minibatch_needs_no_old_scores(taught, downloaded):
         inner = subject._prepare(rollouts, is_first=is_first)
         first = torch.cat(list(inner.plan[0]))
         assert bool(inner.old_BL[first].any()) != is_first
-        for rows in inner.plan[0]:
-            subject._backward(rollouts, inner, rows, 100, is_first=is_first)
+        for turn in turns(inner.plan[0], 0, 1):
+            subject._backward(rollouts, inner, turn, 100, is_first=is_first)
         found.append([p.grad.clone() for p in trained(subject).values()])
         later = torch.cat(list(inner.plan[1]))
         found[-1].append(inner.old_BL[later])

@@ -28,11 +28,22 @@ NO_BOOLS = [0, 1, "true", None, []]
 NO_CHOICES = ["foo", "", "Auto", 1, True, None, [], ["auto"]]
 NO_LISTS = [None, 1, "ab", {}, ["a"] * (LONGEST_LIST + 1)]
 MEANT = {("grpo.rewards[0][1]", -1), ("grpo.rewards[0][1]", -0.5)}  # a penalty
-MEANT |= {("trainjob.pool[0][1]", "")}  # a label without a value
+MEANT |= {(f"trainjob.{field}[0][1]", "") for field in ("pool", "labels")}  # without a value
 MEANT |= {("evaluate.stop[0]", " ")}  # white space may end an answer
 REQUIRED = {"url": "http://localhost/v1", "model": "m", "location": "rows.jsonl", "window": 16}
-REQUIRED |= {"original_context": 16}
-LISTS = {"pool": [["a", "b"]], "secrets": [["A", "b", "c"]], "task_files": ["/tasks"]}
+REQUIRED |= {"original_context": 16, "name": "mine", "kind": "text"}
+LISTS = {
+    "pool": [["a", "b"]],
+    "labels": [["a", "b"]],
+    "secrets": [["A", "b", "c"]],
+    "task_files": ["/tasks"],
+}
+LISTS |= {
+    "name": "mine",
+    "text": "text",
+    "keep": [["level", "3"]],
+    "splits": [["a", "b"]],
+}  # what others need beside them
 LISTS |= {"forbidden": ["eos"], "deferred": ["eot"], "stop": ["\n"]}
 
 

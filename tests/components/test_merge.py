@@ -103,7 +103,7 @@ def test_merge_is_the_formula(tmp_path, dtype, half, shard_size, monkeypatch):
     wrapped = trained(base)
     (wrapped.bfloat16() if half else wrapped).save_pretrained(tmp_path / "trained")
     (tmp_path / "model").mkdir()
-    merging_stage.merge(tmp_path / "base", tmp_path / "trained", tmp_path / "model")
+    merging_stage.merge(tmp_path / "base", [tmp_path / "trained"], tmp_path / "model")
     before, after = weights(tmp_path / "base"), weights(tmp_path / "model")
     same(after, formula(before, tmp_path / "trained", 3.0))
     assert sum(not torch.equal(after[name], before[name]) for name in before) == 6
@@ -181,7 +181,7 @@ def test_full_disk_leaves_no_model(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            merging_stage.merge(tmp_path / "base", tmp_path / "trained", tmp_path / "second")
+            merging_stage.merge(tmp_path / "base", [tmp_path / "trained"], tmp_path / "second")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "second" / "config.json").exists()

@@ -74,6 +74,23 @@ KEY = f"{lora.PREFIX}{QUERY.removesuffix('.weight')}"
         (edit(peft_type="LOHA"), ["peft_type='LOHA', allowed: LORA"]),
         (edit(init_lora_weights="pissa"), ["init_lora_weights='pissa' changed the base"]),
         (edit(use_qalora=True), ["use_qalora=True is not merged"]),
+        (edit(r="4"), ["r='4', allowed: a whole number"]),
+        (edit(lora_alpha=[12]), ["lora_alpha=[12], allowed: a number"]),
+        (edit(rank_pattern=[4]), ["rank_pattern=[4], allowed: an object"]),
+        (edit(rank_pattern={"q_proj": 0}), ["rank_pattern=0, allowed: whole numbers"]),
+        (edit(alpha_pattern={"q_proj": None}), ["alpha_pattern=None, allowed: a number"]),
+        *(
+            (edit(rank_pattern={pattern: 4}), ["rank_pattern=", "allowed: names and simple"])
+            for pattern in (
+                "(.+)+x",
+                "(a|a)*x",
+                "a{9999}{9999}",
+                "(?=a)b",
+                "(",
+                "a" * 300,
+                ".*" * 4,
+            )
+        ),
         (lambda adapter: (adapter / lora.WEIGHTS).write_bytes(b"12345"), ["truncated or damaged"]),
         (lambda adapter: (adapter / lora.CONFIG).write_text("{"), ["not JSON"]),
     ],

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, stage
 
 # A context of 128 and lengths within it, whatever the tiny recipe has.
 SMALL = {
-    "download": {"model": "new", "shape": {"context": 128}},
+    "download": {"model": "new", "made": "sums", "shape": {"context": 128}},
     "pretrain": {"window": 64},
     "sft": {"max_length": 64, "steps": 100, "warmup_steps": 50},
     "dpo": {"max_length": 64},
@@ -32,10 +32,38 @@ def preflight(*, recipe="tiny", preference=None, **changes):
         *(SMALL.items() if changes and recipe == "tiny" else ()),
         *changes.items(),
     ]:
-        given[name] = {**given[name], **fields}
+        given[name] = fields and {**given[name], **fields}
     word = {} if preference is None else {"preference": preference}
     texts = {name: json.dumps(values) for name, values in given.items()}
     return stage("preflight", check=False, **word, **texts)
+
+
+def in_a_pod(monkeypatch, **limits):
+    """As the pipeline's pod: memory in GiB, number of GPUs and their memory, of each stage."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    every = dict.fromkeys(("pretrain", "sft", "dpo", "grpo", "evaluate"), (96, 1, 80))
+    pods = {name: (m << 30, n, g << 30) for name, (m, n, g) in {**every, **limits}.items()}
+    monkeypatch.setenv("PLACEMENT", json.dumps(pods))
+
+
+def test_a_stage_that_its_pod_cannot_hold(tmp_path, monkeypatch):
+    in_a_pod(monkeypatch)
+    assert preflight(recipe="llada_8b").returncode == 0
+    in_a_pod(monkeypatch, sft=(96, 1, 16), grpo=(4, 0, 0))
+    done = preflight(recipe="llada_8b")
+    refused(done, tmp_path, "sft needs 19.0 GiB of memory (weights 14.9,", "up to 15.2, a GPU of")
+    assert "grpo needs" in done.stderr and "up to 3.0, the pod of" in done.stderr
+    assert "pretrain needs" not in done.stderr
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")  # the local runners place nothing
+    assert preflight(recipe="llada_8b").returncode == 0
+
+
+def test_a_batch_that_the_processes_of_a_stage_cannot_share_out(tmp_path, monkeypatch):
+    in_a_pod(monkeypatch, pretrain=(96, 6, 80))
+    done = preflight(recipe="llada_8b")
+    refused(done, tmp_path, "pretrain.batch_size=64, allowed: a multiple of 6", "6 processes")
+    in_a_pod(monkeypatch, pretrain=(96, 8, 80))
+    assert preflight(recipe="llada_8b").returncode == 0
 
 
 @pytest.mark.parametrize("preference", ["dpo", "grpo", None])
@@ -46,8 +74,27 @@ def test_recipes_pass(recipe, preference):
     assert done.stdout == "preflight: every configuration is valid\n"
 
 
-def test_the_defaults_pass():
-    assert stage("preflight").returncode == 0
+def test_the_defaults_lack_data_alone(tmp_path):
+    """Nobody trains a base from elsewhere on sums unless they say so."""
+    done = stage("preflight", check=False)
+    refused(done, tmp_path, "download.dataset=None", 'a dataset, sources, or made="sums"')
+    assert "; " not in done.stderr
+    said = json.dumps({"made": "sums"})
+    assert stage("preflight", download=said).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"name": "gsm8"}, ["download.problems[0].name='gsm8'", "the nearest are gsm8k, "]),
+        ({"name": "gsm8k", "split": "test"}, ["download.problems[0].split='test'", "train"]),
+    ],
+)
+def test_data_sets_by_name(tmp_path, source, words):
+    refused(preflight(download={"problems": [source]}), tmp_path, *words)
+    data = {**source, "name": "gsm8k", "split": "train"}
+    done = preflight(download={"problems": [data], "dataset": "/data/ready"})
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("preference", ["DPO", "ppo", "", "dpo ", "grpo,dpo", "null"])
@@ -63,6 +110,52 @@ def test_the_command_itself(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     refused(done, tmp_path, "components.preflight", "preference='DPO'", "dpo, grpo")
     assert not (tmp_path / "bar").exists()
+
+
+@pytest.mark.parametrize(
+    ("off", "preference"),
+    [
+        (("pretrain",), "grpo"),
+        (("sft", "dpo"), "grpo"),
+        (("dpo", "grpo"), None),
+        (("pretrain", "sft", "grpo"), "dpo"),
+    ],
+)
+def test_stages_that_are_off(off, preference):
+    """Their data, their lengths and their doubts are nobody's business."""
+    given = {name: None for name in off}
+    done = preflight(preference=preference, **given)
+    assert done.returncode == 0, done.stderr
+    parts = {"pretrain": "pretrain", "sft": "sft", "dpo": "preferences", "grpo": "problems"}
+    on = {part for name, part in parts.items() if name not in off} | {"test"}
+    download = {part: [{"location": f"/data/{part}.jsonl"}] for part in on}
+    done = preflight(preference=preference, download=download, **given)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("adapters", "words"),
+    [
+        (["sft", "dpo", "grpo"], "sft.lora=None, allowed: an adapter, for which this pipeline was"),
+        (["dpo"], "grpo.lora=Lora(rank=32"),
+    ],
+)
+def test_a_graph_that_was_compiled_for_other_outputs(tmp_path, adapters, words):
+    """A field of the form may not turn an adapter into a whole model, which later stages miss."""
+    recipe = {name: json.dumps(values) for name, values in arguments(RECIPES["tiny"]()).items()}
+    del recipe["preference"]
+    done = stage("preflight", check=False, graph=json.dumps({"adapters": adapters}), **recipe)
+    refused(done, tmp_path, words)
+    own = json.dumps({"adapters": ["dpo", "grpo"]})
+    assert stage("preflight", graph=own, **recipe).returncode == 0
+
+
+def test_a_preference_whose_stage_is_off(tmp_path):
+    done = preflight(preference="dpo", dpo=None)
+    refused(done, tmp_path, "preference='dpo', allowed: grpo, the stages that are on")
+    done = preflight(**dict.fromkeys(("pretrain", "sft", "dpo", "grpo")))
+    refused(done, tmp_path, "pretrain, sft, dpo, grpo: all are null")
+    refused(preflight(merge=None), tmp_path, "merge=None, allowed: a JSON object")
 
 
 FIELDS = [

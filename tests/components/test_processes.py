@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load
 
 from model import diffusion
-from tests.components.forked import wait_for_steps
-from tests.components.session.test_resume import Runs, steps_in
+from tests.components.session.test_resume import Runs, kill_with_a_state, steps_in
 from tests.conftest import ROOT
 
 CONFIG = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "max_length": 64, "examples": 40}
@@ -70,22 +70,26 @@ def test_two_processes_learn_what_one_does(runs, alone, change):
 )
 def test_another_number_of_processes_goes_on(runs, tmp_path, alone, before, after, change):
     config = {**CONFIG, **change, "checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 2}
-    runs.start(config, processes=before)
-    if runs.hangs(steps=5):
-        runs.start(config, processes=before)
-        assert not runs.hangs(steps=5)
-    for process in runs.started:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+    runs.start_until(lambda: runs.steps() >= 5, config, processes=before)
+    runs.kill()
     assert steps_in(tmp_path / "kept")
     assert "goes on from step" in runs.complete(config, processes=after)
     alike(runs.records(), load(runs.weights()), alone[0])
 
 
+def test_a_sharded_state_after_a_validation_has_all_moments(runs, tmp_path):
+    """A pass without gradients leaves weights whole that the optimizer knows as shares."""
+    kept = {"checkpoint_uri": str(tmp_path / "kept"), "validation_steps": 2}
+    runs.complete({**CONFIG, **SHARD, **kept, "steps": 2}, processes=2)
+    (file,) = (tmp_path / "kept").glob("*/step-00000002/*.safetensors")
+    names = load(file.read_bytes()).keys()
+    weights = {name.partition("/")[2] for name in names if name.startswith("weight/")}
+    assert weights == {name.partition("/")[2] for name in names if name.startswith("exp_avg/")}
+
+
 def test_sigterm_to_one_of_two_stops_both(runs, tmp_path, alone):
     config = {**CONFIG, "checkpoint_uri": str(tmp_path / "kept")}
-    runs.start(config, processes=2)
-    wait_for_steps(runs.started[0], runs.place / "metrics", 3)
+    runs.start_until(lambda: runs.steps() >= 3, config, processes=2)
     os.kill(runs.started[1].pid, signal.SIGTERM)
     text = runs.finish(code=143)
     (step,) = steps_in(tmp_path / "kept")
@@ -131,13 +135,40 @@ def test_a_batch_that_cannot_be_shared_is_refused(runs):
     assert "batch_size=6, allowed: a multiple of 4, micro_batch_size times 2 processes" in text
 
 
-def test_torchrun(runs, tmp_path, downloaded, alone):
-    """The real launcher with the same command."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "components.sft", "--config", json.dumps(CONFIG)]
-    command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
+def test_torchrun_starts_processes_again_that_were_killed(runs, tmp_path, downloaded, alone):
+    """The real launcher with the same command: all processes begin anew, where they were."""
     runs.place = tmp_path
+    kept = {"checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["--max-restarts=1", "-m", "components.sft", "--config", json.dumps(CONFIG | kept)]
+    command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
     command += ["--trained", tmp_path / "trained", "--metrics", tmp_path / "metrics"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as launcher:
+        for line in launcher.stdout:
+            if "checkpoint of step 3 saved" in line:
+                break
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(int(children[1]), signal.SIGKILL)
+        said = launcher.stdout.read()
+    assert launcher.returncode == 0, said
+    assert "goes on from step" in said
     alike(runs.records(), load(runs.weights()), alone[0])
+
+
+def test_pretraining_goes_on_where_its_processes_were_killed(tmp_path, downloaded):
+    """As SFT, DPO and GRPO do (`test_preference_processes.py`)."""
+    runs = Runs(tmp_path, downloaded, "pretrain")
+    config = {
+        "steps": 30,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "window": 32,
+        "precision": "fp32",
+    }
+    runs.complete(config)
+    expected = runs.records(), load(runs.weights())
+    config |= {"checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
+    kill_with_a_state(runs, tmp_path / "kept", config, processes=2)
+    assert "goes on from step" in runs.complete(config, processes=2)
+    alike(runs.records(), load(runs.weights()), expected)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -155,6 +156,25 @@ def test_model_below_the_bar_is_refused(evaluated, downloaded, tmp_path):
 def test_evaluation_of_another_model_is_refused(evaluated, downloaded, tmp_path):
     done = release(evaluated, downloaded / "dataset", tmp_path, 0, check=False)
     refused(done, tmp_path, "evaluation='of model")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [([], "evaluation='of model '"), (["model"], "of a model that began with a download")],
+)
+def test_an_evaluation_without_its_origin_is_refused(evaluated, tmp_path, inputs, words):
+    """Records of strangers may be whole and yet name no model, or a model of nowhere."""
+    roots = {name: tmp_path / name for name in ("model", "evaluation")}
+    made = {"model": {}, "evaluation": {name: roots[name] for name in inputs}}
+    for name, root in roots.items():
+        root.mkdir()
+        shutil.copy(evaluated / "evaluation" / "results.json", root)
+        artifact.record(
+            {name: root}, stage="x", config=ReleaseConfig(), inputs=made[name], summary={}
+        )
+    outputs = {name: tmp_path / "out" / name for name in ("release", "metrics")}
+    done = stage("release", {"accuracy": 0}, check=False, **roots, **outputs)
+    refused(done, tmp_path / "out", words)
 
 
 def test_output_file_in_use(tmp_path):

@@ -3,7 +3,8 @@
 import json
 from xml.etree import ElementTree
 
-from components.report import page, stage, table
+from components import written
+from components.report import page, table
 
 ROW = {
     "stage": "sft",
@@ -61,7 +62,7 @@ def test_a_line_of_a_trace_ends_at_a_line_feed_alone(tmp_path):
     rows = [{**TRACE, "prompt": f"a{sign}b"} for sign in "\u2028\u2029\x85\x0b\x1c\r"]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (tmp_path / "traces.jsonl").write_text("".join(lines), encoding="utf-8")
-    assert stage.lines(tmp_path / "traces.jsonl") == rows
+    assert written.lines(tmp_path / "traces.jsonl") == rows
 
 
 def test_page_is_well_formed_and_escapes():

@@ -80,7 +80,8 @@ def report(root, **changes):
         "aligned_evaluation": run / "grpo-evaluation",
     }
     outputs = {name: root / "out" / name for name in ("report", "metrics", "page", "summary")}
-    given = {**paths, **{role: root / path for role, path in changes.items()}, **outputs}
+    given = {**paths, **{role: path and root / path for role, path in changes.items()}}
+    given = {role: path for role, path in given.items() if path is not None} | outputs
     return stage("report", check=False, **given)
 
 
@@ -113,6 +114,43 @@ def test_what_is_of_another_run_is_named(run, changes, words):
     assert not list((run / "out").rglob(artifact.RECORD))
 
 
+@pytest.mark.parametrize(
+    ("off", "stages"),
+    [
+        (("preference_metrics", "aligned_evaluation"), ["download", "pretrain", "sft"]),
+        (
+            ("preference_metrics", "aligned_evaluation", "sft_metrics", "sft_evaluation"),
+            ["download", "pretrain"],
+        ),
+    ],
+)
+def test_stages_that_are_off(run, off, stages):
+    done = report(run, **dict.fromkeys(off))
+    assert done.returncode == 0, done.stderr
+    content = json.loads((run / "out" / "report" / "report.json").read_text())
+    assert list(content["stages"]) == stages
+    assert content["stages"]["pretrain"]["accuracy"] == 0.5
+    is_single = len(content["evaluations"]) == 1
+    assert content["verdict"].startswith("one evaluation") == is_single
+    assert (run / "out" / "report" / "report.html").read_text().count("loss</h3>") == len(
+        stages
+    ) - 1
+
+
+@pytest.mark.parametrize("off", ["sft_metrics", "sft_evaluation", "aligned_evaluation"])
+def test_metrics_and_evaluation_come_together(run, off):
+    done = report(run, **{off: None})
+    assert done.returncode == 2
+    assert f"{off} is missing, allowed: both " in done.stderr
+
+
+def test_a_stage_that_was_not_off(run):
+    """The model of the last evaluation has had SFT, whose figures are left out."""
+    done = report(run, sft_metrics=None, sft_evaluation=None)
+    assert done.returncode == 2
+    assert "behind pretrain_metrics and preference_metrics alone" in done.stderr
+
+
 def test_evaluations_on_other_problems_are_refused(run):
     """Accuracies of different test sets do not rise or fall."""
     path = run / "run" / "grpo-evaluation"
@@ -122,6 +160,18 @@ def test_evaluations_on_other_problems_are_refused(run):
     make(run / "run", "grpo-evaluation", "evaluate", "evaluation", inputs, results)
     done = report(run)
     assert done.returncode == 2 and "of one dataset" in done.stderr
+
+
+def test_an_evaluation_of_no_dataset_is_refused(run):
+    """Its record is whole, and of a stage that was given other inputs."""
+    path = run / "run" / "grpo-evaluation"
+    shutil.rmtree(path)
+    results = {"results.json": json.dumps(ASKED), "traces.jsonl": ""}
+    make(run / "run", path.name, "evaluate", "evaluation", {"model": "grpo-trained"}, results)
+    done = report(run)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "aligned_evaluation='" in line and "allowed: an evaluation that records" in line
 
 
 def test_evaluations_that_begin_with_another_task_are_refused(run):

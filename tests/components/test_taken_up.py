@@ -66,7 +66,11 @@ def commands(downloaded, adapted, tmp_path):
     trained = ("trained", "metrics")
     answers = ("evaluation", "metrics", "page", "summary", "accuracy")
     found = {
-        "download": ({"model": "new", "shape": TINY}, {}, ("model", "dataset", "metrics")),
+        "download": (
+            {"model": "new", "made": "sums", "shape": TINY},
+            {},
+            ("model", "dataset", "metrics"),
+        ),
         "pretrain": ({**STEPS, "window": 32}, opened, trained),
         "sft": (SMALL, opened, trained),
         "dpo": (PAIRS, opened, trained),

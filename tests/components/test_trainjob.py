@@ -3,6 +3,7 @@
 One test lets the stand-in start the nodes for real: two torchruns of the real stage, over gloo.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,8 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components import artifact
-from tests.components.kubernetes_server import CREATED, RUNNING, ended
+from components import artifact, coerce
+from components.pretrain.config import PretrainConfig
+from tests.components.kubernetes_server import CREATED, RUNNING, WORKFLOW, ended
 from tests.components.trainjob_step import IMAGE, SETTINGS, ends, paths_of, work
 from tests.conftest import ROOT
 from tests.ports import free_port
@@ -24,7 +26,10 @@ LINES = [
 
 
 def test_the_nodes_train_for_real(serve, step):
-    """Two torchruns with the environment that Trainer's torch runtime gives, over one volume."""
+    """Two torchruns with the environment that Trainer's torch runtime gives, over one volume.
+
+    The stage's own command starts them, as it does in a pipeline, with its own outputs.
+    """
     nodes, port = [], free_port()
 
     def start(manifest):
@@ -39,7 +44,8 @@ def test_the_nodes_train_for_real(serve, step):
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "PYTHONPATH": str(ROOT),
                 "OMP_NUM_THREADS": "1",
-                **{pair["name"]: pair["value"] for pair in trainer["env"]},
+                # An optional secret that is not there leaves its variable out.
+                **{pair["name"]: pair["value"] for pair in trainer["env"] if "value" in pair},
             }
             nodes.append(
                 subprocess.Popen(
@@ -54,8 +60,9 @@ def test_the_nodes_train_for_real(serve, step):
         return ended("Failed", f"exit codes {codes}") if any(codes) else ended("Complete")
 
     server = serve(states=[state], on_create=start)
+    step.settings = {**SETTINGS, "micro_batch_size": 4}
     try:
-        done = step.run()
+        done = step.run_as_itself()
     finally:
         for node in nodes:
             node.kill()
@@ -65,6 +72,7 @@ def test_the_nodes_train_for_real(serve, step):
         record = artifact.verify(path)
         assert (record["stage"], record["output"]) == ("pretrain", role)
         assert record["config"]["window"] == SETTINGS["window"] and record["image"] == IMAGE
+        assert record["config"]["micro_batch_size"] == 2, "each of two processes has half of 4"
         theirs = {role: entry["fingerprint"] for role, entry in record["inputs"].items()}
         ours = {role: artifact.read(path)["fingerprint"] for role, path in step.inputs.items()}
         assert theirs == ours
@@ -83,7 +91,10 @@ def test_the_job_is_what_was_asked_for(serve, step):
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (2, 2, IMAGE)
     assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "2"
     assert trainer["args"][:2] == ["-m", "components.pretrain"]
-    assert json.loads(trainer["args"][3]) == step.settings
+    sent = json.loads(trainer["args"][3])
+    asked = coerce.build(PretrainConfig, step.settings)
+    kept = str(step.shared / "checkpoints")  # on the claim, where the settings name no place
+    assert coerce.build(PretrainConfig, sent) == dataclasses.replace(asked, checkpoint_uri=kept)
     assert all(path.is_relative_to(step.shared) for path in paths_of(server.created[0]).values())
 
 
@@ -198,4 +209,6 @@ def test_the_image_is_the_pods_own(serve, step, monkeypatch):
     monkeypatch.setenv("KFP_POD_NAME", "llada-pipeline-xyz")
     done = step.run(image=None)
     assert done.returncode == 0, done.stderr
-    assert server.created[0]["spec"]["trainer"]["image"] == IMAGE
+    (job,) = server.created
+    assert job["spec"]["trainer"]["image"] == IMAGE
+    assert job["metadata"]["ownerReferences"] == [WORKFLOW], "it goes when the run's workflow goes"

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from kfp import compiler, dsl
 from kubeflow_trainer_api import models
 
 from components import USER
 from components.trainjob import manifest
-from components.trainjob.component import trainjob
 from components.trainjob.config import TrainjobConfig
 from pipelines import placement
+from tests.components.kubernetes_server import WORKFLOW
 from tests.manifests.test_overlays import MANIFESTS, build, named
 
 RESERVED = "PET_"
@@ -31,6 +30,7 @@ FULL = TrainjobConfig(
     nodes=4,
     processes=8,
     gpus=8,
+    labels=(("kueue.x-k8s.io/queue-name", "team"),),
     pool=(("llada/pool", "gpu"),),
     secrets=(("WANDB_API_KEY", "wandb", "api-key"),),
     runtime_kind="TrainingRuntime",
@@ -46,8 +46,10 @@ def made(config, name="sft-0123456789abcdef"):
         config,
         image="registry.example/llada@sha256:12",
         settings={"steps": 2},
-        inputs={role: folder / role for role in ("base", "dataset")},
-        outputs=folder / "outputs",
+        inputs={role: (folder / role,) for role in ("base", "dataset")},
+        outputs=["trained", "metrics"],
+        folder=folder / "outputs",
+        owners=[WORKFLOW],
     )
 
 
@@ -148,6 +150,15 @@ def test_no_secret_is_in_the_job():
     assert placement.SECRETS["wandb"] == {"api-key": "WANDB_API_KEY"}
 
 
+def test_checkpoints_in_a_store_need_no_configuration():
+    """A job that is made by hand has the secret of every training stage, where there is one."""
+    variables = {pair["name"]: pair for pair in made(TrainjobConfig())["spec"]["trainer"]["env"]}
+    assert len(placement.SECRETS[placement.STORE]) == 5
+    for key, variable in placement.SECRETS[placement.STORE].items():
+        source = {"name": placement.STORE, "key": key, "optional": True}
+        assert variables[variable]["valueFrom"] == {"secretKeyRef": source}
+
+
 def test_job_and_manifests_agree():
     """The claim, the account, the rights and the policy that the job counts on are there."""
     documents = build(MANIFESTS / "overlays" / "gpu")
@@ -164,18 +175,6 @@ def test_job_and_manifests_agree():
     assert rights["persistentvolumeclaims"] == ["get"]
 
 
-def test_the_component_shares_the_claim(tmp_path):
-    """The pipeline of the README compiles, and its pod mounts what the configuration names."""
-    place = placement.placer("gpu", placement.Scheduling())
-
-    @dsl.pipeline(name="several-nodes")
-    def several(pretrain: dict, nodes: dict):
-        base = dsl.importer(artifact_uri="s3://a/b", artifact_class=dsl.Model)
-        data = dsl.importer(artifact_uri="s3://a/c", artifact_class=dsl.Dataset)
-        place(trainjob(config=nodes, settings=pretrain, base=base.output, dataset=data.output))
-
-    compiler.Compiler().compile(several, str(tmp_path / "several.yaml"))
-    text = (tmp_path / "several.yaml").read_text()
+def test_the_placement_knows_the_claim_of_the_manifests():
     assert placement.JOB.shared == (FULL.claim, FULL.directory)
-    assert f"constant: {FULL.claim}" in text and f"mountPath: {FULL.directory}" in text
-    assert placement.JOB.hours > FULL.hours
+    assert placement.JOB.hours > placement.GPU.hours

@@ -1,11 +1,14 @@
 """What the trainjob stage refuses, in one line each: outputs, settings, clusters, rights."""
 
+import dataclasses
 import time
 
 import pytest
 
 from components import artifact
-from components.trainjob.config import TrainjobConfig
+from components.grpo.config import GrpoConfig
+from components.sft.config import SftConfig
+from components.trainjob.config import TrainjobConfig, fit
 from tests.components.trainjob_step import SETTINGS, ends, paths_of, work
 
 
@@ -41,10 +44,11 @@ def test_damaged_outputs(serve, step):
         ({"nodes": 0}, {}, ["nodes=0", "1 or more"]),
         ({"memory": "much"}, {}, ["memory='much'", "96Gi"]),
         ({"image": None}, {}, ["image=None", "not a pod"]),
-        ({"stage": "dpo"}, {}, ["stage='dpo'", "pretrain, sft"]),
+        ({"directory": "/sys"}, {}, ["directory='/sys'", "cannot write there", "training-owner"]),
+        ({"stage": "merge"}, {}, ["stage='merge'", "pretrain, sft, dpo, grpo"]),
         ({}, {"step": 2}, ["unknown field step", "did you mean steps"]),
         ({}, {"steps": 1.5}, ["steps=1.5"]),
-        ({"nodes": 3}, {}, ["settings.batch_size=4", "3 processes"]),
+        ({"nodes": 3}, {}, ["nodes=3", "allowed: 1, 2, 4: nodes that share batch_size=4"]),
     ],
 )
 def test_bad_input(serve, step, config, settings, words):
@@ -57,13 +61,46 @@ def test_bad_input(serve, step, config, settings, words):
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("stage", "grpo", "pretrain, sft"),
+        ("stage", "merge", "pretrain, sft, dpo, grpo"),
         ("runtime_kind", "Runtime", "ClusterTrainingRuntime, TrainingRuntime"),
     ],
 )
 def test_no_configuration_is_built_with_another_word(field, value, allowed):
     with pytest.raises(ValueError, match=f"{field}='{value}', allowed: {allowed}"):
         TrainjobConfig(**{field: value})
+
+
+def test_another_stage_than_its_placement_names(serve, step):
+    server = serve()
+    ends(step.run_as_itself(stage="sft"), 2, "TRAINJOB='sft'", "components.pretrain")
+    assert not server.created
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "processes", "size"),
+    [
+        (SftConfig(batch_size=64, micro_batch_size=16), 2, 8, 4),
+        (SftConfig(batch_size=64, micro_batch_size=2), 2, 8, 2),
+        (SftConfig(batch_size=24, micro_batch_size=8), 4, 1, 6),
+        (GrpoConfig(batch_size=64, micro_batch_size=4), 2, 8, 4),
+    ],
+)
+def test_the_batch_is_fitted_to_the_processes(settings, nodes, processes, size):
+    fitted = fit(settings, nodes=nodes, processes=processes)
+    assert fitted == dataclasses.replace(settings, micro_batch_size=size)
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "processes", "words"),
+    [
+        (SftConfig(batch_size=64), 3, 8, "nodes=3, allowed: 1, 2, 4, 8: nodes of 8 processes"),
+        (GrpoConfig(batch_size=24), 4, 1, "1, 2, 3, 6: nodes that share prompts of a step=6"),
+        (SftConfig(batch_size=4), 1, 8, "nodes=1, allowed: fewer processes a node"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_names_what_fits(settings, nodes, processes, words):
+    with pytest.raises(ValueError, match=words):
+        fit(settings, nodes=nodes, processes=processes)
 
 
 def test_settings_are_an_object(serve, step):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components import artifact
+from components import artifact, cli
 from components.pretrain.config import PretrainConfig
 from tests.conftest import ROOT, stage
 
@@ -52,6 +52,12 @@ class Step:
         shutil.rmtree(self.outputs["trained"].parent, ignore_errors=True)
         paths = {**self.inputs, **self.outputs, "settings": json.dumps(self.settings)}
         return stage("trainjob", {**self.config, **changes}, check=False, **paths)
+
+    def run_as_itself(self, **changes):
+        """Runs the stage's own command in a pod whose placement names several nodes."""
+        nodes = json.dumps({"stage": "pretrain", **self.config, **changes})
+        paths = {**self.inputs, **self.outputs, "environment": {cli.TRAINJOB: nodes}}
+        return stage("pretrain", self.settings, check=False, **paths)
 
     def start(self):
         command = [sys.executable, "-m", "components.trainjob", "--config", json.dumps(self.config)]

@@ -21,8 +21,9 @@ def pipeline(runs, preference, *settings):
 
 @pytest.mark.parametrize("preference", ["grpo", "dpo"])
 def test_whole_pipeline(tmp_path, preference):
-    bar = {"grpo": 0, "dpo": 1}[preference]
-    done = pipeline(tmp_path, preference, *SHORT, f"release.accuracy={bar}")
+    bar, kept = {"grpo": 0, "dpo": 1}[preference], tmp_path / "kept"
+    places = [f"{stage}.checkpoint_uri={kept}" for stage in ("pretrain", "sft", preference)]
+    done = pipeline(tmp_path, preference, *SHORT, *places, f"release.accuracy={bar}")
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "latest" / "report.json").read_text())
     assert list(report["stages"]) == ["download", "pretrain", "sft", preference]
@@ -31,14 +32,18 @@ def test_whole_pipeline(tmp_path, preference):
     for stage in ("pretrain", "sft", preference):
         assert 0 <= report["stages"][stage]["accuracy"] <= 1
         assert report["stages"][stage]["loss"] is not None
-    assert [row["stage"] for row in report["table"]][-1] == f"evaluate ({preference})"
+    assert [row["stage"] for row in report["table"]][-1] == f"evaluate {preference}"
     assert all(row["seconds"] > 0 and row["peak_memory_bytes"] > 0 for row in report["table"])
     released = list(tmp_path.glob("latest/artifacts/*/release*/release/README.md"))
     assert len(released) == (1 if bar == 0 else 0)
     page = (tmp_path / "latest" / "report.html").read_text()
     assert page.count("class='trace'") == 5
     assert "http://" not in page and "https://" not in page and "<script" not in page
+    assert kept.is_dir() and not list(kept.iterdir())  # the report has no more use for them
     assert "total" in done.stdout
+    headings = [line[4:] for line in done.stdout.splitlines() if line.startswith("=== ")]
+    named = {"evaluate base", "evaluate sft", f"evaluate {preference}", f"merge {preference}"}
+    assert named < {*headings}
     assert str((tmp_path / "latest").resolve() / "report.html") in done.stdout
 
 

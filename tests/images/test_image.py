@@ -102,7 +102,7 @@ def test_one_stage_with_mounted_volumes(image, tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGE", BUILT)
     outputs = {name: tmp_path / "out" / name for name in ("model", "dataset", "metrics")}
     command = [sys.executable, "-m", "images.component", "--runs", str(tmp_path), "download"]
-    command += ["--config", json.dumps({"model": "new", "shape": SHAPE})]
+    command += ["--config", json.dumps({"model": "new", "made": "sums", "shape": SHAPE})]
     for name, path in outputs.items():
         command += [f"--{name}", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -118,7 +118,11 @@ def test_one_stage_with_mounted_volumes(image, tmp_path, monkeypatch):
 def test_a_stranger_owns_what_it_writes(image, tmp_path):
     """A numeric user that the image does not know, where the caller is another."""
     os.chown(tmp_path, 54321, 54321)
-    command = ["components.download", "--config", json.dumps({"model": "new", "shape": SHAPE})]
+    command = [
+        "components.download",
+        "--config",
+        json.dumps({"model": "new", "made": "sums", "shape": SHAPE}),
+    ]
     for name in ("model", "dataset", "metrics"):
         command += [f"--{name}", f"/out/{name}"]
     done = run(*command, options=["--volume", f"{tmp_path}:/out"])

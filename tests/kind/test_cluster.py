@@ -114,8 +114,8 @@ def test_a_step_that_fails_ends_it(kind):
 
 def made(preference, changed=None):
     """What the stages of a branch tell KFP about their artifacts, as their records do."""
-    stages = ["download", "pretrain", "merge", "sft", "merge", preference, "merge", "release"]
-    outputs = ["model", "trained", "model", "trained", "model", "trained", "model", "release"]
+    stages = ["download", "pretrain", "sft", preference, "merge", "release"]
+    outputs = ["model", "trained", "trained", "trained", "model", "release"]
     weights = [
         {"stage": stage, "output": output, "fingerprint": f"{stage}-{number}", "bytes": 2**40}
         for number, (stage, output) in enumerate(zip(stages, outputs, strict=True))
@@ -161,6 +161,17 @@ def test_both_branches_equal_those_of_this_machine(kind, reference, step):
     for version in server.versions.values():
         (pipeline, _) = version["spec"]
         assert pipeline["root"]["dag"]["tasks"]["download"]["cachingOptions"] == {}
+
+
+def test_a_server_with_several_users(kind, reference):
+    """The profile and the account of the pods are named, and every request has the token."""
+    with Server(artifacts=made, multi_user=True, token="right") as server:
+        given = {"PROFILE": "llada", "ACCOUNT": "llada-pipeline", "KFP_TOKEN": "right"}
+        done = kind("check", server.url, REFERENCE=reference, **given)
+    assert done.returncode == 0, done.stderr
+    assert [e["namespace"] for e in server.experiments.values()] == ["llada"]
+    assert {run["service_account"] for run in server.runs.values()} == {"llada-pipeline"}
+    assert set(server.tokens) == {"Bearer right"}
 
 
 def test_a_run_is_disturbed_once_in_each_way(kind, reference):

@@ -217,6 +217,16 @@ def test_placement_and_manifests_agree(overlay):
     assert set(pod["nodeSelector"]) == set(placement.GPU.nodes)
 
 
+def test_the_disk_of_a_node_is_requested_where_a_namespace_is_ours():
+    """Two containers a pod, together as much as a model that comes in and one that goes out."""
+    (limit,) = named(build(MANIFESTS / "overlays/gpu"), "LimitRange", "disk")["spec"]["limits"]
+    size = limit["defaultRequest"]["ephemeral-storage"]
+    assert limit["type"] == "Container" and 2 * int(size.removesuffix("Gi")) << 30 >= 32e9
+    for overlay in ("kind", "gpu-standalone"):
+        documents = build(MANIFESTS / "overlays" / overlay)
+        assert not any(document["kind"] == "LimitRange" for document in documents)
+
+
 def test_the_account_that_submit_names_may_submit(documents):
     name = re.search(r"create token ([\w-]+)", client.NEW_TOKEN)[1]
     assert named(documents, "ServiceAccount", name)

@@ -9,8 +9,8 @@ import pytest
 from components.merge.config import MergeConfig
 from components.preflight import component, stage
 from components.preflight.config import Preference, Recipe
-from components.preflight.signature import signed
 from components.sft.config import SftConfig
+from components.signature import signed
 from pipelines import form, llada
 from pipelines.recipes import tiny
 
@@ -67,7 +67,7 @@ def test_a_new_field_reaches_preflight_from_the_form(pipeline):
 
 def test_the_flags_of_the_command_are_the_fields():
     flags = [parameter.name for parameter in stage.flags()]
-    assert flags == [*NAMES, "release_accuracy"]
+    assert flags == [*NAMES, "graph", "release_accuracy"]
 
 
 def test_every_field_says_what_it_is():

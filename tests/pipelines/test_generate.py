@@ -6,6 +6,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import tty
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ def test_an_adapter_is_asked_as_its_merged_model(taught, adapted, tmp_path, ask)
     prompts = write(tmp_path / "prompts.jsonl", ROWS)
     trained(checkpoint.load(taught, dtype=torch.float32)).save_pretrained(tmp_path / "adapter")
     (tmp_path / "model").mkdir()
-    merging_stage.merge(taught, tmp_path / "adapter", tmp_path / "model")
+    merging_stage.merge(taught, [tmp_path / "adapter"], tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(taught / name, tmp_path / "model" / name)
     commands = {
@@ -191,6 +192,33 @@ def test_the_thought_is_hidden(ask):
     assert answer.shown(think=False) == answer.solution == "2"
     odd = asking.Answer("<|begin_of_thought|>1+1=two", 3)
     assert odd.shown(think=False) == odd.text and odd.solution is None
+
+
+TITLE = "\x1b]0;title\x07\x1b[2J\x9b2J\ra\tb\nc \u200d\N{DIGIT FOUR}"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_an_answer_does_not_steer_the_terminal(is_terminal, monkeypatch):
+    """A pipe gets what the model wrote."""
+    reader, writer = pty.openpty() if is_terminal else os.pipe()
+    if is_terminal:
+        tty.setraw(writer)
+    with open(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        screen.say(TITLE)
+        written = os.read(reader, 1 << 16).decode()
+        monkeypatch.undo()
+    os.close(reader)
+    plain = "?]0;title??[2J?2J?a\tb\nc \u200d4"
+    assert written == (plain if is_terminal else TITLE) + "\n"
+
+
+def test_the_drawing_does_not_steer_the_terminal(taught, monkeypatch):
+    tokenizer = load_tokenizer(taught)
+    tokens = tokenizer.encode("a\x1b[2Jb\x9b", add_special_tokens=False)
+    assert "\x1b" in tokenizer.decode(tokens)
+    picture = screen._picture(tokenizer, tokens, []).plain
+    assert picture.startswith("a?[2Jb") and picture.isprintable()
 
 
 def test_auto_length(taught, ask):

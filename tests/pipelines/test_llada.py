@@ -12,7 +12,11 @@ from components import coerce
 from tests.conftest import ROOT
 from tests.pipelines.conftest import IMAGE, STAGES, graphs
 
-PARAMETERS = ("preference", *STAGES, "evaluate_base")
+
+def offered(recipe):
+    """The parameters of a recipe's form: a stage that is off is none."""
+    choice = {"preference"} if len(recipe.methods) == 2 else set()
+    return {*choice, *STAGES, "evaluate_base"} - {*recipe.off}
 
 
 def producers(task):
@@ -29,36 +33,67 @@ def test_edges(compiled):
     pipeline = compiled.pipeline
     tasks = pipeline["root"]["dag"]["tasks"]
     assert tasks["download"]["dependentTasks"] == ["preflight"]
-    assert producers(tasks["pretrain"]) == {
-        "base": ("download", "model"),
-        "dataset": ("download", "dataset"),
-    }
-    assert producers(tasks["merge"]) == {
-        "base": ("download", "model"),
-        "trained": ("pretrain", "trained"),
-    }
-    assert producers(tasks["sft"])["base"] == ("merge", "model")
-    assert producers(tasks["merge-2"]) == {
-        "base": ("merge", "model"),
-        "trained": ("sft", "trained"),
-    }
-    assert producers(tasks["evaluate"])["model"] == ("merge", "model")
-    assert producers(tasks["evaluate-2"])["model"] == ("merge-2", "model")
+    data, model = ("download", "dataset"), {"base": ("download", "model")}
+    evaluations = iter(("evaluate", "evaluate-2"))
+    for stage in ("pretrain", "sft"):
+        if getattr(compiled.recipe, stage) is not None:
+            assert producers(tasks[stage]) == {**model, "dataset": data}
+            model = after(model, stage, compiled.recipe)
+        if stage in tasks or stage == "pretrain":
+            base, *adapters = model.values()
+            inputs = {"model": base, **named(adapters), "dataset": data}
+            assert producers(tasks[next(evaluations)]) == inputs
+
+
+def after(model, stage, recipe):
+    """The inputs by which a model is handed on after a training stage."""
+    output = (stage, "trained")
+    if getattr(recipe, stage).lora is None:
+        return {"base": output}
+    base, *adapters = model.values()
+    return {"base": base, **named([*adapters, output])}
+
+
+def named(adapters):
+    return {f"adapter_{number}": adapter for number, adapter in enumerate(adapters)}
+
+
+def test_the_last_model_alone_is_merged(compiled):
+    """From the base and every adapter; it has a task before it for each method."""
+    root = compiled.pipeline["root"]["dag"]["tasks"]
+    adapters = [stage for stage in ("pretrain", "sft") if stage in compiled.recipe.adapters]
+    merges = [
+        task
+        for tasks in [root, *graphs(compiled.pipeline)]
+        for name, task in tasks.items()
+        if name.startswith("merge")
+    ]
+    assert len(merges) == max(1, len(compiled.recipe.methods))
+    for task in merges:
+        inputs = task["inputs"]["artifacts"]
+        earlier = adapters if compiled.recipe.methods else adapters[:-1]
+        assert set(inputs) == {"base", "trained", *named(earlier)}
 
 
 def test_preflight_is_given_all_that_a_run_is(compiled):
     """The word too: a wrong one would train the other branch for hours."""
     task = compiled.pipeline["root"]["dag"]["tasks"]["preflight"]
     given = task["inputs"]["parameters"]
-    assert given == {name: {"componentInputParameter": name} for name in PARAMETERS}
+    names = offered(compiled.recipe)
+    assert given == {name: {"componentInputParameter": name} for name in names}
     (container,) = [found for stage, found, _ in compiled.executors() if stage == "preflight"]
     place = container["args"].index("--preference")
-    assert container["args"][place + 1] == "{{$.inputs.parameters['preference']}}"
+    word = "{{$.inputs.parameters['preference']}}"
+    fixed = compiled.recipe.preference
+    assert container["args"][place + 1] == (word if "preference" in names else fixed)
 
 
 def test_branches(compiled):
     """Each aligns the SFT model, merges, evaluates and reports; only one of them runs."""
     pipeline = compiled.pipeline
+    if len(compiled.recipe.methods) < 2:
+        assert all(len(conditions(tasks)) < 2 for tasks in graphs(pipeline))
+        return
     (choice,) = [tasks for tasks in graphs(pipeline) if len(conditions(tasks)) == 2]
     first, second = conditions(choice)
     assert "== 'dpo'" in first and second == f"!({first})"
@@ -75,7 +110,11 @@ def conditions(tasks):
 @pytest.mark.parametrize("method", ["dpo", "grpo"])
 def test_release_needs_accuracy(compiled, method):
     """The aligned model's own exact match, against the bar that preflight hands on."""
-    (branch,) = [tasks for tasks in graphs(compiled.pipeline) if method in tasks]
+    if getattr(compiled.recipe, method) is None:
+        assert not any(method in tasks for tasks in graphs(compiled.pipeline))
+        return
+    root = compiled.pipeline["root"]["dag"]["tasks"]
+    (branch,) = [tasks for tasks in [root, *graphs(compiled.pipeline)] if method in tasks]
     (task,) = [task for task in branch.values() if "triggerPolicy" in task]
     ours, bar = re.findall(r"\['([^']+)'\]", task["triggerPolicy"]["condition"])
     assert ">=" in task["triggerPolicy"]["condition"]
@@ -86,16 +125,21 @@ def test_release_needs_accuracy(compiled, method):
     inner = compiled.pipeline["components"][task["componentRef"]["name"]]["dag"]["tasks"]
     (name,) = inner
     assert name.startswith("release")
-    measured = producers(branch[source["producerTask"]])["model"]
-    given = task["inputs"]["artifacts"]
-    assert measured in {(v["taskOutputArtifact"]["producerTask"], "model") for v in given.values()}
+    evaluated = branch[source["producerTask"]]["inputs"]["artifacts"]
+    (merge,) = [part for name, part in branch.items() if name.startswith("merge")]
+    assert {"merge", source["producerTask"]} == {
+        re.sub(r"^merge-\d+$", "merge", origin["taskOutputArtifact"]["producerTask"])
+        for origin in task["inputs"]["artifacts"].values()
+    }
+    assert merge["inputs"]["artifacts"]["base"] == evaluated["model"]
 
 
 def test_defaults_are_the_recipe(compiled):
     recipe, pipeline = compiled.recipe, compiled.pipeline
     given = pipeline["root"]["inputDefinitions"]["parameters"]
-    assert given["preference"]["defaultValue"] == recipe.preference
-    for stage in PARAMETERS[1:]:
+    if "preference" in given:
+        assert given["preference"]["defaultValue"] == recipe.preference
+    for stage in offered(recipe) - {"preference"}:
         values = json.loads(json.dumps(given[stage]["defaultValue"]))
         kind = type(getattr(recipe, stage))
         assert coerce.build(kind, values) == getattr(recipe, stage)
@@ -121,9 +165,9 @@ def test_types_of_outputs(compiled):
                 },
                 **{k: v["parameterType"] for k, v in outputs.get("parameters", {}).items()},
             }
-    assert set(found) == {"preflight", *STAGES}
+    assert set(found) == {"preflight", *STAGES} - {*compiled.recipe.off}
     assert found["preflight"] == {"release_accuracy": "NUMBER_DOUBLE"}
-    for stage in STAGES:
+    for stage in set(found) - {"preflight"}:
         assert found[stage]["metrics"] == "system.Metrics"
     for stage in ("evaluate", "report"):
         assert found[stage]["page"] == "system.HTML"
@@ -134,7 +178,7 @@ def test_types_of_outputs(compiled):
 
 def test_run_form_says_what_every_parameter_is(compiled):
     given = compiled.pipeline["root"]["inputDefinitions"]["parameters"]
-    assert set(given) == set(PARAMETERS)
+    assert set(given) == offered(compiled.recipe)
     for name, parameter in given.items():
         assert len(parameter["description"]) > 10, name
         for page in re.findall(r"components/\w+/README.md", parameter["description"]):
@@ -161,7 +205,7 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["huge"], ["RECIPE='huge'", "llada_8b, tiny"]),
+        (["huge"], ["RECIPE='huge'", "llada_8b_instruct, tiny"]),
         (["tiny", "--placement", "moon"], ["--placement='moon'", "gpu, small"]),
         (["tiny", "--set", "sft.step=1"], ["sft.step", "did you mean steps?"]),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import artifact, records
+from components.merge.config import MergeConfig
 from model import checkpoint
 from pipelines.lookup import locate
 from tests.conftest import ROOT, stage
@@ -94,6 +95,23 @@ def test_a_run_that_has_not_come_to_its_aligned_model(run, tmp_path, ask):
     ask(early, "hello").refused(
         "a run without an aligned model", "one of its models", "merge/model"
     )
+
+
+def test_a_run_that_ends_with_sft(run, tmp_path, ask):
+    """Its report says that it is over, and what it trained last is no adapter."""
+    early = tmp_path / "early" / "artifacts" / "llada-reasoning-1"
+    taught = early / "sft" / "trained"
+    shutil.copytree(run / "artifacts" / "llada-reasoning-1" / "merge" / "model", taught)
+    report = early / "report" / "report"
+    report.mkdir(parents=True)
+    artifact.record(
+        {"report": report},
+        stage="report",
+        config=MergeConfig(),
+        inputs={"sft_metrics": taught},
+        summary={},
+    )
+    assert locate(tmp_path / "early").path == taught
 
 
 def test_several_aligned_models(run, tmp_path, ask):

@@ -4,12 +4,14 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+import yaml
 from kfp_server_api import ApiClient, V2beta1Run
 
 from pipelines.progress import NOT_BEGUN, rows
 from pipelines.stages import stages
 from tests.pipelines.kfp_server import RECORDINGS, recording
 
+PIPELINE = yaml.safe_load((RECORDINGS / "pipeline.yaml").read_text())
 NOW = datetime(2026, 11, 26, 13, 41, tzinfo=UTC)
 NAMES = [
     *("preflight", "download", "pretrain", "merge pretrain", "evaluate base"),
@@ -26,9 +28,9 @@ class Reply:
 
 
 @pytest.fixture(scope="module")
-def progress(compiled):
+def progress():
     """State, seconds and attempt of every stage that has begun, by its display name."""
-    order = stages(compiled.pipeline)
+    order = stages(PIPELINE)
 
     def told(answer):
         run = ApiClient().deserialize(Reply(answer), V2beta1Run)
@@ -46,7 +48,13 @@ def short(found):
 
 
 def test_order(compiled):
-    assert [stage.name for stage in stages(compiled.pipeline)] == NAMES
+    assert [stage.name for stage in stages(PIPELINE)] == NAMES
+    order = [stage.name for stage in stages(compiled.pipeline)]
+    assert order[:2] == ["preflight", "download"] and order[-1].startswith("release ")
+    places = {name: order.index(name) for name in order}
+    for name in order:
+        if name.startswith(("evaluate ", "merge ")) and name != "evaluate base":
+            assert places[name] > places[name.split()[1]]
     server_side = {"pipeline_spec": compiled.pipeline, "platform_spec": compiled.platform}
     assert stages(server_side) == stages(compiled.pipeline)
 

@@ -44,7 +44,23 @@ def test_both_are_told_the_same():
     reference = provider["credentials"]["secretRef"]
     assert reference["secretName"] == store.SECRET
     assert {reference["accessKeyKey"], reference["secretKeyKey"]} <= set(secret)
-    assert set(secret) == set(placement.SECRETS[store.SECRET])
+    assert {*secret, "session-token"} == set(placement.SECRETS[store.SECRET])
+
+
+def test_a_session_token_comes_from_the_environment_of_every_stage():
+    """KFP's launcher, which takes no token from a secret, runs in their containers."""
+    _, provider, secret = written(GOOD + "session-token=ST\n")
+    assert provider["credentials"] == {"fromEnv": True} and secret["session-token"] == "ST"
+    assert provider["region"] == secret["region"] == "eu-west-1"
+    assert placement.SECRETS[store.SECRET]["session-token"] == "AWS_SESSION_TOKEN"
+    for profile in placement.PROFILES.values():
+        assert all(store.SECRET in stage.secrets for stage in profile.values())
+
+
+def test_without_keys_the_pods_have_an_identity():
+    text = GOOD.replace("access-key=AK\n", "").replace("secret-key=SK=/+\n", "")
+    _, provider, secret = written(text)
+    assert provider["credentials"] == {"fromEnv": True} and secret == {"region": "eu-west-1"}
 
 
 def test_schemas():
@@ -67,7 +83,8 @@ def test_the_example_has_every_setting():
         (GOOD + "endpoint=seaweedfs:8333\n", "endpoint='seaweedfs:8333'"),
         (GOOD + "path-style=yes\n", "path-style='yes', allowed: true or false"),
         (GOOD + "bucket=b\n", "line 7='bucket'"),
-        (GOOD + "session-token=x\n", "no session token"),
+        (GOOD.replace("access-key=AK", ""), "keys=['secret-key'], allowed: both keys"),
+        ("root=s3://b/c\nregion=a\nsession-token=x\n", "keys=['session-token'], allowed: both"),
     ],
 )
 def test_bad_settings(tmp_path, text, words):

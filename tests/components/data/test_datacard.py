@@ -1,10 +1,12 @@
 """The report of a dataset: counts, lengths, drops by reason and five samples."""
 
 import json
+import re
 
 from components import artifact
-from components.data.datacard import SHOWN, Card
+from components.data.datacard import SHOWN, Card, Match, write
 from components.data.token_shards import Shards
+from components.drawing import escape_markdown
 from tests.components.corpora import download, prose, write_jsonl
 
 
@@ -30,9 +32,14 @@ def test_report_of_a_dataset(tmp_path, base, tokenizer):
     shown = [sample[:SHOWN] for sample in facts["samples"]]
     assert len(shown) == 5 and set(shown) < {text[:SHOWN] for text in texts}
     page = (dataset / "report.md").read_text()
-    for line in ("## pretrain", f"7 of 8 kept, {sum(lengths):,} tokens.", "| too_short | 1 |"):
+    for line in ("## pretrain", f"7 of 8 kept, {sum(lengths):,} tokens.", "| too\\_short | 1 |"):
         assert line in page.splitlines()
-    for line in (f"| {pages} | 8 |", "## sft", "Sample 5:", facts["samples"][0].splitlines()[0]):
+    for line in (
+        f"| {escape_markdown(pages)} | 8 |",
+        "## sft",
+        "Sample 5:",
+        facts["samples"][0].splitlines()[0],
+    ):
         assert line in page.splitlines()
     assert page.count("Sample ") == 6
     record = artifact.verify(dataset)
@@ -57,3 +64,18 @@ def test_samples_are_shortened_and_fenced():
     card.add(1, "x" * (SHOWN + 5))
     assert card.samples == ["x" * SHOWN + " ... (5 more characters)"]
     assert json.loads(json.dumps(card.as_json())) == card.as_json()
+
+
+def test_names_of_others_stay_text(tmp_path):
+    """Names of files and data sets end no cell and become no markup, wherever the page has them."""
+    name = "a|b<script>x</script>![y](http://z)\n# c"
+    card = Card(notes=[name], place=name)
+    card.sources[name] += 1
+    card.drop(name)
+    card.match(Match(name, 1, name))
+    write(tmp_path, {"sft": card})
+    page = (tmp_path / "report.md").read_text()
+    rows = [line for line in page.splitlines() if "script" in line]
+    assert len(rows) == 6 and page.count(escape_markdown(name)) == 9
+    assert not re.search(r"(?<!\\)[<\[]", page)
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [0, 3, 3, 3, 3, 4]

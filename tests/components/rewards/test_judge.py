@@ -65,6 +65,20 @@ def test_the_order_is_shuffled_by_the_seed():
     assert sorted(shown(0)) == list("12345678") != shown(0)
 
 
+def test_a_share_of_the_groups_is_shown_as_in_the_whole():
+    """Whichever process scores a group, its answers stand in the same order."""
+    groups = [Group(f"Count {name}.", list("12345678")) for name in "abcd"]
+
+    def shown(groups, first):
+        with Endpoint(by_the_number) as endpoint:
+            Judge(config(endpoint.url)).score_groups(groups, first=first)
+            texts = [body["messages"][1]["content"] for body in endpoint.bodies]
+        return {re.search(r"Count (.)", t)[1]: re.findall(r">\n(\d)\n<", t) for t in texts}
+
+    whole = shown(groups, 4)
+    assert whole == {**shown(groups[:2], 4), **shown(groups[2:], 6)} and whole != shown(groups, 0)
+
+
 @pytest.mark.parametrize(
     ("text", "failure"),
     [
@@ -79,6 +93,7 @@ def test_the_order_is_shuffled_by_the_seed():
         ('{"answer_1": -1, "answer_2": 1}', "answer_1=-1, allowed: 0 to 10"),
         ('{"answer_1": NaN, "answer_2": 1}', "answer_1=nan, allowed: 0 to 10"),
         ('{"answer_1": Infinity, "answer_2": 1}', "answer_1=inf, allowed: 0 to 10"),
+        ('{"answer_1": 1' + "0" * 400 + ', "answer_2": 1}', "allowed: 0 to 10"),
         ('{"answer_1": true, "answer_2": 1}', "answer_1=True, allowed: 0 to 10"),
         ('{"answer_1": "9", "answer_2": 1}', "answer_1='9', allowed: 0 to 10"),
         ('{"answer_1": ' + "9" * 5000 + ', "answer_2": 1}', "Exceeds the limit"),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from components import storage
 from components.session.checkpoints import Checkpoints
-from components.session.metrics import History
+from components.session.sinks import History
 from components.sft.config import SftConfig
 from components.storage import directories
 from tests.components.conftest import point_at
@@ -23,11 +23,13 @@ def checkpoints(place, keep=2, **options):
 
 
 def save(kept, step):
-    return kept.save(
+    """Whether it is saved in the end."""
+    kept.save(
         step,
         iter([("weight", torch.full((4,), float(step)))]),
         {"step": step, "writer": kept.writer},
     )
+    return kept.settle() == step
 
 
 @pytest.mark.parametrize("marker", ["/", "/step-00000001/"])

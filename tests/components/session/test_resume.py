@@ -24,8 +24,9 @@ ADAPTED = {**FULL, "steps": 30, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
 class Runs:
     """Attempts at the same stage, each with output directories of its own."""
 
-    def __init__(self, root, downloaded):
+    def __init__(self, root, downloaded, stage="sft", base=None):
         self.root, self.downloaded, self.count = root, downloaded, 0
+        self.stage, self.base = stage, base or downloaded / "model"
 
     def start(self, config, processes=1, environment=None, **options):
         """A new attempt, by one process or as torchrun would start several; the first of them."""
@@ -35,11 +36,11 @@ class Runs:
         self.output = self.place / "output-0"
         self.started = [
             start(
-                "sft",
+                self.stage,
                 config,
                 output=self.place / f"output-{rank}",
                 environment={**(environment or {}), **rank_environment(rank, processes, port)},
-                base=self.downloaded / "model",
+                base=self.base,
                 dataset=self.downloaded / "dataset",
                 trained=self.place / "trained",
                 metrics=self.place / "metrics",
@@ -51,33 +52,44 @@ class Runs:
         return self.started[0]
 
     def complete(self, config, code=0, **options):
-        """Runs to the end; what the first process printed.
+        """Runs to the end; what the first process printed."""
+        self.start_until(lambda: False, config, **options)
+        return self.finish(code)
+
+    def start_until(self, reached, config, **options):
+        """A new attempt, which has ended or `reached()` is true.
 
         gloo of torch 2.13 hangs now and then where two processes share a machine: its thread spins
-        in the destructor of UnboundBuffer behind an all-gather. Such a run is started again.
+        in the destructor of UnboundBuffer behind an all-gather. Such an attempt is started again.
         """
         for _ in range(3):
             self.start(config, **options)
-            if len(self.started) == 1 or not self.hangs():
-                break
-        return self.finish(code)
+            if not self._hangs(reached):
+                return
+        pytest.fail("gloo hung three times")
 
-    def hangs(self, steps=0):
-        """Whether two minutes pass without the end, or so many steps; then all are killed."""
+    def _hangs(self, reached):
+        """Whether two minutes pass without the end and without `reached`; then all are killed."""
         end = time.monotonic() + 120
-        while any(process.is_alive() for process in self.started):
-            file = self.place / "metrics" / METRICS
-            if steps and file.exists() and file.read_bytes().count(b"\n") >= steps:
-                return False
-            if time.monotonic() > end:
+        while any(process.is_alive() for process in self.started) and not reached():
+            if len(self.started) > 1 and time.monotonic() > end:
                 assert any(spins_in_gloo(process.pid) for process in self.started), "our own hang"
                 warnings.warn("gloo hung; its processes were started again", stacklevel=2)
-                for process in self.started:
-                    process.kill()
-                    process.join()
+                self.kill()
                 return True
-            time.sleep(0.005)
+            time.sleep(0.002)
         return False
+
+    def kill(self):
+        """SIGKILL to all processes of the last attempt."""
+        for process in self.started:
+            process.kill()
+            process.join()
+
+    def steps(self):
+        """How many steps the last attempt has recorded."""
+        file = self.place / "metrics" / METRICS
+        return file.read_bytes().count(b"\n") if file.exists() else 0
 
     def finish(self, code=0):
         """Waits for all processes; what the first printed."""
@@ -138,6 +150,13 @@ def curve(records):
     return [{key: row[key] for key in row if key not in timed} for row in records]
 
 
+def kill_with_a_state(runs, place, config, **options):
+    """An attempt, of which all processes are killed once a state of it is kept."""
+    runs.start_until(lambda: steps_in(place), config, **options)
+    runs.kill()
+    assert steps_in(place)
+
+
 def steps_in(place):
     return sorted(int(path.name[5:]) for path in place.glob("*/step-*"))
 
@@ -146,11 +165,12 @@ def test_ten_kills(runs, tmp_path, straight):
     """kill -9 at ten random steps; the eleventh attempt finishes."""
     config = {**FULL, "checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 5}
     chance = random.Random(os.environ.get("PYTEST_SEED", "0"))
-    kills = 0
+    kills, wait = 0, {False: (11, 12), True: (1, 12)}
     while kills < 10:
         process = runs.start(config)
         done = max(steps_in(tmp_path / "kept"), default=0)
-        wait_for_steps(process, runs.place / "metrics", done + chance.randint(1, 12))
+        # A state is on its way while training goes on, and there for sure when the next one is due.
+        wait_for_steps(process, runs.place / "metrics", done + chance.randint(*(wait[kills > 0])))
         assert process.is_alive(), runs.output.read_text()
         os.kill(process.pid, signal.SIGKILL)
         process.join()

@@ -38,7 +38,8 @@ def test_resumes_from_object_storage(tmp_path, downloaded, s3, environment):
     wait_for_steps(process, runs.place / "metrics", 14)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert "goes on from step" in runs.complete(config, environment=environment)
+    text = runs.complete(config, environment=environment)
+    assert "goes on from step" in text and "older checkpoints stay" not in text
     assert (runs.weights(), curve(runs.records())) == straight
 
     names = objects(s3, prefix)

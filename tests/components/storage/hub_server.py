@@ -11,24 +11,37 @@ import urllib.parse
 from tests.http_server import LocalServer, body, head, send
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-API = re.compile(r"/api/(models|datasets)/(owner/\w+)(?:/(revision|tree|paths-info)/([^/]+)(.*))?")
-FILE = re.compile(r"/(?:datasets/)?(owner/\w+)/resolve/([^/]+)/(.+)")
+NAME = r"([\w.-]+/[\w.-]+)"
+API = re.compile(rf"/api/(models|datasets)/{NAME}(?:/(revision|tree|paths-info)/([^/]+)(.*))?")
+FILE = re.compile(rf"/(?:datasets/)?{NAME}/resolve/([^/]+)/(.+)")
 
 
 class Hub(LocalServer):
-    """Holds `repositories`, name -> file -> bytes; `asked` are the paths of all requests."""
+    """Holds `repositories`, name -> file -> bytes; `asked` are the paths of all requests.
+
+    A name without an owner has `owner`.
+    """
 
     def __init__(self, **repositories):
         super().__init__()
-        self.repositories = {f"owner/{name}": files for name, files in repositories.items()}
+        self.repositories = {
+            name if "/" in name else f"owner/{name}": files for name, files in repositories.items()
+        }
         self.cuts, self.asked, self.tokens = 0, [], set()
+        self.gated = set()  # names of repositories whose files a token without terms cannot read
+        self.limits, self.seconds = 0, 1  # how many of the next answers say to wait so long
         self.flips = 0  # how many of the next answers with weights have a bit flipped
 
     def answer(self, handler):
         path, sent = urllib.parse.unquote(handler.path.partition("?")[0]), body(handler)
         self.asked.append(path)
         self.tokens.add(handler.headers.get("authorization"))
-        if (found := FILE.fullmatch(path)) and self.known(*found.group(1, 2)):
+        if self.limits and "/owner/" in path:
+            self.limits -= 1
+            return send(handler, 429, {"error": "Too Many Requests"}, Retry_After=str(self.seconds))
+        if (found := FILE.fullmatch(path)) and found[1] in self.gated:
+            refuse(handler, "GatedRepo", "Access to this resource is restricted", status=401)
+        elif (found := FILE.fullmatch(path)) and self.known(*found.group(1, 2)):
             self.send_file(handler, *found.group(1, 3))
         elif (found := API.fullmatch(path)) and self.known(found[2], found[4]):
             wanted = urllib.parse.parse_qs(sent.decode()).get("paths", [])
@@ -39,6 +52,7 @@ class Hub(LocalServer):
                 refuse(handler, "EntryNotFound", "Entry not found")
         else:
             refuse(handler, "RepoNotFound", "Repository Not Found")
+        return None
 
     def known(self, name, revision):
         return name in self.repositories and revision in (None, "main", COMMIT)
@@ -83,5 +97,5 @@ def entry(file, content):
     return {"type": "file", "oid": "0" * 40, "size": len(content), "path": file}
 
 
-def refuse(handler, code, message):
-    send(handler, 404, {"error": message}, X_Error_Code=code, X_Error_Message=message)
+def refuse(handler, code, message, status=404):
+    send(handler, status, {"error": message}, X_Error_Code=code, X_Error_Message=message)

@@ -9,6 +9,7 @@ from huggingface_hub import HfFileSystem
 from components import storage
 from components.data import sources
 from components.data.config import Source
+from components.drawing import escape_markdown
 from tests.components.conftest import point_at
 from tests.components.corpora import download, prose, write_jsonl
 from tests.components.storage.hub_server import Hub
@@ -157,7 +158,8 @@ def test_what_is_left_out_is_said(tmp_path, base, capsys):
     note += "README.md (not data), load.py (not data), x.csv (unknown kind), 1 more"
     assert report["pretrain"]["documents"] == 1 and report["pretrain"]["notes"] == [note]
     assert capsys.readouterr().out.count(note) == 1
-    assert note in (tmp_path / "one/dataset/report.md").read_text().splitlines()
+    page = (tmp_path / "one/dataset/report.md").read_text()
+    assert escape_markdown(note) in page.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable
 from inspect import Parameter
+from types import UnionType
 from typing import Any
 
 Function = Callable[..., Any]
@@ -39,5 +40,12 @@ def types(kind: type) -> dict[str, Any]:
 def json_types(kind: type) -> dict[str, type]:
     """The same as KFP sees them: a JSON object for a configuration, a text for a word."""
     return {
-        name: dict if dataclasses.is_dataclass(hint) else str for name, hint in types(kind).items()
+        name: str if configuration(hint) is None else dict for name, hint in types(kind).items()
     }
+
+
+def configuration(hint: Any) -> type | None:
+    """The dataclass that a field of this type holds, or may hold; None for any other type."""
+    options = typing.get_args(hint) if typing.get_origin(hint) is UnionType else (hint,)
+    kinds = (option for option in options if isinstance(option, type))
+    return next(filter(dataclasses.is_dataclass, kinds), None)

@@ -1,0 +1,72 @@
+"""Base models that were written to a store once, for every later run to read.
+
+    MIRROR/<model>/      config.json, safetensors and tokenizer, as the download stage checked them
+    MIRROR/<model>/base.json        the number of parameters
+    MIRROR/<model>/.manifest.json   sizes and checksums, written last
+
+<model> is OWNER--NAME@COMMIT for a model of the Hub, else a checksum of the weights.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components import artifact, storage
+from components.artifact import References
+from components.storage import directories
+
+FACTS = "base.json"
+
+
+class Place(NamedTuple):
+    """A model in the mirror."""
+
+    location: str
+    files: dict[str, dict[str, Any]]
+    """Size and sha256 of its files."""
+    parameters: int
+
+    def references(self, cache: str | None) -> References:
+        """The weights, for the record of an artifact."""
+        weights = {name: facts for name, facts in self.files.items() if _is_weight(name)}
+        locations = {name: storage.join(self.location, name) for name in weights}
+        return References(weights, {"files": locations, "cache": cache})
+
+    def copy_small_files(self, path: Path) -> None:
+        """Copies what an artifact holds itself: configuration, index and tokenizer."""
+        for name in self.files:
+            if not _is_weight(name) and name != FACTS:
+                storage.get_file(storage.join(self.location, name), path / name)
+
+
+def find(mirror: str, address: str) -> Place | None:
+    """The model of the Hub with this address, OWNER/NAME@COMMIT; None if it is not there yet."""
+    location = storage.join(mirror, address.replace("/", "--"))
+    if not storage.exists(location):
+        return None
+    files = storage.read_json(storage.join(location, storage.MANIFEST))["files"]
+    facts = storage.read_json(storage.join(location, FACTS))
+    return Place(location, files, facts["parameters"])
+
+
+def put(mirror: str, address: str | None, model: Path, parameters: int) -> Place:
+    """Writes a model directory to the mirror, its files in parallel; nothing if it is there."""
+    (model / FACTS).write_text(json.dumps({"parameters": parameters}))
+    files = {
+        file.name: {"sha256": artifact.checksum(file), "bytes": file.stat().st_size}
+        for file in sorted(model.iterdir())
+    }
+    name = address.replace("/", "--") if address else _digest(files)
+    location = storage.join(mirror, name)
+    directories.put_directory(model, location)
+    return Place(location, files, parameters)
+
+
+def _digest(files: dict[str, dict[str, Any]]) -> str:
+    weights = [facts["sha256"] for name, facts in files.items() if _is_weight(name)]
+    return hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:16]
+
+
+def _is_weight(name: str) -> bool:
+    return name.endswith(".safetensors")

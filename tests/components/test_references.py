@@ -1,0 +1,190 @@
+"""A base by reference: written to a store once, read from there, and checked."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from components import adapted, artifact, records, references, storage
+from components.merge.config import MergeConfig
+from model import checkpoint
+from model.safetensors_files import SINGLE
+from tests.components.corpora import download, prose, write_jsonl
+from tests.components.storage.hub_server import COMMIT, Hub
+from tests.components.storage.test_hub import download as fetch
+from tests.components.storage.test_hub import held  # noqa: F401
+from tests.conftest import stage
+
+
+def refer(root, base, mirror, **config):
+    """The download stage with a mirror; the directory of the model that refers to it."""
+    text = write_jsonl(root / "prose.jsonl", [{"text": prose(60, seed)} for seed in range(3)])
+    sample = {"long_share": 0, "min_tokens": 1}
+    given = {"pretrain": [{"location": text}], "sample": sample, **config}
+    download(root, base, mirror=mirror, **given)
+    return root / "model"
+
+
+def state(path, adapters=()):
+    return adapted.load(path, adapters, dtype=torch.float32)[0].state_dict()
+
+
+def equal(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+def where(model):
+    """The location of the weights."""
+    (location,) = artifact.read(model)["references"]["files"].values()
+    return location
+
+
+def damage(location, content):
+    """Another file at the location, of whatever length."""
+    local = Path("other")
+    local.write_bytes(content)
+    storage.put_file(local, location)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_weights_are_read_where_they_are(base, place, tmp_path):
+    model = refer(tmp_path / "a", base, place)
+    assert not list(model.glob("*.safetensors")) and where(model).startswith(place)
+    assert {SINGLE, "config.json", "tokenizer.json"} <= artifact.verify(model)["files"].keys()
+    assert equal(state(model), checkpoint.load(base, dtype=torch.float32).state_dict())
+    again = refer(tmp_path / "b", base, place)
+    assert where(again) == where(model)
+    content = (base / SINGLE).read_bytes()
+    for other, words in ((content[:-1] + b"\0", "changed since"), (b"short", "5 bytes, then")):
+        damage(where(model), other)
+        with pytest.raises(artifact.ArtifactError, match=words) as caught:
+            state(model)
+        assert where(model) in str(caught.value)
+    storage.delete(where(model))
+    with pytest.raises(artifact.ArtifactError, match=r"gone; a model refers to it"):
+        state(model)
+
+
+def test_a_node_keeps_a_copy(base, s3, tmp_path):
+    cache = tmp_path / "cache"
+    model = refer(tmp_path / "a", base, f"s3://bucket/{tmp_path.name}-{s3.name}", cache=str(cache))
+    expected = checkpoint.load(base, dtype=torch.float32).state_dict()
+    assert equal(state(model), expected) and not cache.exists(), "no volume on this node"
+    cache.mkdir()
+    assert equal(state(model), expected)
+    (copy,) = cache.iterdir()
+    copy.write_bytes(copy.read_bytes()[:-1] + b"\0")
+    assert equal(state(model), expected), "a damaged copy is fetched anew"
+    storage.delete(where(model))
+    assert equal(state(model), expected), "the copy is read and not the store"
+    assert [file.name for file in cache.iterdir()] == [copy.name]
+
+
+def test_stages_on_a_reference_are_those_on_files(downloaded, tmp_path):
+    """The same adapter, bit for bit, and the same merged model and release."""
+    config = {"pretrain": [], "test_problems": 250}
+    download(tmp_path / "by", downloaded / "model", mirror=str(tmp_path / "mirror"), **config)
+    outputs = []
+    for name, base in (("held", downloaded / "model"), ("by", tmp_path / "by" / "model")):
+        root = tmp_path / name
+        sft = {"steps": 1, "batch_size": 2, "micro_batch_size": 2, "max_length": 64}
+        given = {"base": base, "dataset": downloaded / "dataset"}
+        trained = {"trained": root / "trained", "metrics": root / "metrics-1"}
+        stage("sft", {**sft, "lora": {"rank": 2, "alpha": 4.0}}, **given, **trained)
+        given = {"base": base, "trained": root / "trained"}
+        stage("merge", **given, model=root / "merged", metrics=root / "metrics-2")
+        outputs.append(
+            [
+                (root / "trained" / "adapter_model.safetensors").read_bytes(),
+                (root / "merged" / SINGLE).read_bytes(),
+            ]
+        )
+    assert outputs[0] == outputs[1]
+
+
+def test_the_hub_is_asked_once(held, base, tmp_path):  # noqa: F811
+    weights = f"/owner/model/resolve/{COMMIT}/{SINGLE}"
+    with Hub(**held) as hub:
+        for number in (1, 2):
+            done = fetch(hub, tmp_path / f"{number}", mirror=str(tmp_path / "mirror"))
+            assert done.returncode == 0, done.stderr
+            assert (weights in hub.asked) == (number == 1)
+            hub.asked.clear()
+    models = [tmp_path / "1" / "model", tmp_path / "2" / "model"]
+    assert where(models[0]) == where(models[1])
+    assert where(models[0]).endswith(f"mirror/owner--model@{COMMIT}/{SINGLE}")
+    expected = checkpoint.load(base, dtype=torch.float32).state_dict()
+    for model in models:
+        assert equal(state(model), expected)
+        assert artifact.read(model)["summary"]["parameters"] > 0
+
+
+def test_the_place_is_no_part_of_what_an_artifact_is(tmp_path):
+    facts = {"weights": {"sha256": "0" * 64, "bytes": 7}}
+    made = []
+    for number in (1, 2):
+        path = tmp_path / f"{number}"
+        path.mkdir()
+        places = {"files": {"weights": f"/mirror-{number}/weights"}, "cache": None}
+        artifact.record(
+            {"model": path},
+            stage="download",
+            config=MergeConfig(),
+            inputs={},
+            summary={},
+            references={"model": artifact.References(facts, places)},
+        )
+        made.append(artifact.verify(path))
+    assert made[0]["fingerprint"] == made[1]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([], "references is no JSON object"),
+        ({"cache": None}, "it has no references.files"),
+        ({"files": {"other": "/a"}, "cache": None}, "references.files.other is no file"),
+        ({"files": {"weights": 7}, "cache": None}, "references.files.weights is no file"),
+        ({"files": {}, "cache": 7}, "references.cache is of another type"),
+    ],
+)
+def test_records_that_refer_to_nothing(tmp_path, value, words):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("w")
+    outputs = {"model": tmp_path / "model"}
+    artifact.record(outputs, stage="download", config=MergeConfig(), inputs={}, summary={})
+    record = {**artifact.read(tmp_path / "model"), "references": value}
+    (tmp_path / "model" / artifact.RECORD).write_bytes(records.dump(records.sealed(record)))
+    with pytest.raises(artifact.ArtifactError, match=words):
+        artifact.read(tmp_path / "model")
+
+
+def test_what_holds_its_files_is_read_as_it_is(base):
+    with references.opened(base) as folder:
+        assert folder == base
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"mirror": "relative"}, "mirror='relative', allowed: null, an absolute path or s3://"),
+        ({"mirror": "/m", "model": "new"}, 'allowed: null, where model is "new"'),
+        ({"cache": "/c"}, "cache='/c', allowed: null, or an absolute path beside a mirror"),
+    ],
+)
+def test_settings_that_are_refused(tmp_path, config, words):
+    outputs = {name: tmp_path / name for name in ("model", "dataset", "metrics")}
+    done = stage("download", {"model": "owner/model", **config}, check=False, **outputs)
+    assert done.returncode == 2 and words in done.stderr
+
+
+def test_the_record_says_where(base, tmp_path):
+    model = refer(tmp_path / "a", base, str(tmp_path / "mirror"), cache="/volume")
+    stored = json.loads((model / artifact.RECORD).read_text())
+    assert stored["references"]["cache"] == "/volume"
+    assert list(stored["references"]["files"]) == [SINGLE]

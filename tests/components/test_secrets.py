@@ -1,0 +1,113 @@
+"""Secrets at the edges: no line holds one, no worker gets one, and no stranger is sent one."""
+
+import pytest
+
+from components import failure
+from components.rewards import config, equivalence
+from components.rewards.config import JudgeConfig, is_private
+from components.rewards.judge import Group, Judge, JudgeError
+from tests.components.rewards.judge_endpoint import Endpoint
+from tests.conftest import stage
+
+KEY = "sk-4f9a1c7e2b6d8035"
+SUM = Group("What is 2 + 2?", ["4", "5"])
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (401, f'{{"error": {{"message": "wrong key: Bearer {KEY}"}}}}'),
+        (500, f"<html>Authorization: Bearer {KEY}</html>"),
+        (200, f'{{"choices": "{KEY}"}}'),
+        (200, f'{{"choices": [{{"message": {{"content": "{KEY}"}}}}]}}'),
+        (200, f"{'x' * 88}{KEY}"),
+        (200, f'{{"choices": [{{"message": {{"content": "{"x" * 88}{KEY}"}}}}]}}'),
+        (400, f"{'x' * 250}{KEY} and {KEY}"),
+    ],
+)
+def test_a_judge_that_sends_the_key_back(monkeypatch, status, body):
+    """Also where the message is cut off in the middle of it."""
+    monkeypatch.setenv("JUDGE_API_KEY", f"{KEY}\n")
+    with Endpoint(lambda number, _: (status, body.encode())) as endpoint:
+        judge = Judge(JudgeConfig(url=endpoint.url, model="m", retries=0, max_failed_share=0.0))
+        with pytest.raises(JudgeError) as error:
+            judge.score_groups([SUM])
+        assert endpoint.keys == [f"Bearer {KEY}"]
+    assert KEY[:6] not in str(error.value), error.value
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"Bearer {KEY}", "Bearer ..."),
+        (f"two\nlines of\t{KEY}", "two lines of ..."),
+        ("https://name:password@host/path is wrong", "https://...@host/path is wrong"),
+        ("https://host/v1?api_key=abc&model=m", "https://host/v1?api_key=...&model=m"),
+        ("s3://b/k?X-Amz-Signature=0f&X-Amz-Date=1", "s3://b/k?X-Amz-Signature=...&X-Amz-Date=1"),
+        ("a\x1b[2Jb\x07\u202ec", "a?[2Jb??c"),
+        ("x" * 5000, "x" * 4000 + "..."),
+        ("s3://bucket/a@b and b@c", "s3://bucket/a@b and b@c"),
+    ],
+)
+def test_a_line_has_no_secret_and_no_control_sign(monkeypatch, text, line):
+    monkeypatch.setenv("SOME_API_KEY", KEY)
+    assert failure.as_line(text) == line
+
+
+def test_the_command_line_prints_no_secret(monkeypatch, tmp_path):
+    """Wherever in the input it stands."""
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    values = {"steps": KEY, "checkpoint_uri": f"s3://{KEY}@bucket"}
+    paths = {name: tmp_path / name for name in ("base", "dataset", "trained", "metrics")}
+    done = stage("pretrain", values, check=False, **paths)
+    assert done.returncode == 2 and "steps='...'" in done.stderr
+    assert KEY not in done.stdout + done.stderr
+
+
+PRIVATE = ["localhost", "127.0.0.1", "127.8.9.1", "[::1]", "10.0.0.7", "172.16.3.4", "192.168.1.2"]
+PRIVATE += ["[fd00::1]", "judge", "ollama.default.svc", "ollama.default.svc.cluster.local"]
+PRIVATE += ["gpu-box.local", "judge.corp.internal", "judge.localhost", "JUDGE.llada.SVC", "a.svc."]
+PUBLIC = ["example.com", "8.8.8.8", "[2001:4860:4860::8888]", "169.254.169.254", "134744072"]
+PUBLIC += [
+    "0x08080808",
+    "svc.example.com",
+    "localhost.example.com",
+    "172.32.0.1",
+    "127.0.0.1.nip.io",
+]
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_http_to_a_private_host(host):
+    assert is_private(host)
+    assert JudgeConfig(url=f"http://{host}:8000/v1", model="m").url
+
+
+@pytest.mark.parametrize("host", PUBLIC)
+def test_http_to_a_public_host_is_refused(host):
+    assert not is_private(host)
+    with pytest.raises(ValueError, match=r"judge.url=.*allowed: https://, or http:// for a loop"):
+        JudgeConfig(url=f"http://{host}/v1", model="m")
+    assert JudgeConfig(url=f"https://{host}/v1", model="m")
+    assert JudgeConfig(url=f"http://{host}/v1", model="m", allow_http=True)
+
+
+@pytest.mark.parametrize(
+    "url", [f"https://h/v1?key={KEY}", f"https://h/v1#{KEY}", f"https://me:{KEY}@h/v1"]
+)
+def test_a_key_in_a_url_is_refused_and_not_shown(url):
+    with pytest.raises(ValueError, match="allowed: a URL") as error:
+        config.check_url("judge.url", url, allow_http=True)
+    assert KEY not in str(error.value)
+
+
+def test_the_worker_that_parses_answers_has_no_environment(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+    comparison = equivalence.Equivalence()
+    try:
+        assert comparison("1/2", "0.5")
+        with open(f"/proc/{comparison._worker.pid}/environ") as file:
+            names = {pair.partition("=")[0] for pair in file.read().split("\0") if pair}
+    finally:
+        comparison.close()
+    assert names == {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
