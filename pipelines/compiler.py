@@ -5,6 +5,7 @@ The pipeline itself is in `llada.py`; `submit.py` sends it to a cluster.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,10 +28,16 @@ POLICY = (
     "(policy Always, 'lastRetry.status == \"Error\" || asInt(lastRetry.exitCode) > 0'),\n"
     "  where the installation has manifests/survival; as KFP 2.17.0 installs itself (policy "
     "OnError), pods that were deleted alone.\n"
-    "checkpoints: submit --pipeline-root s3://BUCKET/FOLDER or --checkpoints URI gives every "
-    f"training stage a place, and {placement.ATTEMPTS + 1} attempts."
+    "checkpoints: submit --pipeline-root s3://BUCKET/FOLDER keeps those of every training stage "
+    "that names no place\n"
+    "  in s3://BUCKET/FOLDER/checkpoints, submit --checkpoints URI in URI; then every training "
+    f"stage has {placement.ATTEMPTS + 1} attempts."
 )
 """What the compiled pipeline cannot say, and its table therefore must."""
+SEVERAL = (
+    "on several nodes: attempts and hours are those of the pod that starts the TrainJob and waits "
+    "for it;\n  secrets and checkpoints are the nodes'."
+)
 
 
 def write(recipe: Recipe, file: Path, *, profile: str, scheduling: Scheduling = ANYHOW) -> None:
@@ -85,12 +92,18 @@ def survival(recipe: Recipe, profile: str, scheduling: Scheduling) -> str:
             continue
         stage = scheduling.of(placement.PROFILES[profile][name])
         kept = getattr(config, "checkpoint_uri", None) or "-"
+        if name in scheduling.nodes:
+            assert placement.JOB.shared is not None
+            claim, directory = placement.JOB.shared
+            kept = f"{directory}/checkpoints (claim {claim})" if kept == "-" else kept
+            name = f"{name} on {scheduling.nodes[name]} nodes"
+            stage = replace(placement.JOB, retries=stage.retries, secrets=stage.secrets)
         hours = f"{stage.window // HOUR}" if stage.retries else "-"
         secrets = " ".join(stage.secrets) or "-"
         lines.append((name, f"{stage.retries + 1}", f"{stage.hours}", hours, secrets, kept))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    return "\n".join([*rows, POLICY])
+    return "\n".join([*rows, POLICY, *([SEVERAL] if scheduling.nodes else [])])
 
 
 def _end(message: str, code: int) -> NoReturn:

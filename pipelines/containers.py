@@ -24,7 +24,7 @@ from components.container import IMAGE
 from components.download.config import DownloadConfig
 from model.training.preemption import Stopped, deferred
 from pipelines import engine
-from pipelines.processes import GRACE, StageFailed, announce, conclude, say_stopping
+from pipelines.processes import GRACE, StageFailed, announce, conclude, name_of, say_stopping
 
 CACHE = "/cache"
 TRACKERS = ("WANDB_API_KEY", "MLFLOW_TRACKING_URI")
@@ -41,7 +41,7 @@ class ContainerHandler(docker_task_handler.DockerTaskHandler):
 
     def run(self) -> status.Status:
         """Runs the container; raises StageFailed unless it ends with exit code 0."""
-        stage = self.full_command[2].removeprefix("components.")
+        stage = name_of(self.full_command)
         started = announce(stage)
         client = engine.connect()
         try:

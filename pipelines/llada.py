@@ -31,7 +31,7 @@ from components.release.component import release
 from components.report import component as report
 from components.sft import component as sft
 from pipelines.form import constants, form
-from pipelines.placement import ANYHOW, KEPT, Scheduling, placer
+from pipelines.placement import ANYHOW, KEPT, Scheduling, on_volume, placer
 from pipelines.weights import Weights
 
 STAGES = {
@@ -45,7 +45,8 @@ STAGES = {
 def build(recipe: Recipe, *, profile: str = "small", scheduling: Scheduling = ANYHOW) -> Any:
     """The KFP pipeline with the recipe's values as the defaults of its parameters."""
     checks = preflight.component(type(recipe), constants(recipe))
-    graph = _graph(recipe, placer(profile, scheduling), checks)
+    place = placer(profile, scheduling, volume=on_volume(recipe.download))
+    graph = _graph(recipe, place, checks)
     pipeline = dsl.pipeline(name=PROJECT, description=__doc__, pipeline_config=KEPT)
     return pipeline(form(recipe)(graph))
 

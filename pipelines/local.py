@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from google.protobuf.json_format import MessageToDict
 from kfp import local
 
 from components.failure import as_line, explain
@@ -26,6 +27,7 @@ from model.training.preemption import Stopped, stoppable
 from pipelines import conditions, containers, llada, pins, processes
 from pipelines.overrides import choose
 from pipelines.processes import StageFailed
+from pipelines.stages import stages
 
 RUNNERS = ("process", "docker")
 Runner: TypeAlias = local.SubprocessRunner | local.DockerRunner
@@ -42,7 +44,10 @@ def run(recipe: Recipe, directory: Path, runner: Runner) -> dict:
         logging.disable(logging.INFO)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*no effect in the current local runner.*")
-            llada.build(recipe)()
+            pipeline = llada.build(recipe)
+            spec = MessageToDict(pipeline.pipeline_spec)
+            processes.NAMES.update({stage.key: stage.name for stage in stages(spec)})
+            pipeline()
         logging.disable(logging.NOTSET)
     (page,) = directory.glob("artifacts/*/report*/report/report.html")
     for file in (page, page.with_suffix(".json")):

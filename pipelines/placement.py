@@ -2,7 +2,7 @@
 
 Of all this only the names of volume claims are part of KFP's cache key, beside the image, the
 configuration and the input artifacts: a stage that moves is not trained again, unless it moves to
-several nodes or back, which share a claim. KFP's compiler
+several nodes or back, which share a claim, or its base does so to that volume. KFP's compiler
 forbids every pod to escalate its privileges, drops its capabilities and sets seccomp to
 RuntimeDefault; the Pod Security level of the namespace (`manifests/base`) decides which other pods
 may enter it.
@@ -18,6 +18,8 @@ from kfp.dsl import PipelineConfig
 
 from components import USER
 from components.cli import TRAINJOB
+from components.download.config import DownloadConfig
+from components.preflight.config import TRAINING
 from components.preflight.memory import Limits
 from components.trainjob.config import TrainjobConfig
 from model.options import check
@@ -87,7 +89,8 @@ class Placement:
     cache: str | None = None
     """Volume claim with the Hub's files, which outlives the run."""
     shared: tuple[str, str] | None = None
-    """Volume claim that this pod shares with the nodes of a TrainJob, and where it is mounted."""
+    """Volume claim that this pod shares with the nodes of a TrainJob, or with the other stages that
+    read the base model there, and where it is mounted."""
     secrets: tuple[str, ...] = (STORE,)
     """Names in SECRETS that become environment variables where the namespace has them. The store's
     is in all of them, for KFP's launcher, which takes a session token from nowhere else."""
@@ -161,7 +164,11 @@ GPU = Placement(
 )
 DISK = Placement(cpu=("2", "4"), memory="32Gi", hours=4)
 JUDGED = (*LEARNS, "judge")
-JOB = Placement(memory="4Gi", shared=("training", "/training"), hours=80)
+VOLUME = ("training", "/training")
+"""The volume claim that many nodes may mount at once, and where it is mounted."""
+JOB = Placement(memory="4Gi", shared=VOLUME, hours=80)
+WEIGHTS = ("download", *TRAINING, "merge", "evaluate", "release")
+"""Stages that read or write the base model."""
 STAGES = {
     "preflight": (CHECK, CHECK),
     "download": (FETCH, replace(DISK, secrets=FETCH.secrets, cache="model-cache", hours=12)),
@@ -210,10 +217,20 @@ def resumes(recipe: object) -> bool:
     return all(config.checkpoint_uri is not None for config in training)
 
 
-def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTask]:
+def on_volume(config: DownloadConfig) -> bool:
+    """Whether the base model, or a copy of it, is kept on VOLUME."""
+    return any(
+        f"{place}/".startswith(f"{VOLUME[1]}/") for place in (config.mirror, config.cache) if place
+    )
+
+
+def placer(
+    profile: str, scheduling: Scheduling, *, volume: bool = False
+) -> Callable[..., dsl.PipelineTask]:
     """A function that gives a task the placement of its stage in the profile, and a display name.
 
-    Its `name` is the display name; None leaves the task's own.
+    Its `name` is the display name; None leaves the task's own. With `volume`, every stage in
+    WEIGHTS mounts VOLUME.
     """
 
     def placed(task: dsl.PipelineTask, *, name: str | None = None) -> dsl.PipelineTask:
@@ -224,6 +241,8 @@ def placer(profile: str, scheduling: Scheduling) -> Callable[..., dsl.PipelineTa
             values = json.dumps(dataclasses.asdict(job), sort_keys=True)
             task.set_env_variable(TRAINJOB, values)
             wanted = replace(JOB, retries=wanted.retries, reuse=wanted.reuse)
+        if volume and stage in WEIGHTS:
+            wanted = replace(wanted, shared=VOLUME)
         place(task, wanted)
         if stage == "preflight":
             task.set_env_variable("PLACEMENT", json.dumps(limits(profile, scheduling.nodes)))

@@ -44,9 +44,14 @@ def traffic(spec: Graph, recipe: Recipe, base: Base, data: int) -> list[Traffic]
 
 
 def outputs(recipe: Recipe, base: Base, data: int) -> dict[str, int]:
-    """Bytes of the outputs that count, as `stage.output`; all others are small."""
+    """Bytes of the outputs that count, as `stage.output`; all others are small.
+
+    A base that is mounted goes through no store; one that is mirrored to s3:// is read from it by
+    every task, like an artifact.
+    """
     model = base.size
-    sizes = {"download.dataset": data, "download.model": model}
+    is_mounted = (recipe.download.mirror or "").startswith("/")
+    sizes = {"download.dataset": data, "download.model": 0 if is_mounted else model}
     for name, config in vars(recipe).items():
         if isinstance(config, Optimization):
             full = config.lora is None

@@ -6,12 +6,14 @@ that refuses. `containers.py` runs the stages in containers.
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from kfp import local
 from kfp.local import status, subprocess_task_handler
@@ -21,6 +23,8 @@ from model.training.preemption import SIGNALS, Stopped, deferred
 GRACE = 30.0  # seconds that a stage has to save, as a pod has
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
+NAMES: dict[str, str] = {}
+"""The display names of the pipeline's tasks by their keys, of which KFP tells no handler."""
 
 
 class StageFailed(Exception):
@@ -42,7 +46,7 @@ class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
 
     def run(self) -> status.Status:
         """Runs the command; raises StageFailed unless it ends with exit code 0."""
-        stage = self.full_command[2].removeprefix("components.")
+        stage = name_of(self.full_command)
         command = [sys.executable, *self.full_command[1:]]
         # The record would name an image in which the stage did not run.
         environment = {name: value for name, value in os.environ.items() if name != "IMAGE"}
@@ -56,6 +60,18 @@ class ProcessHandler(subprocess_task_handler.SubprocessTaskHandler):
     def follow(self, stage: str, command: list[str], environment: dict[str, str]) -> int:
         """Runs the command to its end and returns its exit code."""
         return follow(stage, command, environment)
+
+
+def name_of(command: list[str]) -> str:
+    """The display name of the task that a stage's command belongs to, else the stage's own name.
+
+    The directory of the executor's output has the task's key.
+    """
+    stage = command[2].removeprefix("components.")
+    if "--executor-input" not in command:
+        return stage
+    output = json.loads(command[command.index("--executor-input") + 1])["outputs"]["outputFile"]
+    return NAMES.get(Path(output).parent.name, stage)
 
 
 def runner() -> local.SubprocessRunner:

@@ -155,7 +155,8 @@ def _is_run(recipe: Recipe, stage: str) -> bool:
 def _runner(rehearsal: Rehearsal) -> local.SubprocessRunner:
     class Handler(ProcessHandler):
         def follow(self, stage: str, command: list[str], environment: dict[str, str]) -> int:
-            return rehearsal.run(stage, command, environment)
+            module = command[2].removeprefix("components.")  # `stage` is a name for people
+            return rehearsal.run(module, command, environment)
 
     subprocess_task_handler.SubprocessTaskHandler = Handler
     return local.SubprocessRunner(use_venv=False)

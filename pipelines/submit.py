@@ -42,6 +42,11 @@ MOVING = (
     "of today's; name a digest or a commit, or submit with --no-cache"
 )
 
+UNKEPT = (
+    "no checkpoints, so that training which is interrupted begins anew; keep them with "
+    "--pipeline-root s3://BUCKET/FOLDER or --checkpoints URI, or say --checkpoints none"
+)
+
 
 def send(
     server: Connection, recipe: Recipe, base: Recipe, *, name: str, profile: str, **options: Any
@@ -203,6 +208,8 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
     recipe = recipe if options.no_pins else pins.pin(recipe)
     if FIXED.search(IMAGE) is None and not options.no_cache:
         print(f"submit: warning: {MOVING}", file=sys.stderr)
+    if profile == "gpu" and options.checkpoints is None and not placement.resumes(recipe):
+        print(f"submit: warning: {UNKEPT}", file=sys.stderr)
     run, order = send(
         server,
         recipe,

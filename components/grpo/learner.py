@@ -18,7 +18,7 @@ from components.grpo.rollouts import Rollouts, roll_out
 from components.grpo.updates import Updater
 from components.rewards.judge import Judge
 from model.llada import LLaDA
-from model.training import draws, optimizer, processes
+from model.training import draws, optimizer, processes, throughput
 from model.training.draws import Order
 from model.training.loop import TOLERATED
 from model.training.preemption import Interruption, Preempted
@@ -100,6 +100,7 @@ class Learner(Updater):
             "skipped_steps": self.skipped,
             "tokens": tokens,
             "tokens_per_second": speed,
+            "peak_memory_bytes": throughput.peak_memory(self.model.device),
         }
 
     def _roll_out(

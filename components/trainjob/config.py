@@ -11,6 +11,14 @@ from model.training.config import Resumable
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?")
 QUANTITY = re.compile(r"(?=[\d.]*[1-9])\d+(\.\d+)?(m|k|[KMGTP]i?)?")
+STORE = (
+    ("AWS_ACCESS_KEY_ID", "object-store", "access-key"),
+    ("AWS_SECRET_ACCESS_KEY", "object-store", "secret-key"),
+    ("AWS_SESSION_TOKEN", "object-store", "session-token"),
+    ("AWS_ENDPOINT_URL", "object-store", "endpoint"),
+    ("AWS_DEFAULT_REGION", "object-store", "region"),
+)
+"""What checkpoints in a store need, from the secret that `pipelines.store` writes."""
 Stage = Literal["pretrain", "sft", "dpo", "grpo"]
 Settings = TypeVar("Settings", bound=Resumable)
 
@@ -45,7 +53,7 @@ class TrainjobConfig(Checked):
     """Volume claim (ReadWriteMany) through which inputs and outputs travel."""
     directory: str = "/training"
     """Directory at which the claim is mounted, in this pod and on the nodes."""
-    secrets: tuple[tuple[str, str, str], ...] = ()
+    secrets: tuple[tuple[str, str, str], ...] = STORE
     """Environment variables of the nodes, as variable, secret and key; missing secrets are no
     error, their variables are left out."""
     runtime: str = "torch-distributed"

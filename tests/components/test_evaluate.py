@@ -1,6 +1,5 @@
 """Evaluation through its command line, of a model that has learnt its answers by heart."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -10,10 +9,10 @@ import sys
 import pytest
 
 from components import artifact
-from components.data import dataset as data
 from components.evaluate import forms
 from components.rewards import named
 from model.tokenizer import load_tokenizer
+from tests.components.evaluated import EVALUATE, dataset, evaluate, problem, read
 from tests.conftest import ROOT, stage
 
 CODE = "```Python\ndef f(x):\n    return x\n```"
@@ -34,7 +33,6 @@ SUMS = ("1 + 1 = 0+2 = 2", "2 + 2 = 1+3 = 4", "3 + 3 = 5+1 = 6")
 SHAPE = {"d_model": 64, "n_layers": 2, "n_heads": 2, "mlp_hidden_size": 128, "context": 128}
 TRAIN = {"steps": 400, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 3e-3}
 BY_HEART = {"steps": 900, "objective": {"band": [0.3, 1.0]}}
-EVALUATE = {"gen_length": 48, "block_length": 8, "traces": 1}
 
 
 def lines(path, rows):
@@ -81,45 +79,6 @@ def train(root, name, base, out, **config):
         model=root / out / "model",
         metrics=root / out / "merged",
     )
-
-
-def problem(prompt, answer, verifier="exact"):
-    return {"prompt": prompt, "answer": answer, "verifier": verifier}
-
-
-def dataset(directory, rows, part="test"):
-    """A dataset artifact with these rows in one of its files."""
-    directory.mkdir(parents=True)
-    data.write(directory, part, rows)
-    artifact.record({"dataset": directory}, stage="rows", config=Rows(), inputs={}, summary={})
-    return directory
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """The configuration of rows that a test wrote."""
-
-
-def evaluate(root, model, rows, check=True, place=None, **config):
-    """The finished process, and the samples and results where there are any."""
-    done = stage(
-        "evaluate",
-        {**EVALUATE, **config},
-        check=check,
-        model=model,
-        dataset=place or dataset(root / "dataset", rows),
-        evaluation=root / "evaluation",
-        metrics=root / "metrics",
-    )
-    if done.returncode:
-        return done, None, None
-    results = json.loads((root / "evaluation" / "results.json").read_text())
-    return done, read(root, "samples"), results
-
-
-def read(root, name):
-    text = (root / "evaluation" / f"{name}.jsonl").read_text()
-    return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 ROWS = [

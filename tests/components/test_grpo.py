@@ -90,6 +90,7 @@ def test_reward_without_spread_updates_nothing(downloaded):
     before = {name: p.clone() for name, p in subject.model.named_parameters()}
     record = subject.step(0)
     assert record["groups_without_spread"] == 4
+    assert record["peak_memory_bytes"] > 2**20
     for name, parameter in subject.model.named_parameters():
         assert torch.equal(parameter, before[name])
 

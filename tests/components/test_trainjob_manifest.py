@@ -150,6 +150,15 @@ def test_no_secret_is_in_the_job():
     assert placement.SECRETS["wandb"] == {"api-key": "WANDB_API_KEY"}
 
 
+def test_checkpoints_in_a_store_need_no_configuration():
+    """A job that is made by hand has the secret of every training stage, where there is one."""
+    variables = {pair["name"]: pair for pair in made(TrainjobConfig())["spec"]["trainer"]["env"]}
+    assert len(placement.SECRETS[placement.STORE]) == 5
+    for key, variable in placement.SECRETS[placement.STORE].items():
+        source = {"name": placement.STORE, "key": key, "optional": True}
+        assert variables[variable]["valueFrom"] == {"secretKeyRef": source}
+
+
 def test_job_and_manifests_agree():
     """The claim, the account, the rights and the policy that the job counts on are there."""
     documents = build(MANIFESTS / "overlays" / "gpu")

@@ -41,6 +41,9 @@ def test_whole_pipeline(tmp_path, preference):
     assert "http://" not in page and "https://" not in page and "<script" not in page
     assert kept.is_dir() and not list(kept.iterdir())  # the report has no more use for them
     assert "total" in done.stdout
+    headings = [line[4:] for line in done.stdout.splitlines() if line.startswith("=== ")]
+    named = {"evaluate base", "evaluate sft", f"evaluate {preference}", f"merge {preference}"}
+    assert named < {*headings}
     assert str((tmp_path / "latest").resolve() / "report.html") in done.stdout
 
 

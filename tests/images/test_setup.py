@@ -115,6 +115,17 @@ def test_an_interrupted_setup_does_not_look_complete(checkout, fail):
     assert checkout.ready.exists()
 
 
+def test_an_audit_is_skipped_where_nobody_has_advisories(checkout):
+    """pip-audit finds nothing then, as if all were well."""
+    program = checkout.root / ".venv" / "audit" / "bin" / "pip-audit"
+    program.parent.mkdir(parents=True)
+    shutil.copy(checkout.root / "stub", program)
+    question, audit = checkout.make("audit")
+    assert "pypi.org" in question and audit.endswith("--requirement requirements.lock")
+    assert checkout.make("audit", fail="pypi.org") == [question]
+    assert checkout.make("audit", fail="requirements.lock", code=2) == [question, audit]
+
+
 def index(folder, *wanted):
     """A package index with one build of the locked torch, which asks for packages."""
     version = "2.13.0+cpu" if not wanted else "2.13.0"

@@ -65,8 +65,9 @@ def test_users_and_labels_of_the_manifests():
         for number in re.findall(r"(?:runAsUser|runAsGroup|fsGroup): (\d+)", text)
     }
     labels = {name for text in texts.values() for name in re.findall(r"part-of: ([\w-]+)", text)}
-    # A namespace that Kubeflow's profile controller is to fill wears a label of Kubeflow's own.
-    assert users == {USER} and labels == {PROJECT, "kubeflow-profile"}
+    # A namespace that Kubeflow's profile controller is to fill wears a label of Kubeflow's own, and
+    # a policy knows the controller of Kubeflow's Trainer by its label.
+    assert users == {USER} and labels == {PROJECT, "kubeflow-profile", "kubeflow"}
 
 
 def test_license():

@@ -45,6 +45,8 @@ BRANCHES = ("grpo", "dpo")
 # The release is a copy of the last merge, with a card that names the image's commit.
 MODELS = ("download", "pretrain", "merge", "sft", "dpo", "grpo")
 OUTPUTS = ("model", "trained")
+CHOICES = {"PROFILE": "--namespace", "ACCOUNT": "--service-account"}
+"""Variables for a server with several users, and the options of submit that they become."""
 WAYS = {
     "docker": "install Docker",
     "kind": "see https://kind.sigs.k8s.io, version 0.30.0",
@@ -153,6 +155,8 @@ def _submit(url: str, preference: str, disturbance: Disturbance | None) -> str:
     settings = [word for setting in SHORT for word in ("--set", setting)]
     command = [sys.executable, "-m", "pipelines.submit", "tiny", "--host", url, "--watch"]
     command += ["--no-cache", "--preference", preference]
+    for variable, option in CHOICES.items():
+        command += [option, os.environ[variable]] if os.environ.get(variable) else []
     lines = []
     with subprocess.Popen(
         [*command, *settings], cwd=ROOT, stdout=subprocess.PIPE, text=True

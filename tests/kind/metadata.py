@@ -4,6 +4,7 @@ KFP's REST API has no call that gives the facts of an artifact. The two calls of
 needed here have a few fields, so they are read and written without its package.
 """
 
+import os
 import struct
 import urllib.request
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def _call(url: str, method: str, message: bytes) -> bytes:
     """One call; the answer is a frame of its own, before the frame with the status."""
     frame = struct.pack(">BI", 0, len(message)) + message
     headers = {"Content-Type": "application/grpc-web+proto", "X-Grpc-Web": "1"}
+    if token := os.environ.get("KFP_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(f"{url}/{SERVICE}/{method}", frame, headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         content = answer.read()

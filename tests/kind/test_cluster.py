@@ -163,6 +163,17 @@ def test_both_branches_equal_those_of_this_machine(kind, reference, step):
         assert pipeline["root"]["dag"]["tasks"]["download"]["cachingOptions"] == {}
 
 
+def test_a_server_with_several_users(kind, reference):
+    """The profile and the account of the pods are named, and every request has the token."""
+    with Server(artifacts=made, multi_user=True, token="right") as server:
+        given = {"PROFILE": "llada", "ACCOUNT": "llada-pipeline", "KFP_TOKEN": "right"}
+        done = kind("check", server.url, REFERENCE=reference, **given)
+    assert done.returncode == 0, done.stderr
+    assert [e["namespace"] for e in server.experiments.values()] == ["llada"]
+    assert {run["service_account"] for run in server.runs.values()} == {"llada-pipeline"}
+    assert set(server.tokens) == {"Bearer right"}
+
+
 def test_a_run_is_disturbed_once_in_each_way(kind, reference):
     """One stage's process is killed, another's pod deleted; the driver's is left alone."""
     with Server(artifacts=made) as server:

@@ -1,5 +1,6 @@
 """Runs that are ended by a signal, start together, or may not write: real processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import local
+from pipelines import local, processes
 from tests.conftest import ROOT
 
 SAVING = ("pretrain.checkpoint_uri={root}/kept", "pretrain.checkpoint_steps=2")
@@ -135,6 +136,19 @@ with stoppable():
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == b"" and time.monotonic() - started < 10
     assert process.returncode != 0
+
+
+def test_a_stage_goes_by_its_display_name(monkeypatch):
+    """Where its task has one; the executor's output has the task's key."""
+    monkeypatch.setitem(processes.NAMES, "merge-2", "merge grpo")
+
+    def command(key):
+        executor = {"inputs": {}, "outputs": {"outputFile": f"/runs/artifacts/run/{key}/out.json"}}
+        return ["python", "-m", "components.merge", "--executor-input", json.dumps(executor)]
+
+    assert processes.name_of(command("merge-2")) == "merge grpo"
+    assert processes.name_of(command("merge-9")) == "merge"
+    assert processes.name_of(command("merge-2")[:3]) == "merge"
 
 
 def test_directories_of_runs_that_start_together(tmp_path):

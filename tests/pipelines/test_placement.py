@@ -1,5 +1,6 @@
 """Where the compiled stages run: what each pod is told, and that it changes nothing of the run."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import yaml
 
 from components import USER, coerce
 from components.cli import TRAINJOB
+from components.download.config import DownloadConfig
 from components.preflight.memory import limits_of
 from components.trainjob import manifest
 from components.trainjob.config import TrainjobConfig
@@ -222,6 +224,36 @@ def test_the_compiler_says_what_every_stage_outlives(tmp_path):
     assert f"policy {policy['retryPolicy']}, '{policy['expression']}'" in done.stdout
 
 
+def test_the_compiler_says_what_a_stage_on_several_nodes_outlives(tmp_path):
+    """Its pod, which waits, has attempts and hours of its own, and the claim keeps checkpoints."""
+    command = [sys.executable, "-m", "pipelines.compiler", "llada_8b", "--nodes", "sft=2"]
+    command += ["--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("sft ")]
+    pipeline, platform = yaml.safe_load_all((tmp_path / "llada_8b.yaml").read_text())
+    policy = pipeline["root"]["dag"]["tasks"]["sft"]["retryPolicy"]
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    hours = int(pod["activeDeadlineSeconds"]) // 3600
+    window = int(policy["backoffMaxDuration"][:-1]) // 3600
+    figures = [f"{policy['maxRetryCount'] + 1}", f"{hours}", f"{window}"]
+    assert row[:7] == ["sft", "on", "2", "nodes", *figures]
+    ((_, value),) = [
+        (entry["name"], entry["value"])
+        for entry in pipeline["deploymentSpec"]["executors"]["exec-sft"]["container"]["env"]
+    ]
+    job = coerce.build(TrainjobConfig, json.loads(value))
+    assert {*row[7:10]} == {secret for _, secret, _ in job.secrets}
+    assert row[10:] == [f"{job.directory}/checkpoints", "(claim", f"{job.claim})"]
+    assert "on several nodes: attempts" in done.stdout
+
+
+def test_make_hands_the_numbers_of_nodes_on():
+    command = ["make", "--dry-run", "pipeline-compile", "RECIPE=llada_8b", "BIN=."]
+    command.append("NODES=pretrain=4 sft=2")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "llada_8b --nodes 'pretrain=4' --nodes 'sft=2'" in done.stdout
+
+
 def test_where_is_not_what(tmp_path):
     """Another placement changes no input, command or default, so that KFP's cache key stays."""
     documents = []
@@ -237,3 +269,36 @@ def test_where_is_not_what(tmp_path):
                 task.get("retryPolicy", {}).pop("backoffMaxDuration", None)
         documents.append(pipeline)
     assert documents[0] == documents[1]
+
+
+def test_stages_that_read_a_base_mount_the_volume_where_it_is(tmp_path):
+    """Also those that train on several nodes, whose TrainJob mounts the same claim."""
+    recipe = RECIPES["llada_8b"]()
+    download = dataclasses.replace(recipe.download, mirror="/training/models")
+    recipe = dataclasses.replace(recipe, download=download)
+    scheduling = placement.Scheduling(nodes={"sft": 2})
+    write(recipe, tmp_path / "out.yaml", profile="gpu", scheduling=scheduling)
+    _, platform = yaml.safe_load_all((tmp_path / "out.yaml").read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounting = {
+        name.removeprefix("exec-").rstrip("-0123456789")
+        for name, executor in executors.items()
+        for mount in executor.get("pvcMount", [])
+        if (mount["constant"], mount["mountPath"]) == placement.VOLUME
+    }
+    assert mounting == {*STAGES} - {"report"}
+
+
+@pytest.mark.parametrize(
+    ("mirror", "cache", "expected"),
+    [
+        ("/training/models", None, True),
+        ("s3://bucket/models", "/training", True),
+        ("s3://bucket/models", None, False),
+        ("/trainings", None, False),
+        (None, None, False),
+    ],
+)
+def test_a_base_on_the_volume(mirror, cache, expected):
+    config = DownloadConfig(model="OWNER/NAME", mirror=mirror, cache=cache)
+    assert placement.on_volume(config) is expected

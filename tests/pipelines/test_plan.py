@@ -61,6 +61,17 @@ def test_every_task_that_takes_a_model_moves_it(large):
     assert tasks["preflight"] == {"task": "preflight", "bytes_from_store": 0, "bytes_to_store": 0}
 
 
+def test_a_base_on_a_volume_goes_through_no_store(large):
+    """Only the merged model does: written by merge and by release, read by release."""
+    done = planned("llada_8b", "--json", "--set", "download.mirror=/training/models")
+    assert done.returncode == 0, done.stderr
+    tasks = json.loads(done.stdout)["tasks"]
+    moved = sum(task["bytes_from_store"] + task["bytes_to_store"] for task in tasks)
+    before = sum(task["bytes_from_store"] + task["bytes_to_store"] for task in large["tasks"])
+    assert before - moved == 8 * large["base_bytes"]  # written once, read seven times
+    assert moved < 60e9
+
+
 def test_headers_on_the_hub(downloaded):
     """Parameters and bytes are those of the files, of which only the beginning is read."""
     folder = downloaded / "model"

@@ -2,17 +2,19 @@
 page is fresh."""
 
 import itertools
+import re
 
 import pytest
 from google.protobuf.json_format import MessageToDict
 
 from components import coerce
 from components.data import catalogue
+from components.evaluate.published import compare
 from components.preflight import stage as preflight
 from components.preflight.config import TRAINING
 from model.tokenizer import reasoned
 from pipelines import llada, pins
-from pipelines.overrides import override
+from pipelines.overrides import choose, override
 from pipelines.placement import profile
 from pipelines.recipes import RECIPES, d1
 from pipelines.stages import stages
@@ -127,3 +129,12 @@ def test_the_page_tells_of_every_recipe():
     text = recipe_page.PAGE.read_text()
     assert all(f"| `{name}` |" in text for name in RECIPES)
     assert {row[0] for row in recipe_page.EXPECTED} == {*LARGE}
+
+
+def test_the_command_for_a_published_figure_departs_in_nothing():
+    text = recipe_page.PAGE.read_text()
+    (command,) = re.findall(r"RECIPE=(\w+) RUNS=\S+ SET='([^']+)'", text)
+    recipe = choose(command[0], settings=command[1].split())
+    for config in (recipe.evaluate, recipe.evaluate_base):
+        comparison = compare(config, 0.5, 1000)
+        assert comparison["departures"] == [] and comparison["published"] == 0.789

@@ -87,6 +87,18 @@ def test_checkpoints_are_kept_beside_the_artifacts():
     assert set(places[2].values()) == {"s3://bucket/all"} and len(places[2]) == 4
 
 
+def test_training_for_days_without_checkpoints_is_warned_of():
+    """The server's own root may be in S3, which it tells nobody."""
+    gpu = ("--placement", "gpu", "--no-cache")
+    with Server() as server:
+        warned = submit(server, *gpu)
+        asked = submit(server, *gpu, "--checkpoints", "none")
+        kept = submit(server, *gpu, "--pipeline-root", "s3://bucket/root")
+    assert warned.returncode == asked.returncode == kept.returncode == 0
+    assert "warning: no checkpoints, so that training which is interrupted" in warned.stderr
+    assert "warning" not in asked.stderr + kept.stderr
+
+
 def parameters(run):
     return run["runtime_config"].get("parameters", {})
 
