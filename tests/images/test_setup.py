@@ -19,6 +19,8 @@ if [ "$1" = bootstrap.py ]; then
 fi
 """
 CPU = "https://torch.example/cpu"
+HASHED = "-m pip install --quiet --no-deps --require-hashes"
+HASHED += " --requirement requirements-hashes.lock"
 OTHER = "https://torch.example/other"
 
 
@@ -54,26 +56,34 @@ def checkout(tmp_path):
 def test_what_is_fetched_is_said_first(checkout):
     calls = checkout.make("setup")
     assert calls[0] == "bootstrap.py .venv"
-    assert calls[1].startswith("-m pip install --quiet packaging==")
+    assert calls[1] == HASHED.replace("requirements-hashes", ".venv/packaging")
     assert calls[2].split() == ["-m", "images.torch_wheel"]
-    assert calls[3] == "-m pip install --quiet --requirement requirements.lock"
-    assert calls[4].endswith("--editable .") and len(calls) == 5
+    assert calls[3] == HASHED
+    assert calls[4] == "-m pip install --quiet --requirement requirements.lock"
+    assert calls[5].endswith("--editable .") and len(calls) == 6
     assert checkout.ready.exists() and checkout.make("setup") == []
+
+
+def test_the_first_package_is_checked_too(checkout):
+    checkout.make("setup")
+    pin, *hashes = (checkout.root / ".venv" / "packaging.lock").read_text().splitlines()
+    assert pin.startswith("packaging==") and hashes
+    assert all(line.startswith("    --hash=sha256:") for line in hashes)
 
 
 def test_torch_comes_from_its_index(checkout):
     calls = checkout.make("setup", f"TORCH_INDEX={CPU}")
     assert calls[2] == f"-m images.torch_wheel --index {CPU}"
     assert calls[3].startswith(f"-m pip install --quiet --no-deps --index-url {CPU} torch==")
-    assert calls[4] == "-m pip install --quiet --requirement requirements.lock"
+    assert calls[4:6] == [HASHED, "-m pip install --quiet --requirement requirements.lock"]
 
 
 def test_another_index_makes_the_environment_anew(checkout):
     checkout.make("setup")
     for index in (CPU, OTHER, ""):
-        assert len(checkout.make("setup", f"TORCH_INDEX={index}")) == (6 if index else 5)
+        assert len(checkout.make("setup", f"TORCH_INDEX={index}")) == (7 if index else 6)
         assert checkout.make("setup", f"TORCH_INDEX={index}") == []
-    assert len(checkout.make("setup", TORCH_INDEX=CPU)) == 6
+    assert len(checkout.make("setup", TORCH_INDEX=CPU)) == 7
 
 
 def test_the_index_stays_where_none_is_given(checkout):
@@ -86,12 +96,22 @@ def test_the_index_stays_where_none_is_given(checkout):
     assert f"-m images.torch_wheel --index {CPU}" in checkout.make("setup")
 
 
-@pytest.mark.parametrize("fail", ["bootstrap.py", "packaging==", "images.torch", "torch==", "lock"])
+@pytest.mark.parametrize(
+    "fail",
+    [
+        "bootstrap.py",
+        "packaging.lock",
+        "images.torch",
+        "torch==",
+        "hashes",
+        "-m pip install --quiet --requirement",
+    ],
+)
 def test_an_interrupted_setup_does_not_look_complete(checkout, fail):
     checkout.make("setup")
     calls = checkout.make("setup", f"TORCH_INDEX={CPU}", fail=fail, code=2)
     assert fail in calls[-1] and not checkout.ready.exists()
-    assert len(checkout.make("setup", f"TORCH_INDEX={CPU}")) == 6
+    assert len(checkout.make("setup", f"TORCH_INDEX={CPU}")) == 7
     assert checkout.ready.exists()
 
 

@@ -89,6 +89,23 @@ def test_every_package_is_pinned():
         assert pins and all(pin.count("==") == 1 for pin in pins)
 
 
+def test_every_package_but_torch_has_its_hashes():
+    """The file with the hashes holds the pins of the other two, and a sha256 or more of each."""
+    alone = (ROOT / "requirements-alone.lock").read_text()
+    pins = [line for line in (LOCK + alone).splitlines() if re.match(r"[\w.-]+==", line)]
+    blocks = re.split(r"^(?=\w)", (ROOT / "requirements-hashes.lock").read_text(), flags=re.M)[1:]
+    assert len(blocks) == len(pins) - 1
+    hashed = {_normal(block.split()[0]) for block in blocks}
+    assert hashed == {_normal(pin) for pin in pins if not pin.startswith("torch==")}
+    for block in blocks:
+        hashes = [word for word in block.split()[1:] if word != "\\"]
+        assert hashes and all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", one) for one in hashes)
+
+
+def _normal(pin):
+    return re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower() + "==" + pin.partition("==")[2]
+
+
 def test_pip_settings(tmp_path):
     bundle = tmp_path / "bundle.pem"
     bundle.write_text("certificate")
