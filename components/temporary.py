@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from components import PROJECT
+from components import PROJECT, atomic
 
 KEPT = "kept-"
 """Begins the names of folders that the same command takes up again after a kill."""
@@ -91,8 +91,9 @@ def sweep(spared: str | None = None) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes a folder, and the directory of all of them once it is empty."""
+    """Removes a folder or its draft, and the directory of all of them once it is empty."""
     shutil.rmtree(path, ignore_errors=True)
+    atomic.remove_drafts(path)
     _lock_of(path).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         path.parent.rmdir()

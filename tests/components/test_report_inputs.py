@@ -9,9 +9,10 @@ from components import artifact
 from components.merge.config import MergeConfig
 from tests.conftest import stage
 
+SCORE = {"score": 0.5, "problems": 2, "standard_error": 0.1, "metric": "accuracy"}
 ASKED = {"accuracy": 0.5, "correct": 1, "problems": 2, "standard_error": 0.1}
 ASKED |= {"tokens_per_second": 9.0, "forward_passes_per_answer": 8.0, "too_long": 0, "unusable": 0}
-ASKED |= {"task": "test", "tasks": {"test": {"score": 0.5, "problems": 2, "standard_error": 0.1}}}
+ASKED |= {"task": "test", "tasks": {"test": SCORE}}
 FIGURES = {"steps": 1, "loss": 0.5, "parameters": 7}
 
 

@@ -19,6 +19,14 @@ path.mkdir()
 print(path, flush=True)
 sys.stdin.read()
 """
+HALF = """
+import sys
+from components import atomic, temporary
+with atomic.replacing(temporary.folder()) as draft:
+    draft.mkdir()
+    print(draft, flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +35,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
-def program():
-    command = [sys.executable, "-c", PROGRAM]
+def program(text=PROGRAM):
+    command = [sys.executable, "-c", text]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -42,6 +50,16 @@ def test_the_folder_of_a_killed_process_is_swept_and_that_of_a_living_one_stays(
         living.stdin.close()
         living.wait()
         assert not os.path.exists(folders[1])
+    assert list(temporary.root().iterdir()) == []
+
+
+def test_what_was_being_moved_into_a_folder_is_swept_with_it():
+    with program(HALF) as killed:
+        killed.stdout.readline()
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+    assert len(list(temporary.root().iterdir())) == 2
+    temporary.sweep()
     assert list(temporary.root().iterdir()) == []
 
 
