@@ -110,7 +110,8 @@ def outputs(recipe: Recipe, graph: Mapping[str, Any]) -> Iterator[str]:
     for stage in sorted({*expected} ^ {*recipe.adapters}):
         known = "an adapter" if stage in expected else "null"
         allowed = f"{known}, for which this pipeline was compiled; compile it with the other"
-        yield complaint(f"{stage}.lora", getattr(recipe, stage).lora, allowed)
+        adapter = getattr(getattr(recipe, stage), "lora", None)  # null where the stage is off
+        yield complaint(f"{stage}.lora", adapter, allowed)
 
 
 def doubts(recipe: Recipe) -> Iterator[str]:

@@ -26,7 +26,8 @@ SMALL = {
 
 def preflight(*, recipe="tiny", preference=None, **changes):
     """The stage on a recipe's values, with some fields of some stages changed."""
-    given = arguments(RECIPES[recipe]())
+    chosen = RECIPES[recipe]()
+    given = arguments(chosen)
     del given["preference"]
     for name, fields in [
         *(SMALL.items() if changes and recipe == "tiny" else ()),
@@ -35,7 +36,8 @@ def preflight(*, recipe="tiny", preference=None, **changes):
         given[name] = fields and {**given[name], **fields}
     word = {} if preference is None else {"preference": preference}
     texts = {name: json.dumps(values) for name, values in given.items()}
-    return stage("preflight", check=False, **word, **texts)
+    off = dict.fromkeys(chosen.off, "null")
+    return stage("preflight", check=False, **{**off, **texts, **word})
 
 
 def in_a_pod(monkeypatch, **limits):
@@ -51,7 +53,7 @@ def test_a_stage_that_its_pod_cannot_hold(tmp_path, monkeypatch):
     assert preflight(recipe="llada_8b").returncode == 0
     in_a_pod(monkeypatch, sft=(96, 1, 16), grpo=(4, 0, 0))
     done = preflight(recipe="llada_8b")
-    refused(done, tmp_path, "sft needs 19.0 GiB of memory (weights 14.9,", "up to 15.2, a GPU of")
+    refused(done, tmp_path, "sft needs 18.1 GiB of memory (weights 14.9,", "up to 15.2, a GPU of")
     assert "grpo needs" in done.stderr and "up to 3.0, the pod of" in done.stderr
     assert "pretrain needs" not in done.stderr
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")  # the local runners place nothing

@@ -14,6 +14,7 @@ from components.release.stage import card
 from tests.conftest import stage
 
 EVALUATE = {"gen_length": 8, "block_length": 8, "limit": 3, "traces": 2}
+SUMS = json.dumps({"made": "sums"})
 
 
 def declare(path, kind):
@@ -185,12 +186,13 @@ def test_output_file_in_use(tmp_path):
 
 
 def test_preflight_hands_on_the_bar(tmp_path):
-    stage("preflight", release=json.dumps({"accuracy": 0.25}), release_accuracy=tmp_path / "bar")
+    release = json.dumps({"accuracy": 0.25})
+    stage("preflight", download=SUMS, release=release, release_accuracy=tmp_path / "bar")
     assert json.loads((tmp_path / "bar").read_text()) == 0.25
 
 
 def test_files_are_not_kept_unless_named(tmp_path):
     """A stage by hand writes what it was asked for and nothing beside it."""
     before = set(tmp_path.iterdir())
-    stage("preflight")
+    stage("preflight", download=SUMS)
     assert set(tmp_path.iterdir()) == before
