@@ -94,6 +94,31 @@ def _is_multi_user(host: str, secrets: dict[str, Any]) -> bool:
         raise ValueError(f"--host {host}: {LOGIN}") from None
 
 
+def request(
+    client: Client,
+    path: str,
+    *,
+    message: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    host: str | None = None,
+) -> Any:
+    """urllib3's reply to a request that the SDK has no call for, with its content still to be read.
+
+    Raises an exception of FAILURES, also where the status says that it was refused.
+    """
+    answer = client._run_api.api_client.call_api(
+        path,
+        "GET" if message is None else "POST",
+        header_params=headers,
+        body=message,
+        auth_settings=["Bearer"],
+        _preload_content=False,
+        _request_timeout=20,
+        _host=host,
+    )
+    return answer[0] if isinstance(answer, tuple) else answer
+
+
 def explain(error: Exception, host: str) -> str:
     """One line: what went wrong between this machine and the server, and what to try next."""
     if isinstance(error, urllib3.exceptions.HTTPError):

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Column, Table
 
-from pipelines import logs
+from pipelines import executor_logs, logs
 from pipelines.client import Connection
 from pipelines.progress import (
     CACHED,
@@ -139,8 +139,7 @@ def _failure(server: Connection, run: Any, run_id: str, now: Sequence[Row]) -> l
     for row in (row for row in now if row.state == "FAILED"):
         attempts = f" in attempt {row.attempt}" if row.attempt else ""
         lines.append(f"{row.stage.name} failed{attempts}{f': {row.error}' if row.error else ''}")
-        log = logs.tail(server.client, run, row.pod, server.home) if row.pod else []
-        lines += [f"  | {line}" for line in log]
+        lines += [f"  | {line}" for line in _log(server, run, row)]
         if row.attempt == 1 and row.stage.template == RETRIED:
             lines.append(f"  {NOT_RETRIED}")
         lines.append(f"  log:    {logs.more(run_id, row.pod, server.home)}")
@@ -150,6 +149,13 @@ def _failure(server: Connection, run: Any, run_id: str, now: Sequence[Row]) -> l
     profile = f" --namespace {server.namespace}" if server.namespace else ""
     again = f"python -m pipelines.submit --retry {run_id} --host {server.host}{profile} --watch"
     return [*lines, f"to go on from there: {again}"]
+
+
+def _log(server: Connection, run: Any, row: Row) -> list[str]:
+    """The last lines of a stage, by its pod or, once that is gone, as they were kept."""
+    where = server.client, run
+    pod = logs.sources(*where, row.pod, server.home) if row.pod else []
+    return logs.first([*pod, *executor_logs.sources(*where, row, server.home)])
 
 
 def _say(*lines: str) -> None:

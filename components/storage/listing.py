@@ -1,6 +1,7 @@
 """The names of objects below a location: listed by pages of 1,000, and deleted by as many."""
 
 import functools
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -48,6 +49,20 @@ def entries_below(location: Location) -> dict[str, Entry]:
             for page in _pages(location, {"Bucket": bucket, "Prefix": prefix})
             for item in page.get("Contents", [])
         }
+
+
+def latest_below(location: Location, name: re.Pattern[str]) -> str:
+    """The relative name of the object written last among those whose own name matches.
+
+    One request for the first page, which is not repeated. Raises ValueError if there is none.
+    """
+    bucket, key = split(location)
+    page = client().list_objects_v2(Bucket=bucket, Prefix=f"{key}/")
+    matches = [
+        item for item in page.get("Contents", []) if name.fullmatch(item["Key"].rpartition("/")[2])
+    ]
+    last = max(matches, key=lambda item: item["LastModified"])
+    return str(last["Key"].removeprefix(f"{key}/"))
 
 
 def sizes_below(location: Location) -> dict[str, int]:

@@ -7,6 +7,7 @@ Starting Python with torch takes seconds, and the tests start hundreds of stages
 import atexit
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -63,7 +64,14 @@ def finish(process, output, code=0):
 def wait_for_steps(process, metrics, steps):
     """Until the metrics hold so many records, or the process has ended."""
     file = metrics / "metrics.jsonl"
-    while process.is_alive():
-        if file.exists() and file.read_bytes().count(b"\n") >= steps:
-            return
+    wait([process], lambda: file.exists() and file.read_bytes().count(b"\n") >= steps)
+
+
+def wait(processes, reached, seconds=math.inf):
+    """Until `reached()` is true or all processes have ended; False if that takes any longer."""
+    end = time.monotonic() + seconds
+    while any(process.is_alive() for process in processes) and not reached():
+        if time.monotonic() > end:
+            return False
         time.sleep(0.002)
+    return True

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components.container import IMAGE
-from tests.kind import metadata
+from pipelines import metadata
+from pipelines.client import connect
 from tests.kind.disturb import Disturbance
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,9 @@ BRANCHES = ("grpo", "dpo")
 MODELS = ("download", "pretrain", "merge", "sft", "dpo", "grpo")
 OUTPUTS = ("model", "trained")
 CHOICES = {"PROFILE": "--namespace", "ACCOUNT": "--service-account"}
-"""Variables for a server with several users, and the options of submit that they become."""
+"""Variables for other installations, and the options of submit that they become."""
+OURS = "llada-pipeline"
+"""The account that `manifests/overlays/kind` makes: the run shows that its rights suffice."""
 WAYS = {
     "docker": "install Docker",
     "kind": "see https://kind.sigs.k8s.io, version 0.30.0",
@@ -75,7 +78,9 @@ def up() -> None:
 
 
 def test() -> None:
-    """The test below on the kind cluster."""
+    """The test below on the kind cluster, disturbed, by the account that the manifests make."""
+    os.environ.setdefault("ACCOUNT", OURS)
+    os.environ.setdefault("PODS", "kubeflow")
     with forwarded("svc/ml-pipeline-ui", 80) as url:
         check(url, "--context", CONTEXT)
 
@@ -89,7 +94,8 @@ def check(url: str, *context: str) -> None:
     for preference in BRANCHES:
         disturbance = Disturbance(["kubectl", *context], os.environ.get("PODS", ""))
         run = _submit(url, preference, disturbance if os.environ.get("PODS") else None)
-        found = metadata.artifacts(url, run)
+        server = connect(url, os.environ.get("PROFILE") or None, None)
+        found = metadata.artifacts(server.client, run)
         for artifact in found:
             if artifact.get("stage") == "evaluate":
                 print(f"{preference}: accuracy {artifact.get('accuracy')}")

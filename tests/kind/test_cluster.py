@@ -149,18 +149,32 @@ def test_both_branches_equal_those_of_this_machine(kind, reference, step):
     """On kind by a port that is forwarded, or on any installation at its address."""
     with Server(artifacts=made) as server:
         arguments = [step] if step == "test" else [step, server.url]
-        done = kind(*arguments, PORT=server.url.rsplit(":", 1)[1], REFERENCE=reference)
+        port = server.url.rsplit(":", 1)[1]
+        done = kind(*arguments, PORT=port, REFERENCE=reference, STAGES="sft grpo")
     assert done.returncode == 0, done.stderr
     grpo, dpo = server.runs.values()
     given = grpo["runtime_config"]["parameters"]
     assert given["sft"]["steps"] == 20 and given["release"]["accuracy"] == 0
     assert dpo["runtime_config"]["parameters"]["preference"] == "dpo"
+    accounts = {run.get("service_account") for run in server.runs.values()}
+    assert accounts == {cluster.OURS if step == "test" else None}
     assert "grpo: accuracy 0.25" in done.stdout
-    lines = [line for line in done.stdout.splitlines() if line.startswith("cluster: ")]
-    assert lines == [f"cluster: run {run} passed: 7 models are equal" for run in server.runs]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("cluster: run")]
+    disturbed = [call for call in kind.calls() if "exec" in call]
+    assert bool(disturbed) == (step == "test")
+    assert all(call[1:5] == ["--context", "kind-llada", "-n", "kubeflow"] for call in disturbed)
+    assert lines == [f"cluster: run {run} passed: 5 models are equal" for run in server.runs]
     for version in server.versions.values():
         (pipeline, _) = version["spec"]
         assert pipeline["root"]["dag"]["tasks"]["download"]["cachingOptions"] == {}
+
+
+def test_the_account_on_kind_is_that_of_the_manifests():
+    base = yaml.safe_load_all((ROOT / "manifests/base/service-accounts.yaml").read_text())
+    names = [each["metadata"]["name"] for each in base if each["kind"] == "ServiceAccount"]
+    assert cluster.OURS in names
+    overlay = yaml.safe_load((ROOT / "manifests/overlays/kind/kustomization.yaml").read_text())
+    assert overlay["resources"] == ["../../base"] and overlay["namespace"] == "kubeflow"
 
 
 def test_a_server_with_several_users(kind, reference):
@@ -275,3 +289,6 @@ def test_workflow_runs_the_three_steps():
         if "uses" in step:
             assert len(step["uses"].split("@")[1]) == 40, step["uses"]
     assert "sha256sum --check" in text
+    assert "df --human-readable" in text and "--cache .cache/image" in text
+    (kept,) = [step for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert kept["if"] == "always()" and kept["with"] == {"name": "logs", "path": "logs"}

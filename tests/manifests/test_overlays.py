@@ -232,7 +232,8 @@ def test_the_account_that_submit_names_may_submit(documents):
     assert named(documents, "ServiceAccount", name)
     binding = named(documents, "RoleBinding", name)
     assert [subject["name"] for subject in binding["subjects"]] == [name]
-    rule, again = named(documents, "Role", binding["roleRef"]["name"])["rules"]
+    rule, again, shown = named(documents, "Role", binding["roleRef"]["name"])["rules"]
+    assert (shown["resources"], shown["verbs"]) == (["viewers"], ["get"])
     assert again["resources"] == ["runs"] and set(again["verbs"]) == {"retry", "readLog"}
     assert set(rule["verbs"]) == {"create", "get", "list"}
     assert {"pipelines", "pipelines/versions", "experiments", "runs"} == set(rule["resources"])

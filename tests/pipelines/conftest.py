@@ -11,6 +11,7 @@ import yaml
 from components.preflight.config import Recipe
 from pipelines import placement
 from pipelines.recipes import RECIPES
+from tests.components.conftest import nanio  # noqa: F401
 from tests.conftest import ROOT
 from tests.pipelines.asked import ask, converse  # noqa: F401
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from pipelines.metadata import SERVICE
 from tests.http_server import LocalServer, body, send
-from tests.kind.metadata import SERVICE
 from tests.pipelines import store
 
 API = "/apis/v2beta1"
@@ -39,6 +39,7 @@ class Server(LocalServer):
         after_retry=GOOD[-1:],
         logs=None,
         artifacts=None,
+        kept=None,
         faults=(),
         health=200,
         page=False,
@@ -46,6 +47,7 @@ class Server(LocalServer):
         super().__init__()
         self.token, self.multi_user, self.logs = token, multi_user, logs or {}
         self.answers, self.after_retry = answers, after_retry
+        self.kept, self.sent_by_ui = kept or {}, []
         self.artifacts = artifacts or (lambda preference: [])
         self.health, self.page = health, page
         self.faults = list(faults)
@@ -70,6 +72,14 @@ class Server(LocalServer):
                 send(
                     handler, 200 if log else 404, log or "pod not found", Content_Type="text/plain"
                 )
+                return
+            if path == "/artifacts/get":
+                self.sent_by_ui.append(arguments)
+                address = "{source}://{bucket}/{key}".format(**arguments)
+                log = self.kept.get(address)
+                is_page = not log or log.startswith("<")
+                kind = "text/html" if is_page else ""  # the UI names no type of what it passes on
+                send(handler, 200 if log else 500, log or "no such key", Content_Type=kind)
                 return
             if path.startswith(f"/{SERVICE}/"):
                 send(handler, 200, self.metadata(path, sent), Content_Type="application/grpc-web")

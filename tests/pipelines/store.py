@@ -64,7 +64,7 @@ def artifact(properties):
     own = [
         {"key": key, "value": {kinds[type(value)]: value}}
         for key, value in properties.items()
-        if key != "output"
+        if key not in ("output", "uri", "number")
     ]
-    address = f"s3://bucket/root/run/task/uuid/{properties['output']}"
-    return {"id": 1, "uri": address, "custom_properties": own}
+    address = properties.get("uri", f"s3://bucket/root/run/task/uuid/{properties.get('output')}")
+    return {"id": properties.get("number", 1), "uri": address, "custom_properties": own}

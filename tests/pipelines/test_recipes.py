@@ -13,9 +13,9 @@ from components.evaluate.published import compare
 from components.preflight import stage as preflight
 from components.preflight.config import TRAINING
 from model.tokenizer import reasoned
-from pipelines import llada, pins
+from pipelines import compiler, llada, pins
 from pipelines.overrides import choose, override
-from pipelines.placement import profile
+from pipelines.placement import Scheduling, profile, resumes
 from pipelines.recipes import RECIPES, d1
 from pipelines.stages import stages
 from tests.pipelines import recipe_page
@@ -58,9 +58,27 @@ def test_both_preferences_compile_to_one_pipeline(name):
     assert words == ["dpo", "grpo"] and built[0] == built[1]
     on = [stage for stage in TRAINING if getattr(recipes[0], stage) is not None]
     assert {stage.name for stage in stages(built[0])} & {*TRAINING} == {*on}
+    outlives(recipes[0], name, built[0])
     for stage in ("download", *on, "evaluate", "evaluate_base"):
         config, values = getattr(recipes[0], stage), defaults[0][stage]["defaultValue"]
         assert coerce.build(type(config), whole(values)) == config
+
+
+def outlives(recipe, name, spec):
+    """The compiler's table says of every task how often and for how long it may be tried."""
+    table = compiler.survival(recipe, profile(name), Scheduling(resumes=resumes(recipe)))
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+    dags = [spec["root"], *(part for part in spec["components"].values() if "dag" in part)]
+    for task in (task for part in dags for task in part["dag"]["tasks"].values()):
+        component = spec["components"][task["componentRef"]["name"]]
+        if "executorLabel" not in component:
+            continue
+        container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        row = rows[container["command"][2].removeprefix("components.")]
+        retry = task.get("retryPolicy", {"maxRetryCount": 0, "backoffMaxDuration": "-"})
+        assert int(row[0]) == int(retry["maxRetryCount"]) + 1, task
+        assert row[2] == "-" or f"{int(row[2]) * 3600}s" == retry["backoffMaxDuration"], task
+    assert "policy Always" in table and "object-store" in rows["sft" if recipe.sft else "grpo"]
 
 
 def whole(value):

@@ -1,10 +1,10 @@
 """A stage that is killed and started again ends where an uninterrupted one does."""
 
 import json
+import math
 import os
 import random
 import signal
-import time
 import warnings
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from components.artifact import METRICS
 from model import diffusion
-from tests.components.forked import finish, start, wait_for_steps
+from tests.components.forked import finish, start, wait, wait_for_steps
 from tests.ports import free_port
 
 SMALL = {"batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
@@ -70,15 +70,12 @@ class Runs:
 
     def _hangs(self, reached):
         """Whether two minutes pass without the end and without `reached`; then all are killed."""
-        end = time.monotonic() + 120
-        while any(process.is_alive() for process in self.started) and not reached():
-            if len(self.started) > 1 and time.monotonic() > end:
-                assert any(spins_in_gloo(process.pid) for process in self.started), "our own hang"
-                warnings.warn("gloo hung; its processes were started again", stacklevel=2)
-                self.kill()
-                return True
-            time.sleep(0.002)
-        return False
+        if wait(self.started, reached, 120 if len(self.started) > 1 else math.inf):
+            return False
+        assert any(spins_in_gloo(process.pid) for process in self.started), "our own hang"
+        warnings.warn("gloo hung; its processes were started again", stacklevel=2)
+        self.kill()
+        return True
 
     def kill(self):
         """SIGKILL to all processes of the last attempt."""

@@ -4,36 +4,47 @@ KFP's REST API has no call that gives the facts of an artifact. The two calls of
 needed here have a few fields, so they are read and written without its package.
 """
 
-import os
 import struct
-import urllib.request
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
+
+from kfp import Client
+
+from pipelines.client import request
 
 SERVICE = "ml_metadata.MetadataStoreService"
 CONTEXT = "system.PipelineRun"
 Fields = Iterator[tuple[int, Any]]
 
 
-def artifacts(url: str, run: str) -> list[dict[str, Any]]:
-    """What the stages reported of each of the run's artifacts, and which `output` it is."""
+def artifacts(client: Client, run: str) -> list[dict[str, Any]]:
+    """What the stages reported of each of the run's artifacts, the oldest first.
+
+    Beside it the artifact's address as `uri`, the last part of that as `output`, and its `number`.
+    """
     asked = _text(1, CONTEXT) + _text(2, run)
-    context = dict(_fields(_call(url, "GetContextByTypeAndName", asked))).get(1)
+    context = dict(_fields(_call(client, "GetContextByTypeAndName", asked))).get(1)
     assert context is not None, f"the metadata store has no run {run}"
     (number,) = (value for field, value in _fields(context) if field == 1)
-    answer = _call(url, "GetArtifactsByContext", _number(1, number))
-    return [_artifact(value) for field, value in _fields(answer) if field == 1]
+    answer = _call(client, "GetArtifactsByContext", _number(1, number))
+    made = [_artifact(value) for field, value in _fields(answer) if field == 1]
+    return sorted(made, key=lambda artifact: artifact["number"])
 
 
 def _artifact(message: bytes) -> dict[str, Any]:
     properties: dict[str, Any] = {}
+    own: dict[str, Any] = {"number": 0}
     for field, value in _fields(message):
-        if field == 3:
-            properties["output"] = value.decode().rpartition("/")[2]  # <root>/.../<output>
+        if field == 1:
+            own["number"] = value
+        elif field == 3:
+            own["uri"] = value.decode()
+            own["output"] = own["uri"].rpartition("/")[2]  # <root>/.../<output>
         elif field == 5:
             entry = dict(_fields(value))
             properties[entry[1].decode()] = _value(entry.get(2, b""))
-    return properties
+    return properties | own
 
 
 def _value(message: bytes) -> Any:
@@ -48,16 +59,15 @@ def _value(message: bytes) -> Any:
     return None
 
 
-def _call(url: str, method: str, message: bytes) -> bytes:
+def _call(client: Client, method: str, message: bytes) -> bytes:
     """One call; the answer is a frame of its own, before the frame with the status."""
     frame = struct.pack(">BI", 0, len(message)) + message
     headers = {"Content-Type": "application/grpc-web+proto", "X-Grpc-Web": "1"}
-    if token := os.environ.get("KFP_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    request = urllib.request.Request(f"{url}/{SERVICE}/{method}", frame, headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        content = answer.read()
-        status = answer.headers.get("grpc-status")
+    # Kubeflow has the UI below a path of its address, and the store beside it.
+    root = urllib.parse.urljoin(client._run_api.api_client.configuration.host, "/").rstrip("/")
+    answer = request(client, f"/{SERVICE}/{method}", message=frame, headers=headers, host=root)
+    content = answer.data
+    status = answer.headers.get("grpc-status")
     assert status in (None, "0"), f"{method}: {answer.headers.get('grpc-message')} ({status})"
     kind, length = struct.unpack(">BI", content[:5])
     assert kind == 0, f"{method}: {content[5:].decode(errors='replace').strip()}"
