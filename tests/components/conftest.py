@@ -125,7 +125,7 @@ def running(name, root):
 
 def wait_for(port, process, output):
     """Returns once the port answers; fails with the server's own words if it ends or is late."""
-    for _ in range(300):
+    for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

@@ -1,7 +1,8 @@
 """10,000 hostile cases through every reader of a stranger's input, a stored corpus among them.
 
-`hostile.py` says what must hold. The readers are those that the stages call; which line each fault
-makes of the real commands is tested by tests/components/test_refusals.py.
+`hostile.py` says what must hold. The readers are those that the stages call; the stored cases go
+through the real commands in test_hostile_commands.py, other faults in
+tests/components/test_refusals.py.
 """
 
 import contextlib

@@ -17,7 +17,8 @@ from tests.conftest import ROOT
 SMALL = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
 SHAPE = {"d_model": 16, "n_layers": 1, "n_heads": 1, "mlp_hidden_size": 16}
 SHORT = (
-    *("pretrain.steps=2", "sft.steps=2", "dpo.steps=1", "evaluate.limit=4", "release.accuracy=0"),
+    *("pretrain.steps=2", "sft.steps=2", "dpo.steps=1", "release.accuracy=0"),
+    *("download.test_problems=4", "download.examples=200"),
     *(f"download.shape.{name}={value}" for name, value in SHAPE.items()),
 )
 
