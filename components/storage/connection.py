@@ -19,7 +19,15 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
-from components.storage.errors import Damaged, Location, Refused, Spoilt, StorageError, Unavailable
+from components.storage.errors import (
+    Changed,
+    Damaged,
+    Location,
+    Refused,
+    Spoilt,
+    StorageError,
+    Unavailable,
+)
 from model.options import check
 
 SILENCE = 30  # seconds without a byte after which a connection counts as broken
@@ -147,8 +155,10 @@ def explained(location: Location) -> Iterator[None]:
         ) from error
     except (aws.IncompleteReadError, aws.ResponseStreamingError, ResponseParserError) as error:
         raise Unavailable(f"{location}: the answer broke off: {error}") from error
-    except Spoilt as error:
+    except Changed as error:
         raise Damaged(f"{location}: {error}") from error
+    except Spoilt as error:
+        raise Unavailable(f"{location}: {error}") from error
     except StorageError:
         raise
     # The client also raises plain ValueErrors, for variables that are malformed.

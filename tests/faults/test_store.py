@@ -10,7 +10,7 @@ from components import artifact, storage
 from tests.components.conftest import ACCESS, SECRET, point_at
 from tests.components.corpora import prose, write_jsonl
 from tests.components.session.test_resume import curve
-from tests.components.storage.faulty_server import Faulty, busy, chances
+from tests.components.storage.faulty_server import Faulty, busy, chances, refusal
 from tests.conftest import stage
 
 SMALL = {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
@@ -78,16 +78,9 @@ REFUSALS = {
 }
 
 
-def refusal(code):
-    answer = busy()
-    answer.status = 404 if code == "NoSuchBucket" else 403
-    answer.body = f"<Error><Code>{code}</Code><Region>eu-central-1</Region></Error>".encode()
-    answer.length = len(answer.body)
-    return answer
-
-
 def refusing(code, lacks):
-    return lambda handler, ask: refusal(code) if lacks(handler) else ask()
+    status = 404 if code == "NoSuchBucket" else 403
+    return lambda handler, ask: refusal(code, status) if lacks(handler) else ask()
 
 
 RIGHTS = {

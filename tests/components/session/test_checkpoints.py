@@ -15,7 +15,7 @@ from components.session.sinks import History
 from components.sft.config import SftConfig
 from components.storage import directories
 from tests.components.conftest import point_at
-from tests.components.storage.faulty_server import Faulty, busy
+from tests.components.storage.faulty_server import Faulty, busy, refusal
 
 
 def checkpoints(place, keep=2, **options):
@@ -59,20 +59,16 @@ def test_pruning_leaves_the_files_of_a_person(place):
     assert [storage.read_json(each) for each in notes] == ["precious"] * 2
 
 
-def refused():
-    answer = busy()
-    answer.status, answer.body = 403, b"<Error><Code>AccessDenied</Code></Error>"
-    answer.length = len(answer.body)
-    return answer
-
-
 def of_a_state(handler):
     return handler.command == "GET" and ".safetensors" in handler.path
 
 
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
-    [(refused, storage.Refused, "lack s3:GetObject"), (busy, storage.Unavailable, "SlowDown")],
+    [
+        (refusal("AccessDenied"), storage.Refused, "lack s3:GetObject"),
+        (busy(), storage.Unavailable, "SlowDown"),
+    ],
 )
 def test_a_checkpoint_that_cannot_be_fetched_is_not_damaged(
     nanio, monkeypatch, tmp_path, capsys, fault, kind, words
@@ -82,7 +78,7 @@ def test_a_checkpoint_that_cannot_be_fetched_is_not_damaged(
     place = f"s3://bucket/{tmp_path.name}"
     assert save(checkpoints(place), 1)
     monkeypatch.setenv("STORAGE_RETRY_MINUTES", "0")
-    with Faulty(nanio, lambda handler, ask: fault() if of_a_state(handler) else ask()) as server:
+    with Faulty(nanio, lambda handler, ask: fault if of_a_state(handler) else ask()) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         with pytest.raises(kind, match=words):
             checkpoints(place).latest()
