@@ -162,7 +162,7 @@ def _index(path: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{path / INDEX}: no weight_map of tensor names to files")
     for name, file in places.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file or Path(file).name != file:
             raise ValueError(f"{path / INDEX}: {name} is in {file!r}, allowed: a file beside it")
     return places
 

@@ -15,6 +15,7 @@ tensors are.
 """
 
 import dataclasses
+import errno
 import json
 import shutil
 import tempfile
@@ -36,6 +37,8 @@ from components.session.sinks import History
 from components.storage import directories
 from model.training.config import Resumable
 from model.training.protocols import Snapshot
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Checkpoints:
@@ -149,7 +152,8 @@ class Checkpoints:
         """The newest usable state, or None where there is none; its records go to the history.
 
         Reports each checkpoint that is damaged. Raises ValueError where all are damaged, and
-        OSError naming a local place where nothing can be written: before hours of training.
+        OSError or StorageError naming a place that cannot be read or written: before hours of
+        training.
         """
         if self.processes.is_main_process:
             _try(self.location)
@@ -178,6 +182,8 @@ class Checkpoints:
                 directories.get_directory(self._at(step), folder)
                 states.check(folder, step)
             except (OSError, ValueError, KeyError, SafetensorError) as error:
+                if not _is_damage(error):
+                    raise
                 shutil.rmtree(folder, ignore_errors=True)
                 self.damaged.add(step)
                 self._say(f"checkpoint of step {step} is damaged and not used: {error}")
@@ -230,14 +236,26 @@ class Checkpoints:
 
 
 def _try(location: str) -> None:
-    """Writes to the place and removes it again: what is refused is found before the first step."""
+    """Writes to the place, reads and removes that: each missing right is named before a step."""
     if not storage.is_remote(location):
         Path(location).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=location):
             return
     name = storage.join(location, f".try-{uuid.uuid4().hex[:8]}")
     storage.write_json(name, None)
-    storage.delete(name)
+    try:
+        storage.read_json(name)
+    finally:
+        storage.delete(name)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether a checkpoint is wrong, rather than the way to it or the disk that it is copied to."""
+    if isinstance(error, storage.Damaged):
+        return True
+    if isinstance(error, (storage.Refused, storage.Unavailable, PermissionError)):
+        return False
+    return not isinstance(error, OSError) or error.errno not in NO_ROOM
 
 
 def _name(step: int) -> str:

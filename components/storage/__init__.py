@@ -27,10 +27,25 @@ from components.storage import (
     transfers,
     uploads,
 )
-from components.storage.errors import AlreadyThere, Location, StorageError, Unavailable
+from components.storage.errors import (
+    AlreadyThere,
+    Damaged,
+    Location,
+    Refused,
+    StorageError,
+    Unavailable,
+)
 from components.storage.finding import Listing, Sizes
 
-__all__ = ["AlreadyThere", "Listing", "Location", "StorageError", "Unavailable"]
+__all__ = [
+    "AlreadyThere",
+    "Damaged",
+    "Listing",
+    "Location",
+    "Refused",
+    "StorageError",
+    "Unavailable",
+]
 MANIFEST = ".manifest.json"
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 

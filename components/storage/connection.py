@@ -19,7 +19,15 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
-from components.storage.errors import Location, Spoilt, StorageError, Unavailable
+from components.storage.errors import (
+    Changed,
+    Damaged,
+    Location,
+    Refused,
+    Spoilt,
+    StorageError,
+    Unavailable,
+)
 from model.options import check
 
 SILENCE = 30  # seconds without a byte after which a connection counts as broken
@@ -134,11 +142,11 @@ def explained(location: Location) -> Iterator[None]:
         if code in ("NoSuchKey", "404"):
             raise FileNotFoundError(f"{location}: no such object") from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        kind = Unavailable if status >= 500 or status == 429 else StorageError
+        kind = Unavailable if status >= 500 or status == 429 else Refused
         where = f"(endpoint {endpoint or 'of AWS'})"
         raise kind(f"{location}: {_reason(error)} {where}") from error
     except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
-        raise StorageError(
+        raise Refused(
             f"{location}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     except (aws.HTTPClientError, aws.EndpointConnectionError) as error:
@@ -147,6 +155,8 @@ def explained(location: Location) -> Iterator[None]:
         ) from error
     except (aws.IncompleteReadError, aws.ResponseStreamingError, ResponseParserError) as error:
         raise Unavailable(f"{location}: the answer broke off: {error}") from error
+    except Changed as error:
+        raise Damaged(f"{location}: {error}") from error
     except Spoilt as error:
         raise Unavailable(f"{location}: {error}") from error
     except StorageError:

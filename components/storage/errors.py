@@ -15,8 +15,16 @@ class AlreadyThere(StorageError, FileExistsError):
     """Something complete is at a location that should be new."""
 
 
+class Refused(StorageError):
+    """The server does not allow it: a right is missing, or a key, region or clock is wrong."""
+
+
 class Unavailable(Failed, StorageError):
     """A server that fails for longer than it was waited for: no input is bad, exit code 1."""
+
+
+class Damaged(Unavailable):
+    """Content that stays wrong however often it is asked for."""
 
 
 class Spoilt(Exception):

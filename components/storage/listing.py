@@ -72,14 +72,16 @@ def sizes_below(location: Location) -> dict[str, int]:
 
 def remove(location: Location, *, first: str) -> None:
     """Removes an object and all below it, the object `first` of the directory before the others."""
-    below = sizes_below(location)
+    below = entries_below(location)
     if first in below:
         remove_all(location, [first])
     bucket, key = split(location)
     own = [key] if size_of(location) is not None else []
     _remove(location, bucket, [*own, *(f"{key}/{name}" for name in below if name != first)])
-    # A gateway whose folders are real keeps those that a removal of many objects empties.
-    markers = [name for name in sizes_below(location) if is_marker(name)] if len(below) > 1 else []
+    # A gateway of a file system, which gives no ETags, keeps the folders that a removal of many
+    # objects empties.
+    has_folders = len(below) > 1 and any(entry.tag is None for entry in below.values())
+    markers = [name for name in sizes_below(location) if is_marker(name)] if has_folders else []
     for name in sorted(markers, key=len, reverse=True):
         _delete_one(location, bucket, f"{key}/{name}")
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from components.storage import connection
 from model.tokenizer import load_tokenizer
+from tests.components import radosgw as radosgw_cluster
 from tests.components.corpora import download, prose, write_jsonl
 from tests.components.kubernetes_server import Server as KubernetesServer
 from tests.components.trainjob_step import Step
@@ -65,7 +67,12 @@ def start_juicefs(root, port):
     return command, {"MINIO_ROOT_USER": ACCESS, "MINIO_ROOT_PASSWORD": SECRET}
 
 
-SERVERS = {"nanio": start_nanio, "juicefs": start_juicefs}
+def start_radosgw(root, port):
+    keys = {"ACCESS": ACCESS, "SECRET": SECRET}
+    return [sys.executable, "-m", "tests.components.radosgw", str(root), str(port)], keys
+
+
+SERVERS = {"nanio": start_nanio, "juicefs": start_juicefs, "radosgw": start_radosgw}
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +88,16 @@ def juicefs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def radosgw(tmp_path_factory):
+    """Ceph's gateway with the bucket `bucket`, where Debian's packages of it are installed."""
+    if missing := [name for name in radosgw_cluster.PROGRAMS if shutil.which(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    yield from running("radosgw", tmp_path_factory.mktemp("radosgw"))
+
+
+@pytest.fixture(scope="session")
 def endpoint():
-    """The server that S3_TEST_ENDPOINT names, such as Ceph's radosgw, with the bucket `bucket`."""
+    """The server that S3_TEST_ENDPOINT names, with the bucket `bucket`."""
     if (address := os.environ.get("S3_TEST_ENDPOINT")) is None:
         pytest.skip("S3_TEST_ENDPOINT names no server")
     server = Server("endpoint", address)
@@ -110,7 +125,7 @@ def running(name, root):
 
 def wait_for(port, process, output):
     """Returns once the port answers; fails with the server's own words if it ends or is late."""
-    for _ in range(300):
+    for _ in range(600):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

@@ -13,12 +13,28 @@ import sys
 import time
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.failure import Failed, as_line, explain
 
 CORPUS = Path(__file__).parent / "corpus"
+CASES = {
+    "configuration": 1500,
+    "config": 1300,
+    "header": 900,
+    "adapter": 1000,
+    "index": 600,
+    "row": 1200,
+    "tokenizer": 250,
+    "chat": 700,
+    "judge": 900,
+    "executor": 600,
+    "name": 800,
+    "manifest": 400,
+    "record": 600,
+    "written": 400,
+}
 SECONDS, MEMORY = 10, 1 << 30
 LINES = (ValueError, OSError, FloatingPointError, Failed)  # that the command line prints
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -156,3 +172,28 @@ def bounded(folder):
 
 def _peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def each(kind, strategy):
+    """The test of a kind: the stored cases, then as many new ones as CASES says."""
+
+    def decorate(attempt):
+        def run(tmp_path_factory, request):
+            folder = tmp_path_factory.mktemp(kind)
+            count = 0
+
+            def one(case):
+                nonlocal count
+                count += 1
+                with bounded(folder):
+                    attempt(folder, case)
+
+            for case in stored(kind):
+                one(case)
+            cases(CASES[kind])(given(strategy)(one))()
+            assert count >= CASES[kind]
+
+        run.__doc__ = attempt.__doc__
+        return run
+
+    return decorate

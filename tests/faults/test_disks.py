@@ -1,7 +1,7 @@
 """Disks that are full, read-only or out of inodes: one line, exit code 1, nothing looks complete.
 
 Each has a file system of its own where root may mount one. Permissions are in
-`tests/components/test_denied.py`.
+`test_denied.py`.
 """
 
 import resource

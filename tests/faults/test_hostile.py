@@ -1,7 +1,8 @@
 """10,000 hostile cases through every reader of a stranger's input, a stored corpus among them.
 
-`hostile.py` says what must hold. The readers are those that the stages call; which line each fault
-makes of the real commands is tested by tests/components/test_refusals.py.
+`hostile.py` says what must hold. The readers are those that the stages call; the stored cases go
+through the real commands in test_hostile_commands.py, other faults in
+tests/components/test_refusals.py.
 """
 
 import contextlib
@@ -16,63 +17,17 @@ from hypothesis import strategies as st
 from components import artifact, coerce, executor, names, records, written
 from components.data import conversations, dataset
 from components.data.token_shards import Shards, fingerprint
-from components.download import tokenizer_probe
 from components.preflight.config import Recipe
-from components.rewards import judge
-from components.rewards.named import solution
 from components.storage import MANIFEST, directories
-from model import checkpoint, lora, safetensors_files, tokenizer
+from model import checkpoint, lora, safetensors_files
 from model.adapter_settings import Settings
 from model.config import read_config
 from tests.components.test_refusals import made
-from tests.faults.hostile import bounded, cases, changed, stored, values
-
-CASES = {
-    "configuration": 1500,
-    "config": 1300,
-    "header": 900,
-    "adapter": 1000,
-    "index": 600,
-    "row": 1200,
-    "tokenizer": 250,
-    "chat": 700,
-    "judge": 900,
-    "executor": 600,
-    "name": 800,
-    "manifest": 400,
-    "record": 600,
-    "written": 400,
-}
-SAFE = [("a", "F32", [2, 3], 24), ("b", "BF16", [4], 8)]
+from tests.faults.hostile import CASES, bounded, cases, changed, each, stored, values
 
 
 def test_there_are_ten_thousand():
     assert sum(CASES.values()) >= 10_000
-
-
-def each(kind, strategy):
-    """The test of a kind: the stored cases, then as many new ones as CASES says."""
-
-    def decorate(attempt):
-        def run(tmp_path_factory, request):
-            folder = tmp_path_factory.mktemp(kind)
-            count = 0
-
-            def one(case):
-                nonlocal count
-                count += 1
-                with bounded(folder):
-                    attempt(folder, case)
-
-            for case in stored(kind):
-                one(case)
-            cases(CASES[kind])(given(strategy)(one))()
-            assert count >= CASES[kind]
-
-        run.__doc__ = attempt.__doc__
-        return run
-
-    return decorate
 
 
 RECIPE = {name: {} for name in Recipe.__dataclass_fields__ if name != "preference"}
@@ -180,77 +135,6 @@ def test_rows(folder, case):
         if isinstance(row, dict):
             with bounded(folder):
                 convert(row)
-
-
-@pytest.fixture(scope="session")
-def own_tokenizer(tmp_path_factory):
-    """A tokenizer of ours, and the content of its file."""
-    path = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.train_tokenizer(["a b c 1 + 1"] * 5, vocabulary=300).save_pretrained(path)
-    return path
-
-
-def test_tokenizers(own_tokenizer, tmp_path_factory):
-    """As the process that tries them does; what it takes is then loaded and used."""
-    folder = tmp_path_factory.mktemp("tokenizers")
-    usual = json.loads((own_tokenizer / "tokenizer.json").read_text())
-    settings = json.loads((own_tokenizer / "tokenizer_config.json").read_text())
-    short = {**usual, "added_tokens": usual["added_tokens"][:3]}
-    split = {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Isolated", "invert": False}
-    count = 0
-
-    def one(case):
-        nonlocal count
-        count += 1
-        (folder / "tokenizer.json").write_text(json.dumps(case[0]))
-        (folder / "tokenizer_config.json").write_text(json.dumps(case[1]))
-        with bounded(folder):
-            try:
-                tokenizer_probe.main(folder / "tokenizer.json")
-                own = tokenizer.load_tokenizer(folder)
-            except BaseException as error:  # the process ends, or check_fit says so in a line
-                raise ValueError(str(error)) from None
-            own.decode(tokenizer.encode_chat(own, [{"role": "user", "content": "a 1"}]))
-
-    for change in stored("tokenizer"):
-        one([{**short, **change}, settings])
-    strategy = st.tuples(changed({**short, "pre_tokenizer": split}), changed(settings))
-    cases(CASES["tokenizer"])(given(strategy)(one))()
-    assert count >= CASES["tokenizer"]
-
-
-def test_chat_texts(own_tokenizer, tmp_path_factory):
-    """No text becomes a control token, whatever it spells."""
-    folder = tmp_path_factory.mktemp("chat")
-    own = tokenizer.load_tokenizer(own_tokenizer)
-    control = {own.mask_token_id, own.eos_token_id, *tokenizer.stop_tokens(own)}
-    spelt = st.lists(st.one_of(st.sampled_from([*own.all_special_tokens, "<|", "|>"]), st.text()))
-
-    def one(text):
-        text = text.encode(errors="replace").decode()
-        with bounded(folder):
-            plain = tokenizer.encode_chat(own, [{"role": "user", "content": ""}])
-            ids = tokenizer.encode_chat(own, [{"role": "user", "content": text}])
-            counts = [sum(token in control for token in each) for each in (plain, ids)]
-            assert counts[0] == counts[1]
-            solution(text)
-            own.decode(tokenizer.encode_answer(own, text))
-
-    for text in stored("chat"):
-        one(text)
-    cases(CASES["chat"])(given(spelt.map("".join))(one))()
-
-
-SCORES = {"answer_1": 3, "answer_2": 7.5}
-REPLIES = st.one_of(changed(SCORES).map(json.dumps), st.text(max_size=60), values)
-
-
-@each("judge", REPLIES)
-def test_judge_answers(folder, case):
-    message = types.SimpleNamespace(message=types.SimpleNamespace(content=case))
-    numbers = judge._scores(judge._content(types.SimpleNamespace(choices=[message])), 2)
-    assert all(0 <= number <= 1 for number in numbers)
-    judge._content(case)
 
 
 DECLARED = {"name": "x", "type": {"schemaTitle": "system.Metrics"}, "metadata": {}}

@@ -10,7 +10,7 @@ from components import artifact, storage
 from tests.components.conftest import ACCESS, SECRET, point_at
 from tests.components.corpora import prose, write_jsonl
 from tests.components.session.test_resume import curve
-from tests.components.storage.faulty_server import Faulty, busy, chances
+from tests.components.storage.faulty_server import Faulty, busy, chances, refusal
 from tests.conftest import stage
 
 SMALL = {"steps": 6, "batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
@@ -78,15 +78,15 @@ REFUSALS = {
 }
 
 
-def refusal(code):
-    answer = busy()
-    answer.status = 404 if code == "NoSuchBucket" else 403
-    answer.body = f"<Error><Code>{code}</Code><Region>eu-central-1</Region></Error>".encode()
-    answer.length = len(answer.body)
-    return answer
+def refusing(code, lacks):
+    status = 404 if code == "NoSuchBucket" else 403
+    return lambda handler, ask: refusal(code, status) if lacks(handler) else ask()
 
 
 RIGHTS = {
+    "s3:GetObject": lambda handler: (
+        handler.command in ("GET", "HEAD") and "list-type" not in handler.path
+    ),
     "s3:ListBucket": lambda handler: handler.command == "GET" and "list-type" in handler.path,
     "s3:PutObject": lambda handler: handler.command == "PUT",
     "s3:DeleteObject": lambda handler: handler.command in ("DELETE", "POST"),
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_named_before_the_first_step(
     config = {**SMALL, "checkpoint_uri": "s3://bucket/refused"}
     opened = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
     outputs = ("trained", "metrics")
-    with Faulty(nanio, lambda handler, ask: refusal(code) if lacks(handler) else ask()) as proxy:
+    with Faulty(nanio, refusing(code, lacks)) as proxy:
         done = run(proxy, monkeypatch, "sft", config, tmp_path, opened, outputs, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     (line,) = done.stderr.splitlines()
@@ -113,6 +113,31 @@ def test_what_is_wrong_is_named_before_the_first_step(
     assert REFUSALS.get(case, f"they lack {case}") in line
     assert not list(tmp_path.rglob(artifact.RECORD))
     assert not (tmp_path / "metrics" / artifact.METRICS).exists()
+
+
+@pytest.mark.parametrize("right", ["s3:GetObject", "s3:ListBucket"])
+@pytest.mark.parametrize("role", ["model", "pretrain"])
+def test_a_right_to_read_that_is_missing_is_named(nanio, base, monkeypatch, tmp_path, role, right):
+    """A base model and a corpus: a person may list but not read, or read but not list."""
+    point_at(nanio, monkeypatch)
+    for file in sorted(base.iterdir()):
+        storage.put_file(file, f"s3://bucket/unread/{file.name}")
+    text = write_jsonl(tmp_path / "prose.jsonl", [{"text": prose(60, seed)} for seed in range(20)])
+    storage.put_file(tmp_path / "prose.jsonl", "s3://bucket/unread-rows/prose.jsonl")
+    place = {"model": "s3://bucket/unread", "pretrain": "s3://bucket/unread-rows"}
+    config = {
+        "model": str(base),
+        "pretrain": [{"location": text}],
+        "sample": {"min_tokens": 1, "long_share": 0},
+        role: {"model": place[role], "pretrain": [{"location": place[role]}]}[role],
+    }
+    outputs, lacks = ("model", "dataset", "metrics"), RIGHTS[right]
+    with Faulty(nanio, refusing("AccessDenied", lacks)) as proxy:
+        done = run(proxy, monkeypatch, "download", config, tmp_path, {}, outputs, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert place[role] in line and f"lack {right}" in line
+    assert not list(tmp_path.rglob(artifact.RECORD))
 
 
 def test_the_shares_are_those_of_the_table():

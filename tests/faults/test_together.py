@@ -1,6 +1,6 @@
-"""Several at once: four runs in one checkpoint place, and four tiny pipelines, as one alone.
+"""Several at once: runs in one output, in one checkpoint place, and four tiny pipelines.
 
-Two runs into one output are in `tests/components/test_taken_up.py`.
+What a second start is told while the first one runs is in `tests/components/test_taken_up.py`.
 """
 
 import json
@@ -15,11 +15,37 @@ from tests.components.forked import finish, start
 from tests.conftest import ROOT
 
 SMALL = {"steps": 8, "batch_size": 4, "micro_batch_size": 2, "max_length": 64, "examples": 50}
+LONG = {**SMALL, "steps": 60}
 SHAPE = {"d_model": 16, "n_layers": 1, "n_heads": 1, "mlp_hidden_size": 16}
 SHORT = (
-    *("pretrain.steps=2", "sft.steps=2", "dpo.steps=1", "evaluate.limit=4", "release.accuracy=0"),
+    *("pretrain.steps=2", "sft.steps=2", "dpo.steps=1", "release.accuracy=0"),
+    *("download.test_problems=4", "download.examples=200"),
     *(f"download.shape.{name}={value}" for name, value in SHAPE.items()),
 )
+
+
+def test_four_into_one_output(downloaded, tmp_path):
+    """Whichever wins, the output is of one run: no step twice, and the weights of a run alone."""
+    opened = {"base": downloaded / "model", "dataset": downloaded / "dataset"}
+
+    def begin(name, place):
+        outputs = {output: tmp_path / place / output for output in ("trained", "metrics")}
+        return start("sft", LONG, output=tmp_path / name, **opened, **outputs)
+
+    finish(begin("said-alone", "alone"), tmp_path / "said-alone")
+    running = {name: begin(name, "out") for name in ("said-a", "said-b", "said-c", "said-d")}
+    for process in running.values():
+        process.join()
+    losers = [name for name, process in running.items() if process.exitcode != 0]
+    assert sorted(process.exitcode for process in running.values()) == [0, 2, 2, 2]
+    for name in losers:
+        (line,) = (tmp_path / name).read_text().splitlines()
+        assert "another process is writing it: process" in line
+    artifact.verify(tmp_path / "out" / "trained")
+    lines = (tmp_path / "out" / "metrics" / artifact.METRICS).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, LONG["steps"] + 1))
+    file = "trained/model.safetensors"
+    assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])

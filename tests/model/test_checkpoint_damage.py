@@ -115,6 +115,7 @@ def test_no_weights_at_all(tmp_path):
         (lambda places, files: places.update(extra=files[0]), "puts extra in .* does not hold it"),
         (lambda places, files: places.pop(NORM), "does not list .*ln_f"),
         (lambda places, files: places.update({NORM: "../x.safetensors"}), "a file beside it"),
+        (lambda places, files: places.update({NORM: ""}), "a file beside it"),
         (lambda places, files: places.clear(), "no weight_map"),
     ],
 )

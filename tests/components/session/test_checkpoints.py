@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,7 +15,7 @@ from components.session.sinks import History
 from components.sft.config import SftConfig
 from components.storage import directories
 from tests.components.conftest import point_at
-from tests.components.storage.faulty_server import Faulty, busy
+from tests.components.storage.faulty_server import Faulty, busy, refusal
 
 
 def checkpoints(place, keep=2, **options):
@@ -56,6 +57,48 @@ def test_pruning_leaves_the_files_of_a_person(place):
         save(kept, step)
     assert kept._steps() == [2]
     assert [storage.read_json(each) for each in notes] == ["precious"] * 2
+
+
+def of_a_state(handler):
+    return handler.command == "GET" and ".safetensors" in handler.path
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        (refusal("AccessDenied"), storage.Refused, "lack s3:GetObject"),
+        (busy(), storage.Unavailable, "SlowDown"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_fetched_is_not_damaged(
+    nanio, monkeypatch, tmp_path, capsys, fault, kind, words
+):
+    """It is neither passed over nor deleted with the next save."""
+    point_at(nanio, monkeypatch)
+    place = f"s3://bucket/{tmp_path.name}"
+    assert save(checkpoints(place), 1)
+    monkeypatch.setenv("STORAGE_RETRY_MINUTES", "0")
+    with Faulty(nanio, lambda handler, ask: fault if of_a_state(handler) else ask()) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        with pytest.raises(kind, match=words):
+            checkpoints(place).latest()
+    assert "damaged" not in capsys.readouterr().out
+    monkeypatch.setenv("AWS_ENDPOINT_URL", nanio.endpoint)
+    assert checkpoints(place).latest().facts["step"] == 1
+
+
+def test_a_full_disk_here_is_no_damage_there(tmp_path, capsys):
+    kept = checkpoints(str(tmp_path / "kept"))
+    assert save(kept, 1)
+    state = next((tmp_path / "kept").rglob("*.safetensors"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (state.stat().st_size - 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints(str(tmp_path / "kept")).latest()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "damaged" not in capsys.readouterr().out
 
 
 def test_a_save_that_fails_is_tried_with_the_next(s3, monkeypatch, capsys):

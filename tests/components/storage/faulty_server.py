@@ -97,6 +97,12 @@ def busy():
     return Answer(503, [("Content-Type", "application/xml")], BUSY)
 
 
+def refusal(code, status=403):
+    """The answer of a server that does not allow a request, by Amazon's word for the reason."""
+    body = f"<Error><Code>{code}</Code><Region>eu-central-1</Region></Error>".encode()
+    return Answer(status, [("Content-Type", "application/xml")], body)
+
+
 def reset():
     """No answer: the connection breaks."""
     answer = Answer(200, [], b"")

@@ -56,7 +56,9 @@ def test_a_directory_takes_a_request_a_file(s3, place, many, monkeypatch, tmp_pa
         assert methods(proxy) == {"GET": 31}
         proxy.requests.clear()
         storage.delete(place)
-        assert len(proxy.requests) <= 4 and storage.list_files(place) == {}
+        # JuiceFS keeps the folders: they are listed, and each of the two is removed by itself.
+        folders = 3 if s3.name == "juicefs" else 0
+        assert len(proxy.requests) <= 4 + folders and storage.list_files(place) == {}
     assert contents(tmp_path / "back") == contents(many)
 
 
