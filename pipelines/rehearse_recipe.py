@@ -63,6 +63,8 @@ def _download(own: DownloadConfig, base: Base, size: Scale, folder: Path) -> Dow
         own,
         model="new",
         revision=None,
+        mirror=None,
+        cache=None,
         shape=shape(base, size, own.shape.rope_theta if own.model == "new" else THETA),
         dataset=None,
         dataset_revision=None,

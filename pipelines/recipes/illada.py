@@ -20,6 +20,7 @@ def illada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             model="GSAI-ML/iLLaDA-8B-Base",
             sft=(Source(name=llada.THOUGHTS),),
             preferences=vrpo.PAIRS,

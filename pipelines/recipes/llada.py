@@ -79,6 +79,7 @@ def llada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             pretrain=(Source(name="pg19"), Source(name="fineweb-edu", weight=10.0)),
             sample=Sample(documents=30_000, long_share=0.0),
             sft=(Source(name=THOUGHTS),),
@@ -119,6 +120,7 @@ def llada_8b_instruct(*, seed: int = 0, preference: Preference = "grpo") -> Reci
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             model=d1.INSTRUCT,
             catalogue=tuple(d1.asked(name) for name in names),
             sft=(Source(name=f"{THOUGHTS}-asked"),),
@@ -146,6 +148,7 @@ def llada_1_5(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             model="GSAI-ML/LLaDA-1.5",
             catalogue=tuple(d1.asked(name) for name in names),
             preferences=vrpo.PAIRS,

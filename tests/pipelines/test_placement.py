@@ -1,6 +1,5 @@
 """Where the compiled stages run: what each pod is told, and that it changes nothing of the run."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -274,11 +273,11 @@ def test_where_is_not_what(tmp_path):
 def test_stages_that_read_a_base_mount_the_volume_where_it_is(tmp_path):
     """Also those that train on several nodes, whose TrainJob mounts the same claim."""
     recipe = RECIPES["llada_8b"]()
-    download = dataclasses.replace(recipe.download, mirror="/training/models")
-    recipe = dataclasses.replace(recipe, download=download)
     scheduling = placement.Scheduling(nodes={"sft": 2})
     write(recipe, tmp_path / "out.yaml", profile="gpu", scheduling=scheduling)
-    _, platform = yaml.safe_load_all((tmp_path / "out.yaml").read_text())
+    pipeline, platform = yaml.safe_load_all((tmp_path / "out.yaml").read_text())
+    checks = pipeline["deploymentSpec"]["executors"]["exec-preflight"]["container"]
+    assert {"name": "CLAIMS", "value": "model-cache training"} in checks["env"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounting = {
         name.removeprefix("exec-").rstrip("-0123456789")

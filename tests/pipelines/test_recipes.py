@@ -1,6 +1,7 @@
 """The recipes for large models: they compile and pass preflight, their settings agree, and their
 page is fresh."""
 
+import dataclasses
 import itertools
 import re
 
@@ -14,8 +15,9 @@ from components.preflight import stage as preflight
 from components.preflight.config import TRAINING
 from model.tokenizer import reasoned
 from pipelines import llada, pins
+from pipelines.local import unmounted
 from pipelines.overrides import choose, override
-from pipelines.placement import profile
+from pipelines.placement import on_volume, profile
 from pipelines.recipes import RECIPES, d1
 from pipelines.stages import stages
 from tests.pipelines import recipe_page
@@ -104,6 +106,17 @@ def test_every_part_has_data_by_name(name):
             resolved = catalogue.resolve(source, part, download.catalogue)
             assert (resolved.split in entry.held_out) == (part == "test")
     assert pins.unpinned(RECIPES[name]())[0].name == download.model
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_base_is_kept_on_the_volume_of_a_cluster_alone(name, capsys):
+    recipe = RECIPES[name]()
+    assert on_volume(recipe.download)
+    here = unmounted(recipe)
+    assert here.download == dataclasses.replace(recipe.download, mirror=None)
+    assert "/training" in capsys.readouterr().out
+    cached = override(recipe, ["download.mirror=s3://b/k", "download.cache=/training/copies"])
+    assert unmounted(cached).download == dataclasses.replace(here.download, mirror="s3://b/k")
 
 
 def test_a_question_asks_for_the_form_that_is_rewarded():
