@@ -38,6 +38,38 @@ def opened(path: Path) -> Iterator[Path]:
         yield folder
 
 
+@contextlib.contextmanager
+def measured(
+    path: Path, locations: Mapping[str, str]
+) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
+    """A directory with the files of `path` and those at the locations, and the latter's facts.
+
+    These are the size in bytes and the sha256 of each: the store's own where it has one, else
+    computed. As in `opened`, what is not mounted is read into memory.
+    """
+    facts = {}
+    with temporary.directory() as folder, contextlib.ExitStack() as stack:
+        for file in path.iterdir():
+            (folder / file.name).symlink_to(file.resolve())
+        for name, location in locations.items():
+            file, sha256 = folder / name, None
+            if storage.is_remote(location):
+                _link_memory(file, stack)
+                sha256 = storage.read_into(location, file)
+            else:
+                file.symlink_to(location)
+            size = file.stat().st_size
+            facts[name] = {"sha256": sha256 or artifact.checksum(file), "bytes": size}
+        yield folder, facts
+
+
+def _link_memory(link: Path, stack: contextlib.ExitStack) -> None:
+    """Links to an empty file in memory, which is gone when the stack is closed."""
+    descriptor = os.memfd_create(link.name)
+    stack.callback(os.close, descriptor)
+    link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+
+
 def _link(
     link: Path,
     location: str,
@@ -52,9 +84,7 @@ def _link(
     elif cache is not None and Path(cache).is_dir():
         link.symlink_to(_cached(location, Path(cache), facts))
     else:
-        descriptor = os.memfd_create(link.name)
-        stack.callback(os.close, descriptor)
-        link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+        _link_memory(link, stack)
         _fetch(location, link, facts)
 
 

@@ -62,7 +62,8 @@ class DownloadConfig(Checked):
     """Commit of the Hub model repository; pin it, a branch moves."""
     mirror: str | None = None
     """Where base models are kept for every run: a path that all pods mount, or s3://BUCKET/KEY. The
-    weights are written there once, and stages read them there. Null: the artifact holds them."""
+    weights are written there once, and stages read them there; a `model` that is below it already
+    stays as it is. Null: the artifact holds them."""
     cache: str | None = None
     """Directory of a node where a stage keeps a copy of weights that it read from s3://. Null, or
     on a node without it: they are read into memory."""

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from components import artifact, temporary
+from components import references as by_reference
 from components.artifact import Output, References
 from components.data import corpus, datacard
 from components.data import dataset as data
@@ -41,6 +42,8 @@ def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Outp
         parameters, address = _make_model(config.shape, config.seed, parts, model), None
     elif config.mirror is None:
         parameters, address = _fetch_model(config.model, config.revision, model)
+    elif mirror.holds(config.mirror, config.model):
+        parameters, address, references["model"] = _refer_in_place(config, model)
     else:
         parameters, address, references["model"] = _refer(config, model)
     tokenizer = load_tokenizer(model)
@@ -191,6 +194,18 @@ def _refer(config: DownloadConfig, path: Path) -> tuple[int, str | None, Referen
             place = mirror.put(config.mirror, address, whole, parameters)
     place.copy_small_files(path)
     return place.parameters, address, place.references(config.cache)
+
+
+def _refer_in_place(config: DownloadConfig, path: Path) -> tuple[int, str | None, References]:
+    """As `_refer`, for a model below the mirror: its weights are read once and copied nowhere."""
+    _copy(config.model, None, SMALL, path)
+    illada.rewrite_settings(path)
+    check_fit(path)
+    locations = mirror.weights_at(config.model)
+    with by_reference.measured(path, locations) as (whole, facts):
+        parameters = _in_child(_check_weights, whole)
+    load_tokenizer(path).save_pretrained(path)
+    return parameters, None, References(facts, {"files": locations, "cache": config.cache})
 
 
 def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> Path:
