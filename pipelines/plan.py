@@ -49,8 +49,20 @@ def plan(name: str, recipe: Recipe, profile: str, gpus: int | None = None) -> Pl
 
     Raises ValueError where the base cannot be read and is not a published model either.
     """
-    limits = plan_stages.with_gpus(placement.limits(profile), gpus)
     base, data = plan_base.read(recipe.download), plan_base.data_sizes(recipe.download)
+    return computed(name, recipe, profile, gpus, base, data)
+
+
+def computed(
+    name: str,
+    recipe: Recipe,
+    profile: str,
+    gpus: int | None,
+    base: Base,
+    data: dict[str, int | None],
+) -> Plan:
+    """The plan of a recipe whose sizes are known; nothing is read from elsewhere."""
+    limits = plan_stages.with_gpus(placement.limits(profile), gpus)
     has_gpus = any(limit.gpus for limit in limits.values())
     speed = plan_speed.measured(has_gpus)
     known = sum(size for size in data.values() if size)

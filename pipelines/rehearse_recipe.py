@@ -68,6 +68,7 @@ def _download(own: DownloadConfig, base: Base, size: Scale, folder: Path) -> Dow
         shape=shape(base, size, own.shape.rope_theta if own.model == "new" else THETA),
         dataset=None,
         dataset_revision=None,
+        held_out=(),
         sample=Sample(min_tokens=1, long_share=0.0, quality=False),
         examples=None,
         **data,

@@ -21,8 +21,8 @@ class Match(NamedTuple):
 
     source: str
     """Label of the test set."""
-    row: int
-    """Line of the problem in test.jsonl."""
+    row: int | None
+    """Line of the problem in test.jsonl; None where it is no part of the dataset."""
     words: str
     """The words that both hold, or the puzzle."""
 
@@ -74,7 +74,8 @@ class Card:
         """Notes a test problem that stands in the current row."""
         self.tests.setdefault(match.source, set()).add(match.row)
         if len(self.matches) < MATCHES:
-            test = f"{match.source}, test.jsonl:{match.row}"
+            line = "" if match.row is None else f", test.jsonl:{match.row}"
+            test = match.source + line
             self.matches.append({"test": test, "at": self.place, "words": match.words[:SHOWN]})
 
     @property

@@ -92,6 +92,9 @@ class DownloadConfig(Checked):
     """Sources of problems with a verified answer: prompt (or question), answer, verifier."""
     test: tuple[Source, ...] = ()
     """Sources of held-out problems, in the same form."""
+    held_out: tuple[Source, ...] = ()
+    """Sources of further tests, in the same form: nothing is evaluated on them in this run, but
+    their problems are left out of training like those of `test`."""
     sample: Sample = Sample()
     """Which documents of the pretraining sources are taken."""
     max_tokens: int = 4096

@@ -26,6 +26,7 @@ def illada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
             preferences=vrpo.PAIRS,
             problems=(Source(name="gsm8k"), Source(name="math")),
             test=(Source(name="gsm8k"), Source(name="math-500")),
+            held_out=d1.HELD_OUT,
             max_tokens=CANVAS,
             seed=seed,
         ),

@@ -135,7 +135,12 @@ def test_seed_and_preference_reach_every_stage():
 def test_the_page_is_fresh():
     text = recipe_page.PAGE.read_text()
     assert recipe_page.page(text) == text, "python -m tests.pipelines.recipe_page writes it"
-    assert [match[1] for match in recipe_page.MADE.finditer(text)] == ["expected", "cost", "fields"]
+    assert [match[1] for match in recipe_page.MADE.finditer(text)] == [
+        "expected",
+        "plans",
+        "cost",
+        "fields",
+    ]
 
 
 def test_the_page_tells_of_every_recipe():
