@@ -28,8 +28,9 @@ from components.grpo.learner import Learner
 from components.rewards import named
 from components.session.session import open_base
 from model import sampler
+from model.batching import pad_left
 from model.llada import LLaDA
-from model.tokenizer import encode_chat, pad_left, stop_tokens
+from model.tokenizer import encode_chat, stop_tokens
 from pipelines.recipes import tiny
 
 PLOT = Path(__file__).parents[1] / "docs" / "estimators.svg"
@@ -93,7 +94,7 @@ def _accuracy(
 ) -> float:
     """Exact match of the most likely answers."""
     prompts = [encode_chat(tokenizer, data.prompt_messages(row)) for row in problems]
-    prompt_BP, seen_BP = pad_left(tokenizer, prompts)
+    prompt_BP, seen_BP = pad_left(prompts, model.config.pad_token_id)
     generation = sampler.generate(
         model.eval(),
         prompt_BP,

@@ -7,7 +7,6 @@ inputs, every file with size and checksum, versions, and the lineage: the stages
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -130,8 +129,8 @@ def _parent(path: Path) -> dict[str, Any]:
 def provenance(record: Mapping[str, Any]) -> dict[str, Any]:
     """The facts for a catalogue: base model, its parameters, tokens trained on, commit."""
     facts: dict[str, Any] = {"commit": record["git_commit"] or "unknown"}
-    executions = {json.dumps([e["stage"], e["summary"]], sort_keys=True) for e in record["lineage"]}
-    tokens = [json.loads(text)[1].get("tokens") or 0 for text in executions]
+    executions = {records.execution_key(entry): entry for entry in record["lineage"]}
+    tokens = [entry["summary"].get("tokens") or 0 for entry in executions.values()]
     facts["tokens"] = sum(count for count in tokens if isinstance(count, int | float))
     if entry := origin(record):
         model, revision = entry["config"].get("model"), entry["config"].get("revision")

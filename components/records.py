@@ -44,6 +44,14 @@ def fingerprint(record: Mapping[str, Any]) -> str:
     return _digest(_unmeasured(identity))
 
 
+def execution_key(entry: Mapping[str, Any]) -> str:
+    """Identifies the execution of a stage that an entry of a lineage comes from.
+
+    The outputs of one execution share its summary, which holds measured times.
+    """
+    return json.dumps([entry["stage"], entry["summary"]], sort_keys=True)
+
+
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its fingerprint and, last, the checksum of everything in it.
 

@@ -158,7 +158,8 @@ def _advance(
 ) -> None:
     """Denoises the next block of every row; a row that meets a stop token becomes complete."""
     pad = model.config.pad_token_id
-    prompt_BP, seen_BP = _left_padded([[*r.request.prompt, *r.answer] for r in rows], pad, model)
+    prompts = [[*row.request.prompt, *row.answer] for row in rows]
+    prompt_BP, seen_BP = pad_left(prompts, pad, model.device)
     left_B = torch.tensor([row.left for row in rows], device=model.device)
     answered_B = torch.tensor([len(row.answer) for row in rows], device=model.device)
     canvas = int(left_B.max())
@@ -195,12 +196,15 @@ def _advance(
         row.answer += answer[: row.left if number in ended else min(block_length, row.left)]
 
 
-def _left_padded(
-    prompts: list[list[int]], pad: int, model: LLaDA
+def pad_left(
+    prompts: Sequence[Sequence[int]], pad: int, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as one batch: (tokens_BP int64, seen_BP bool, False at the padding).
+
+    The padding is on the left, so that every answer starts right behind its prompt.
+    """
     longest = max(map(len, prompts))
-    rows = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
-    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    places_P = torch.arange(longest, device=model.device)
-    seen_BP = places_P >= longest - lengths_B[:, None]
-    return torch.tensor(rows, device=model.device), seen_BP
+    rows = [[pad] * (longest - len(prompt)) + [*prompt] for prompt in prompts]
+    lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    seen_BP = torch.arange(longest, device=device) >= longest - lengths_B[:, None]
+    return torch.tensor(rows, device=device), seen_BP

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -102,17 +101,6 @@ def new_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the tokens that end an answer: the end of the text and the end of the turn."""
     return [tokenizer.eos_token_id, *_ids_of(tokenizer, (EOT,))]
-
-
-def pad_left(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts as one batch: (tokens_BP int64, attention_BP bool, False at the padding).
-
-    The padding is on the left, so that every answer starts right behind its prompt.
-    """
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-    return batch["input_ids"], batch["attention_mask"].bool()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

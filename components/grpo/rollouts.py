@@ -25,9 +25,10 @@ from components.rewards.judge import Group, Judge
 from components.rewards.named import Scored
 from components.rewards.sandbox import SandboxError
 from model import preference, sampler
+from model.batching import pad_left
 from model.llada import LLaDA
 from model.remasking import Noise
-from model.tokenizer import encode_chat, pad_left, stop_tokens
+from model.tokenizer import encode_chat, stop_tokens
 from model.training.processes import own_share
 
 # Faults of the machine, not of an answer; math-verify raises RuntimeError if it cannot start.
@@ -77,7 +78,7 @@ def roll_out(
     prompts = [
         encode_chat(tokenizer, data.prompt_messages(row)) for row in _each(problems, config.group)
     ]
-    prompt_BP, seen_BP = (rows.to(model.device) for rows in pad_left(tokenizer, prompts))
+    prompt_BP, seen_BP = pad_left(prompts, model.config.pad_token_id, model.device)
     rows = own_share(len(prompts))
     noise = generator[rows] if isinstance(generator, Sequence) else generator
     # Padded as the whole batch is, so that all shares are of one shape.

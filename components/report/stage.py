@@ -12,6 +12,7 @@ from typing import Any
 
 from components import artifact, written
 from components.artifact import Input, OptionalInput, Output, OutputFile
+from components.records import execution_key
 from components.report import table
 from components.report.config import ReportConfig
 from components.report.page import render_page
@@ -110,7 +111,7 @@ def _check(metrics: dict[str, Path], evaluations: dict[str, Path]) -> None:
                 f"{missing} is missing, allowed: both {role} and {evaluation}, or none"
             )
     training = {
-        role: _execution_key(artifact.read(path)["lineage"][-1]) for role, path in metrics.items()
+        role: execution_key(artifact.read(path)["lineage"][-1]) for role, path in metrics.items()
     }
     behind: list[str] = []  # the metrics of the training stages behind an evaluation
     datasets = set()
@@ -122,7 +123,7 @@ def _check(metrics: dict[str, Path], evaluations: dict[str, Path]) -> None:
         _expect(name, path, "evaluation", ("evaluate",))
         record = artifact.read(path)
         history = {
-            _execution_key(entry) for entry in record["lineage"] if entry["stage"] in TRAINING
+            execution_key(entry) for entry in record["lineage"] if entry["stage"] in TRAINING
         }
         is_after = history == {training[role] for role in behind}
         stages = f"behind {' and '.join(behind)} alone" if behind else "that no stage has trained"
@@ -140,14 +141,6 @@ def _expect(role: str, path: Path, output: str, stages: tuple[str, ...]) -> None
     good = record["output"] == output and record["stage"] in stages
     origin = f"{path} ({record['output']} of {record['stage']})"
     check(role, origin, good, f"{output} of {' or '.join(stages)}")
-
-
-def _execution_key(entry: dict[str, Any]) -> str:
-    """Identifies the execution of a stage that an entry of a lineage comes from.
-
-    The outputs of one execution share its summary, which holds measured times.
-    """
-    return json.dumps([entry["stage"], entry["summary"]], sort_keys=True)
 
 
 def gather(config: ReportConfig, evaluations: dict[str, Path]) -> dict[str, Any]:
@@ -217,7 +210,7 @@ def _rows(evaluations: dict[str, Path]) -> list[dict[str, Any]]:
             stage = _display_name(entry["stage"], name)
             figures = {figure: entry["summary"].get(figure) for figure in FIGURES}
             # Every lineage starts with the stages that it shares with the one before.
-            rows.setdefault(_execution_key(entry), {"stage": stage, **figures})
+            rows.setdefault(execution_key(entry), {"stage": stage, **figures})
     return list(rows.values())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import sampler
-from model.batching import Request, generate_all
+from model.batching import Request, generate_all, pad_left
 from tests.model.test_llada import small
 
 SETTINGS = {
@@ -154,3 +154,9 @@ def test_what_cannot_be_asked_is_refused_before_a_pass(model, request_, words, m
     monkeypatch.setattr(sampler, "denoise", lambda *_, **__: pytest.fail("a pass was made"))
     with pytest.raises(ValueError, match=words):
         list(generate_all(model, [Request([1], 4), request_], block_length=4, batch_size=2))
+
+
+def test_prompts_are_padded_on_the_left():
+    tokens_BP, seen_BP = pad_left([[5, 6, 7], [8]], pad=2)
+    assert tokens_BP.tolist() == [[5, 6, 7], [2, 2, 8]]
+    assert seen_BP.tolist() == [[True] * 3, [False, False, True]]

@@ -17,7 +17,6 @@ from model.tokenizer import (
     encode_answer,
     encode_chat,
     load_tokenizer,
-    pad_left,
     reasoned,
     stop_tokens,
     train_tokenizer,
@@ -155,14 +154,6 @@ def test_an_answer_ends_at_the_end_of_the_text_or_of_the_turn(make, tmp_path):
     tokenizer = make(tmp_path)
     assert tokenizer.convert_ids_to_tokens(stop_tokens(tokenizer)) == [EOS, EOT]
     assert encode_answer(tokenizer, "two")[-1] in stop_tokens(tokenizer)
-
-
-def test_prompts_are_padded_on_the_left(tmp_path):
-    tokenizer = trained(tmp_path)
-    pad = tokenizer.pad_token_id
-    tokens_BP, attention_BP = pad_left(tokenizer, [[5, 6, 7], [8]])
-    assert tokens_BP.tolist() == [[5, 6, 7], [pad, pad, 8]]
-    assert attention_BP.tolist() == [[True] * 3, [False, False, True]]
 
 
 @pytest.mark.parametrize("make", BYTES)
