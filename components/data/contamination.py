@@ -134,7 +134,7 @@ class TestSet:
 
     def _match(self, number: int, words: str) -> Match:
         is_own = self.own is None or number < self.own
-        return Match(self.sources[number], number + 1 if is_own else None, words)
+        return Match(self.sources[number], number + 1, words, is_own)
 
 
 def _run_length(lengths: Counter[int]) -> int:

@@ -70,8 +70,8 @@ def test_through_the_stage(tmp_path, base):
 
 def test_tests_of_other_evaluations(tmp_path, base):
     """What is held out is no part of the dataset; the report names it beside the test part."""
-    lines = [asked(QUESTION), asked(LINES[0]), asked(LINES[1])]
-    exam = write_jsonl(tmp_path / "exam.jsonl", [asked(QUESTION)])
+    lines = [asked(text) for text in (QUESTION, *LINES[:3])]
+    exam = write_jsonl(tmp_path / "exam.jsonl", [asked(QUESTION), asked(LINES[2])])
     own = write_jsonl(tmp_path / "test.jsonl", [asked(LINES[0])])
     config = {
         "problems": [{"location": write_jsonl(tmp_path / "problems.jsonl", lines)}],
@@ -81,7 +81,7 @@ def test_tests_of_other_evaluations(tmp_path, base):
         dataset, report = download(tmp_path / f"{number}", base, **config, **test)
         left = LINES[1:2] if test else LINES[:2]
         assert [row["prompt"] for row in data.read(dataset, "problems")] == left
-        assert report["problems"]["test_problems"] == {exam: 1, **({own: 1} if test else {})}
+        assert report["problems"]["test_problems"] == {exam: 2, **({own: 1} if test else {})}
         assert report["problems"]["test_matches"][0]["test"] == exam
         assert (dataset / "test.jsonl").exists() == bool(test)
 
