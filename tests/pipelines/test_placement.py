@@ -60,7 +60,8 @@ def test_pods(compiled):
         }
         assert memory == ({"/dev/shm": wanted.shared_memory} if wanted.shared_memory else {})
         claims = [mount["constant"] for mount in settings.get("pvcMount", [])]
-        assert claims == ([wanted.cache] if wanted.cache else [])
+        reads = placement.on_volume(compiled.recipe.download) and stage in placement.WEIGHTS
+        assert claims == [name for name in (wanted.cache, "training" if reads else None) if name]
 
 
 def test_secrets_are_optional_environment_variables(compiled):
@@ -74,9 +75,12 @@ def test_secrets_are_optional_environment_variables(compiled):
             }
         wanted = compiled.placements[stage]
         assert found == {name: placement.SECRETS[name] for name in wanted.secrets}
-        # Preflight is told the placement of the others, and nothing else is in any pod's document.
+        # Preflight is told the placement and the claims of the others, and nothing else is in any
+        # pod's document.
         names = [variable["name"] for variable in container.get("env", ())]
-        assert names == ["PLACEMENT"] * (stage == "preflight")
+        has_claims = any(placed.cache for placed in compiled.placements.values())
+        told = ["PLACEMENT", *(["CLAIMS"] if has_claims else [])]
+        assert names == (told if stage == "preflight" else [])
 
 
 def test_retries_and_caching(compiled):
