@@ -47,7 +47,7 @@ def base(request, tmp_path, downloaded):
         save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
     paths = {name: tmp_path / name for name in ("model", "dataset", "metrics")}
     log = tmp_path / "log"
-    finish(start("download", {"model": str(source)}, output=log, **paths), log)
+    finish(start("download", {"model": str(source), "made": "sums"}, output=log, **paths), log)
     return tmp_path
 
 
