@@ -1,8 +1,9 @@
 """A stage's base as an artifact, by reference in a store, and by reference on a mounted volume.
 
-Counted are the bytes that the store sends, and the seconds until a model stands whose every weight
-was read once. An artifact comes as KFP's launcher fetches it, file after file on one stream to the
-node's disk, and is verified as every input of a stage is. The store is an S3 server of the tests.
+Counted are the bytes that the store sends, and the seconds until a stage's first step can begin:
+until a model stands whose every weight was read once. An artifact comes as KFP's launcher fetches
+it, file after file on one stream to the node's disk, and is verified as every input of a stage is.
+The store is an S3 server of the tests.
 """
 
 import importlib
@@ -44,7 +45,7 @@ def rows(device: str) -> list[Row]:
 
 
 def _rows(root: Path, endpoint: str) -> Iterator[Row]:
-    _point_at(endpoint)
+    point_at(endpoint)
     held = root / "held"
     base_model.make(SHAPE, 0, 1, 2, held)
     _record(held, {})
@@ -69,7 +70,7 @@ def _rows(root: Path, endpoint: str) -> Iterator[Row]:
     for number, name in ((1, "by reference"), (2, "on a volume")):
         work = f"a base of {size / 1e9:.1f} GB {name}"
         for title, unit, figures in (
-            ("until every weight is read", "s", spent),
+            ("until the first step can begin", "s", spent),
             ("from the store", "GB", [max(count, 1) / 1e9 for count in bytes_sent]),
         ):
             yield Row(
@@ -124,7 +125,8 @@ def _record(model: Path, places: dict[str, artifact.References]) -> None:
     )
 
 
-def _point_at(endpoint: str) -> None:
+def point_at(endpoint: str) -> None:
+    """Makes this process's store the server at an address."""
     forget()
     os.environ |= {
         "AWS_ENDPOINT_URL": endpoint,
@@ -137,9 +139,9 @@ def _point_at(endpoint: str) -> None:
 def _counted(endpoint: str, way: Callable[[], object]) -> int:
     """The bytes that the server sends while `way` runs."""
     with _counter(endpoint) as (address, count):
-        _point_at(address)
+        point_at(address)
         way()
-    _point_at(endpoint)
+    point_at(endpoint)
     return sum(count)
 
 

@@ -8,12 +8,16 @@ s3://BUCKET/KEY. Nothing of them goes over a node's disk, unless `cache` names a
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components import artifact, storage, temporary
 from components.artifact import ArtifactError
+
+FILES = 4  # read at a time, each by parallel ranges
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -32,10 +36,53 @@ def opened(path: Path) -> Iterator[Path]:
     with temporary.directory() as folder, contextlib.ExitStack() as stack:
         for file in path.iterdir():
             (folder / file.name).symlink_to(file.resolve())
-        for name, location in places["files"].items():
+
+        def link(name: str, location: str) -> None:
             facts = record["files"][name]
             _link(folder / name, location, facts, places.get("cache"), stack)
+
+        _each(link, places["files"])
         yield folder
+
+
+@contextlib.contextmanager
+def measured(
+    path: Path, locations: Mapping[str, str]
+) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
+    """A directory with the files of `path` and those at the locations, and the latter's facts.
+
+    These are the size in bytes and the sha256 of each: the store's own where it has one, else
+    computed. As in `opened`, what is not mounted is read into memory.
+    """
+    with temporary.directory() as folder, contextlib.ExitStack() as stack:
+        for file in path.iterdir():
+            (folder / file.name).symlink_to(file.resolve())
+
+        def measure(name: str, location: str) -> dict[str, Any]:
+            file, sha256 = folder / name, None
+            if storage.is_remote(location):
+                _link_memory(file, stack)
+                sha256 = storage.read_into(location, file)
+            else:
+                file.symlink_to(location)
+            size = file.stat().st_size
+            return {"sha256": sha256 or artifact.checksum(file), "bytes": size}
+
+        facts = dict(zip(locations, _each(measure, locations), strict=True))
+        yield folder, facts
+
+
+def _each(work: Callable[[str, str], T], locations: Mapping[str, str]) -> list[T]:
+    """The work on several files at a time: one core computes the checksum of one file."""
+    with ThreadPoolExecutor(FILES) as pool:
+        return list(pool.map(work, locations, locations.values()))
+
+
+def _link_memory(link: Path, stack: contextlib.ExitStack) -> None:
+    """Links to an empty file in memory, which is gone when the stack is closed."""
+    descriptor = os.memfd_create(link.name)
+    stack.callback(os.close, descriptor)
+    link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
 
 
 def _link(
@@ -52,9 +99,7 @@ def _link(
     elif cache is not None and Path(cache).is_dir():
         link.symlink_to(_cached(location, Path(cache), facts))
     else:
-        descriptor = os.memfd_create(link.name)
-        stack.callback(os.close, descriptor)
-        link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+        _link_memory(link, stack)
         _fetch(location, link, facts)
 
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -19,6 +20,7 @@ from typing import NoReturn, TypeAlias
 from google.protobuf.json_format import MessageToDict
 from kfp import local
 
+from components import storage
 from components.failure import as_line, explain
 from components.preflight.config import Recipe
 from components.report.table import render
@@ -26,6 +28,7 @@ from model.options import check
 from model.training.preemption import Stopped, stoppable
 from pipelines import conditions, containers, llada, pins, processes
 from pipelines.overrides import choose
+from pipelines.placement import VOLUME, on_volume
 from pipelines.processes import StageFailed
 from pipelines.stages import stages
 
@@ -91,6 +94,7 @@ def _run(options: argparse.Namespace) -> None:
         "RUNS", str(options.runs), options.runs.is_dir() or not options.runs.exists(), "a directory"
     )
     check("RUNS", str(options.runs), latest.is_symlink() or not latest.exists(), "latest is a link")
+    recipe = unmounted(recipe)
     runner = _runner(options.runner, options.runs)
     recipe = recipe if options.no_pins else pins.pin(recipe)
     directory = new_directory(options.runs, f"{recipe.last}-seed{options.seed}")
@@ -105,6 +109,19 @@ def _run(options: argparse.Namespace) -> None:
     draft.symlink_to(directory.name)
     draft.replace(latest)
     print(f"\n{render(report)}\n\n{directory / 'report.html'}\n{directory / 'report.json'}")
+
+
+def unmounted(recipe: Recipe) -> Recipe:
+    """The recipe with its base in the run's directory, where it would be on a cluster's volume.
+
+    Stages on one machine read each other's files where they are, so that nothing is copied.
+    """
+    download = recipe.download
+    if not on_volume(download) or Path(VOLUME[1]).is_dir():
+        return recipe
+    print(f"pipeline: no {VOLUME[1]} on this machine: the base is kept in the run's directory")
+    mirror = download.mirror if storage.is_remote(download.mirror or "") else None
+    return replace(recipe, download=replace(download, mirror=mirror, cache=None))
 
 
 def _runner(name: str, runs: Path) -> Runner:

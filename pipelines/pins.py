@@ -50,7 +50,7 @@ def pinned(recipe: Recipe, ask: Ask) -> Recipe:
         if repository is not None and _is_on_hub(repository):
             setting, branch = f"download.{revision}=COMMIT", getattr(own, revision)
             pins[revision] = _commit(Repository(kind, repository, branch, setting), ask)
-    for part in catalogue.KINDS:
+    for part in (*catalogue.KINDS, "held_out"):
         sources = (_pinned_source(source, part, own, ask) for source in getattr(own, part))
         pins[part] = tuple(sources)
     return dataclasses.replace(recipe, download=dataclasses.replace(own, **pins))

@@ -217,6 +217,12 @@ def resumes(recipe: object) -> bool:
     return all(config.checkpoint_uri is not None for config in training)
 
 
+def claims(profile: str, scheduling: Scheduling, *, volume: bool) -> list[str]:
+    """The volume claims that the pods of a run mount."""
+    own = {placement.cache for placement in PROFILES[profile].values() if placement.cache}
+    return sorted(own | ({VOLUME[0]} if volume or scheduling.nodes else set()))
+
+
 def on_volume(config: DownloadConfig) -> bool:
     """Whether the base model, or a copy of it, is kept on VOLUME."""
     return any(
@@ -246,6 +252,8 @@ def placer(
         place(task, wanted)
         if stage == "preflight":
             task.set_env_variable("PLACEMENT", json.dumps(limits(profile, scheduling.nodes)))
+            if names := claims(profile, scheduling, volume=volume):
+                task.set_env_variable("CLAIMS", " ".join(names))
         for label, value in scheduling.labels.items():
             kubernetes.add_pod_label(task, label, value)
         return task if name is None else task.set_display_name(name)

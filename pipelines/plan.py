@@ -7,18 +7,16 @@ measured speeds, `plan_stages` has the work of each stage, `plan_traffic` the by
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import yaml
+from google.protobuf.json_format import MessageToDict
 
 from components.failure import as_line, explain
 from components.preflight.config import Recipe
 from components.preflight.memory import GIB
 from model.options import check
-from pipelines import compiler, placement, plan_base, plan_speed, plan_stages, plan_traffic
+from pipelines import llada, placement, plan_base, plan_speed, plan_stages, plan_traffic
 from pipelines.overrides import choose
 from pipelines.plan_base import Base
 from pipelines.plan_speed import Speed
@@ -49,8 +47,20 @@ def plan(name: str, recipe: Recipe, profile: str, gpus: int | None = None) -> Pl
 
     Raises ValueError where the base cannot be read and is not a published model either.
     """
-    limits = plan_stages.with_gpus(placement.limits(profile), gpus)
     base, data = plan_base.read(recipe.download), plan_base.data_sizes(recipe.download)
+    return computed(name, recipe, profile, gpus, base, data)
+
+
+def computed(
+    name: str,
+    recipe: Recipe,
+    profile: str,
+    gpus: int | None,
+    base: Base,
+    data: dict[str, int | None],
+) -> Plan:
+    """The plan of a recipe whose sizes are known; nothing is read from elsewhere."""
+    limits = plan_stages.with_gpus(placement.limits(profile), gpus)
     has_gpus = any(limit.gpus for limit in limits.values())
     speed = plan_speed.measured(has_gpus)
     known = sum(size for size in data.values() if size)
@@ -67,10 +77,7 @@ def plan(name: str, recipe: Recipe, profile: str, gpus: int | None = None) -> Pl
 
 
 def _compiled(recipe: Recipe, profile: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "pipeline.yaml")
-        compiler.write(recipe, file, profile=profile)
-        return next(iter(yaml.safe_load_all(file.read_text())))
+    return MessageToDict(llada.build(recipe, profile=profile).pipeline_spec)
 
 
 def render(plan: Plan) -> str:

@@ -53,16 +53,20 @@ def read(download: DownloadConfig) -> Base:
     try:
         return _stored(download.model, _root(download))
     except (StorageError, OSError) as error:
-        shape = memory.PUBLISHED.get(download.model)
-        reason = " ".join(str(error).split())
-        if shape is None:
+        if download.model not in memory.PUBLISHED:
+            reason = " ".join(str(error).split())
             raise ValueError(
                 f"download.model={download.model!r}, allowed: a model whose headers can be read, "
                 f"or one of {', '.join(memory.PUBLISHED)}: {reason:.200}"
             ) from None
-        origin = "what is published, for its files are out of reach"
-        count = shape.parameters
-        return Base(shape, count, 2 * count, CONTEXTS.get(download.model), origin)
+        return published(download.model)
+
+
+def published(name: str) -> Base:
+    """A model of `memory.PUBLISHED` as its page describes it."""
+    shape = memory.PUBLISHED[name]
+    count, origin = shape.parameters, "what is published, for its files are out of reach"
+    return Base(shape, count, 2 * count, CONTEXTS.get(name), origin)
 
 
 def data_sizes(download: DownloadConfig) -> dict[str, int | None]:

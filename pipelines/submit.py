@@ -53,11 +53,12 @@ def send(
 ) -> tuple[str, list[Stage]]:
     """Uploads `base` if the server lacks it, and runs it with the changes of `recipe`.
 
-    A recipe with other stages has another graph, and is uploaded itself.
+    A recipe with other stages, or with its base on a volume, has another graph, and is uploaded
+    itself.
 
     `options`: experiment, service_account, pipeline_root, scheduling. Returns the id and stages.
     """
-    base = base if constants(base) == constants(recipe) else recipe
+    base = base if _graph(base) == _graph(recipe) else recipe
     changed = {
         key: value for key, value in arguments(recipe).items() if value != arguments(base)[key]
     }
@@ -222,6 +223,11 @@ def _start(options: argparse.Namespace) -> tuple[Connection, str, list[Stage]]:
         pipeline_root=options.pipeline_root,
     )
     return server, run, order
+
+
+def _graph(recipe: Recipe) -> tuple[dict[str, str], bool]:
+    """What of a recipe its compiled graph has decided, which no value of the form changes."""
+    return constants(recipe), placement.on_volume(recipe.download)
 
 
 def _checkpoints(options: argparse.Namespace) -> str | None:

@@ -32,14 +32,19 @@ def find(name: str, own: Sequence[Entry] = ()) -> Entry:
     return entries[name]
 
 
-def resolve_all(part: str, sources: Sequence[Source], own: Sequence[Entry]) -> tuple[Source, ...]:
-    """The sources of a part with their locations. Raises ValueError with the source's place."""
+def resolve_all(
+    part: str, sources: Sequence[Source], own: Sequence[Entry], field: str | None = None
+) -> tuple[Source, ...]:
+    """The sources of a part with their locations. Raises ValueError with the source's place.
+
+    `field` is where the sources stand, by default the part.
+    """
     resolved = []
     for number, source in enumerate(sources):
         try:
             resolved.append(resolve(source, part, own))
         except ValueError as error:
-            raise ValueError(f"{part}[{number}].{error}") from None
+            raise ValueError(f"{field or part}[{number}].{error}") from None
     return tuple(resolved)
 
 

@@ -28,13 +28,18 @@ PUZZLES = ("countdown", "sudoku")
 
 
 class TestSet:
-    """The prompts of the test part."""
+    """The prompts of the test part, and of further tests that are held out."""
 
     __test__ = False  # pytest takes classes of this name for tests
 
-    def __init__(self, rows: Callable[[], Iterator[Row]], sources: Sequence[str]) -> None:
-        """`rows` starts the rows of the test part anew, `sources` name the data set of each."""
-        self.sources = sources
+    def __init__(
+        self, rows: Callable[[], Iterator[Row]], sources: Sequence[str], own: int | None = None
+    ) -> None:
+        """`rows` starts the rows of the tests anew, `sources` name the data set of each.
+
+        The first `own` are those of test.jsonl; null says all.
+        """
+        self.sources, self.own = sources, own
         lengths = Counter(len(_words(row["prompt"])) for row in rows())
         self.length = _run_length(lengths)
         total = sum(max(words - self.length + 1, 0) * count for words, count in lengths.items())
@@ -128,7 +133,8 @@ class TestSet:
         return len(holders) > COMMON
 
     def _match(self, number: int, words: str) -> Match:
-        return Match(self.sources[number], number + 1, words)
+        is_own = self.own is None or number < self.own
+        return Match(self.sources[number], number + 1, words, is_own)
 
 
 def _run_length(lengths: Counter[int]) -> int:

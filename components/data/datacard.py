@@ -22,9 +22,11 @@ class Match(NamedTuple):
     source: str
     """Label of the test set."""
     row: int
-    """Line of the problem in test.jsonl."""
+    """Number of the problem, from 1 on: its line in test.jsonl if it is there."""
     words: str
     """The words that both hold, or the puzzle."""
+    is_in_dataset: bool = True
+    """Whether the problem is in test.jsonl; one that is held out beside it is not."""
 
 
 @dataclasses.dataclass
@@ -74,7 +76,8 @@ class Card:
         """Notes a test problem that stands in the current row."""
         self.tests.setdefault(match.source, set()).add(match.row)
         if len(self.matches) < MATCHES:
-            test = f"{match.source}, test.jsonl:{match.row}"
+            line = f", test.jsonl:{match.row}" if match.is_in_dataset else ""
+            test = match.source + line
             self.matches.append({"test": test, "at": self.place, "words": match.words[:SHOWN]})
 
     @property

@@ -1,6 +1,8 @@
 """The public data sets: where their files are, what their columns mean, and their licences.
 
-The schemas are those that the data sets' pages publish. `components.data.catalogue` finds an entry.
+The schemas are those that the data sets' pages publish. A commit is one that two or more public
+repositories, by different people, pin for this data set. Where there was none it is left out, and
+`pipelines.pins` asks the Hub when a run starts. `components.data.catalogue` finds an entry.
 """
 
 from components.data.config import Entry
@@ -13,6 +15,7 @@ ENTRIES = (
         name="fineweb-edu",
         kind="text",
         repository="HuggingFaceFW/fineweb-edu",
+        commit="87f09149ef4734204d70ed1d046ddc9ca3f2b8f9",
         # Documents have about 1,000 tokens: set sample.long_share=0.
         splits=(
             ("sample-10BT", "sample/10BT/*.parquet"),
@@ -27,6 +30,7 @@ ENTRIES = (
         kind="text",
         # deepmind/pg19 is a script that reads another place; this repository holds its rows.
         repository="emozilla/pg19",
+        commit="c021754c8e01c5b1cc83a1f549c1f97fbbb756b8",
         splits=(
             ("train", "data/train-*.parquet"),
             ("validation", "data/validation-*.parquet"),
@@ -51,6 +55,7 @@ ENTRIES = (
         name="openthoughts-114k",
         kind="conversations",
         repository="open-thoughts/OpenThoughts-114k",
+        commit="bd093c3994fd54d2390985b66988ddf282a55eb6",
         splits=TRAIN,
         system="system",
         messages="conversations",
@@ -60,6 +65,7 @@ ENTRIES = (
         name="openthoughts-114k-metadata",
         kind="conversations",
         repository="open-thoughts/OpenThoughts-114k",
+        commit="bd093c3994fd54d2390985b66988ddf282a55eb6",
         splits=(("train", "metadata/train-*.parquet"),),
         prompt="problem",
         context="starter_code",
@@ -71,6 +77,7 @@ ENTRIES = (
         name="openthoughts3",
         kind="conversations",
         repository="open-thoughts/OpenThoughts3-1.2M",
+        commit="61bcf9d4eb38b30295efc2021227a63cc5bb34c8",
         # 16 answers to each question. A thought that was cut off is counted as unclosed_thought.
         splits=TRAIN,
         messages="conversations",
@@ -110,6 +117,7 @@ ENTRIES = (
         name="dolly-15k",
         kind="conversations",
         repository="databricks/databricks-dolly-15k",
+        commit="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
         splits=(("train", "databricks-dolly-15k.jsonl"),),
         prompt="instruction",
         context="context",
@@ -120,6 +128,7 @@ ENTRIES = (
         name="tulu-3-sft",
         kind="conversations",
         repository="allenai/tulu-3-sft-mixture",
+        commit="b14afda60f1bbebe55d5d2fa1e4df5042f97f8be",
         splits=TRAIN,
         messages="messages",
         licence="ODC-By; parts are non-commercial, by `source`",
@@ -151,6 +160,7 @@ ENTRIES = (
         name="ultrafeedback",
         kind="preferences",
         repository="HuggingFaceH4/ultrafeedback_binarized",
+        commit="3949bf5f8c17c394422ccfab0c31ea9c20bdeb85",
         # The folder holds six splits, of which these two are pairs.
         splits=(("train", "data/train_prefs-*.parquet"), ("test", "data/test_prefs-*.parquet")),
         chosen="chosen",
@@ -162,6 +172,7 @@ ENTRIES = (
         name="hh-rlhf",
         kind="preferences",
         repository="Anthropic/hh-rlhf",
+        commit="09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa",
         splits=(
             ("helpful-base", "helpful-base/train.jsonl.gz"),
             ("harmless-base", "harmless-base/train.jsonl.gz"),
@@ -189,6 +200,7 @@ ENTRIES = (
         name="gsm8k",
         kind="problems",
         repository="openai/gsm8k",
+        commit="740312add88f781978c0658806c59bc2815b9866",
         splits=(("train", "main/train-*.parquet"), ("test", "main/test-*.parquet")),
         prompt="question",
         answer="answer",
@@ -201,6 +213,7 @@ ENTRIES = (
         kind="problems",
         # hendrycks/competition_math is disabled; this one has its rows, a folder for each subject.
         repository="EleutherAI/hendrycks_math",
+        commit="21a5633873b6a120296cce3e2df9d5550074f4a3",
         splits=(("train", "*/train-*.parquet"), ("test", "*/test-*.parquet")),
         prompt="problem",
         answer="solution",
@@ -223,6 +236,7 @@ ENTRIES = (
         name="math-500",
         kind="problems",
         repository="HuggingFaceH4/MATH-500",
+        commit="6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be",
         splits=(("test", "test.jsonl"),),
         prompt="problem",
         answer="answer",
@@ -254,6 +268,7 @@ ENTRIES = (
         name="mbpp",
         kind="problems",
         repository="google-research-datasets/mbpp",
+        commit="4bb6404fdc6cacfda99d4ac4205087b89d32030c",
         splits=tuple(
             (split, f"full/{split}-*.parquet") for split in ("train", "test", "validation")
         ),
@@ -268,6 +283,7 @@ ENTRIES = (
         name="humaneval",
         kind="problems",
         repository="openai/openai_humaneval",
+        commit="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
         splits=(("test", "openai_humaneval/test-*.parquet"),),
         prompt="Complete this function:\n\n{prompt}",
         answer="{test}\ncheck({entry_point})",

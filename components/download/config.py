@@ -62,7 +62,8 @@ class DownloadConfig(Checked):
     """Commit of the Hub model repository; pin it, a branch moves."""
     mirror: str | None = None
     """Where base models are kept for every run: a path that all pods mount, or s3://BUCKET/KEY. The
-    weights are written there once, and stages read them there. Null: the artifact holds them."""
+    weights are written there once, and stages read them there; a `model` that is below it already
+    stays as it is. Null: the artifact holds them."""
     cache: str | None = None
     """Directory of a node where a stage keeps a copy of weights that it read from s3://. Null, or
     on a node without it: they are read into memory."""
@@ -91,6 +92,9 @@ class DownloadConfig(Checked):
     """Sources of problems with a verified answer: prompt (or question), answer, verifier."""
     test: tuple[Source, ...] = ()
     """Sources of held-out problems, in the same form."""
+    held_out: tuple[Source, ...] = ()
+    """Sources of further tests, in the same form: nothing is evaluated on them in this run, but
+    their problems are left out of training like those of `test`."""
     sample: Sample = Sample()
     """Which documents of the pretraining sources are taken."""
     max_tokens: int = 4096

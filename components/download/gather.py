@@ -47,6 +47,13 @@ def parts(config: DownloadConfig) -> dict[str, Stream]:
     return {part: streams[part] for part in data.COLUMNS if part in streams}
 
 
+def held_out(config: DownloadConfig) -> Stream:
+    """The stream of further tests, which no part of the dataset holds. Raises as `parts` does."""
+    own = config.catalogue
+    locations = catalogue.resolve_all("test", config.held_out, own, "held_out")
+    return _source_stream("test", locations, config) if locations else _list_stream([])
+
+
 def _list_stream(rows: list[Row]) -> Stream:
     return lambda card: iter(rows)
 

@@ -4,7 +4,8 @@
     MIRROR/<model>/base.json        the number of parameters
     MIRROR/<model>/.manifest.json   sizes and checksums, written last
 
-<model> is OWNER--NAME@COMMIT for a model of the Hub, else a checksum of the weights.
+<model> is OWNER--NAME@COMMIT for a model of the Hub, else a checksum of the weights. A model that
+lies below the mirror already is referred to where it is.
 """
 
 import hashlib
@@ -48,6 +49,21 @@ def find(mirror: str, address: str) -> Place | None:
     files = storage.read_json(storage.join(location, storage.MANIFEST))["files"]
     facts = storage.read_json(storage.join(location, FACTS))
     return Place(location, files, facts["parameters"])
+
+
+def holds(mirror: str, model: str) -> bool:
+    """Whether a model's location is the mirror, or below it."""
+    return f"{model.rstrip('/')}/".startswith(f"{mirror.rstrip('/')}/")
+
+
+def weights_at(location: str) -> dict[str, str]:
+    """The location of each weight file of a model directory, by its name."""
+    names = storage.list_files(location)
+    return {
+        name: storage.join(location, name)
+        for name in names
+        if _is_weight(name) and Path(name).parent == Path()
+    }
 
 
 def put(mirror: str, address: str | None, model: Path, parameters: int) -> Place:

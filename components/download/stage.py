@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from components import artifact, temporary
+from components import references as by_reference
 from components.artifact import Output, References
 from components.data import corpus, datacard
 from components.data import dataset as data
@@ -35,16 +36,18 @@ BASE_MODEL = "components.download.base_model"  # never imported here: `_in_child
 
 def run(config: DownloadConfig, *, model: Output, dataset: Output, metrics: Output) -> None:
     """Writes the base model with its tokenizer, and every part of the dataset with a report."""
-    parts = gather.parts(config)
+    parts, held_out = gather.parts(config), gather.held_out(config)
     references: dict[str, References] = {}
     if config.model == "new":
         parameters, address = _make_model(config.shape, config.seed, parts, model), None
     elif config.mirror is None:
         parameters, address = _fetch_model(config.model, config.revision, model)
+    elif mirror.holds(config.mirror, config.model):
+        parameters, address, references["model"] = _refer_in_place(config, model)
     else:
         parameters, address, references["model"] = _refer(config, model)
     tokenizer = load_tokenizer(model)
-    cards = _write_all(parts, config, tokenizer, dataset)
+    cards = _write_all(parts, config, tokenizer, dataset, held_out)
     datacard.write(dataset, cards)
     summary = {"parameters": parameters, "hub_model": address, **datacard.summary(cards)}
     (metrics / artifact.METRICS).write_text(json.dumps(summary) + "\n")
@@ -63,11 +66,14 @@ def _write_all(
     config: DownloadConfig,
     tokenizer: PreTrainedTokenizerBase,
     dataset: Path,
+    held_out: Stream,
 ) -> dict[str, Card]:
     """Writes every part of the dataset, the test first; returns the figures in the parts' order."""
     cards: dict[str, Card] = {}
     origins: list[str] = []
     tests = TestSet(lambda: iter(()), origins)
+    if config.held_out and config.decontaminate and "test" not in parts:
+        tests = _test_set(dataset, origins, held_out)
     for part in sorted(parts, key=lambda part: part != "test"):
         card = cards[part] = Card()
         rows = parts[part](card)
@@ -81,12 +87,26 @@ def _write_all(
             if not card.documents:
                 raise ValueError(f"{part}: no row is left; dropped: {card.losses}")
         if part == "test" and config.decontaminate and (config.sources or config.dataset):
-            tests = TestSet(lambda: data.stream(dataset, "test"), origins)
+            tests = _test_set(dataset, origins, held_out)
         if card.dropped:
             print(f"download: {part}: kept {card.documents}, dropped {card.losses}", flush=True)
         for test, count in card.in_training.items():
             print(f"download: {part}: holds {count} problems of {test}, left out", flush=True)
     return {part: cards[part] for part in parts}
+
+
+def _test_set(dataset: Path, origins: list[str], held_out: Stream) -> TestSet:
+    """The problems of the test part, whose sources are `origins`, and those of further tests."""
+    card, others, own = Card(), [], len(origins)
+    for row in held_out(card):
+        others.append(row)
+        origins.append(card.source)
+
+    def rows() -> Iterator[Row]:
+        here = data.stream(dataset, "test") if (dataset / "test.jsonl").is_file() else iter(())
+        return itertools.chain(here, others)
+
+    return TestSet(rows, origins, own)
 
 
 def _write_texts(
@@ -191,6 +211,18 @@ def _refer(config: DownloadConfig, path: Path) -> tuple[int, str | None, Referen
             place = mirror.put(config.mirror, address, whole, parameters)
     place.copy_small_files(path)
     return place.parameters, address, place.references(config.cache)
+
+
+def _refer_in_place(config: DownloadConfig, path: Path) -> tuple[int, str | None, References]:
+    """As `_refer`, for a model below the mirror: its weights are read once and copied nowhere."""
+    _copy(config.model, None, SMALL, path)
+    illada.rewrite_settings(path)
+    check_fit(path)
+    locations = mirror.weights_at(config.model)
+    with by_reference.measured(path, locations) as (whole, facts):
+        parameters = _in_child(_check_weights, whole)
+    load_tokenizer(path).save_pretrained(path)
+    return parameters, None, References(facts, {"files": locations, "cache": config.cache})
 
 
 def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> Path:

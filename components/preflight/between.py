@@ -68,6 +68,10 @@ def data(recipe: Recipe) -> Iterator[str]:
             catalogue.resolve_all(part, getattr(download, part), download.catalogue)
         except ValueError as error:
             yield f"download.{error}"
+    try:
+        catalogue.resolve_all("test", download.held_out, download.catalogue, "held_out")
+    except ValueError as error:
+        yield f"download.{error}"
     for part in _parts(recipe):
         if download.dataset is None and not getattr(download, part):
             yield complaint(f"download.{part}", [], "sources of every part, or download.dataset")

@@ -13,7 +13,7 @@ from typing import Any
 
 from components import artifact
 from components.download.config import DownloadConfig
-from components.preflight import between, memory
+from components.preflight import between, claims, memory
 from components.preflight.between import Context
 from components.preflight.config import Recipe
 from components.signature import signed, types
@@ -62,6 +62,7 @@ def run(*, graph: dict[str, Any], release_accuracy: Path, **configs: Any) -> Non
         between.outputs(recipe, graph),
         missing(recipe),
         beyond(base, recipe),
+        claims.missing(recipe.download),
     )
     for doubt in between.doubts(recipe):
         print(f"preflight: note: {doubt}", flush=True)

@@ -64,8 +64,8 @@ class Cluster:
         self.jobs, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
         self.limits: dict[str, Any] = {"_request_timeout": TIMEOUT}
 
-    def check_claim(self, claim: str) -> None:
-        """Raises ValueError if the namespace lacks the claim."""
+    def has_claim(self, claim: str) -> bool:
+        """Whether the namespace has the claim."""
         with self._explained("read", f"claim {claim}"):
             try:
                 self.core.read_namespaced_persistent_volume_claim(
@@ -74,10 +74,16 @@ class Cluster:
             except client.ApiException as error:
                 if error.status != 404:
                     raise
-                raise ValueError(
-                    f"claim={claim!r}: namespace {self.namespace} has no such volume claim; "
-                    f"try: kubectl -n {self.namespace} get persistentvolumeclaims"
-                ) from None
+                return False
+        return True
+
+    def check_claim(self, claim: str) -> None:
+        """Raises ValueError if the namespace lacks the claim."""
+        if not self.has_claim(claim):
+            raise ValueError(
+                f"claim={claim!r}: namespace {self.namespace} has no such volume claim; "
+                f"try: kubectl -n {self.namespace} get persistentvolumeclaims"
+            )
 
     def own_pod(self) -> Pod | None:
         """This pod, or None where this is not a pod of a pipeline."""

@@ -20,11 +20,13 @@ def illada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             model="GSAI-ML/iLLaDA-8B-Base",
             sft=(Source(name=llada.THOUGHTS),),
             preferences=vrpo.PAIRS,
             problems=(Source(name="gsm8k"), Source(name="math")),
             test=(Source(name="gsm8k"), Source(name="math-500")),
+            held_out=d1.HELD_OUT,
             max_tokens=CANVAS,
             seed=seed,
         ),

@@ -79,12 +79,14 @@ def llada_8b(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             pretrain=(Source(name="pg19"), Source(name="fineweb-edu", weight=10.0)),
             sample=Sample(documents=30_000, long_share=0.0),
             sft=(Source(name=THOUGHTS),),
             preferences=vrpo.PAIRS,
             problems=(Source(name="gsm8k"), Source(name="math")),
             test=(Source(name="gsm8k"), Source(name="math-500")),
+            held_out=d1.HELD_OUT,
             max_tokens=CANVAS,
             seed=seed,
         ),
@@ -119,12 +121,14 @@ def llada_8b_instruct(*, seed: int = 0, preference: Preference = "grpo") -> Reci
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             model=d1.INSTRUCT,
             catalogue=tuple(d1.asked(name) for name in names),
             sft=(Source(name=f"{THOUGHTS}-asked"),),
             preferences=vrpo.PAIRS,
             problems=(Source(name="gsm8k-asked"), Source(name="math-asked")),
             test=(Source(name="gsm8k-asked"), Source(name="math-500-asked")),
+            held_out=d1.HELD_OUT,
             max_tokens=CANVAS,
             seed=seed,
         ),
@@ -146,11 +150,13 @@ def llada_1_5(*, seed: int = 0, preference: Preference = "grpo") -> Recipe:
     return Recipe(
         preference=preference,
         download=DownloadConfig(
+            mirror=d1.MIRROR,
             model="GSAI-ML/LLaDA-1.5",
             catalogue=tuple(d1.asked(name) for name in names),
             preferences=vrpo.PAIRS,
             problems=(Source(name="gsm8k-asked"), Source(name="math-asked")),
             test=(Source(name="gsm8k-asked"), Source(name="math-500-asked")),
+            held_out=d1.HELD_OUT,
             seed=seed,
         ),
         merge=MergeConfig(),

@@ -111,7 +111,10 @@ def test_adapters_are_inputs_and_one_flag(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_share_rooms_and_not_each_other(stage):
-    """Their configurations may be read, and DPO pads dialogues as SFT does."""
+    """Their configurations may be read, and DPO pads dialogues as SFT does.
+
+    Preflight asks for claims as trainjob does, and imports that module by its name.
+    """
     for path in (ROOT / "components" / stage).glob("*.py"):
         others = {
             name

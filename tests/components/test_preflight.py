@@ -60,6 +60,19 @@ def test_a_stage_that_its_pod_cannot_hold(tmp_path, monkeypatch):
     assert preflight(recipe="llada_8b").returncode == 0
 
 
+def test_a_claim_that_the_namespace_lacks(serve, tmp_path, monkeypatch):
+    server = serve()
+    monkeypatch.setenv("CLAIMS", "model-cache training")
+    server.claims = {"training", "model-cache"}
+    assert preflight(recipe="llada_8b").stdout == "preflight: every configuration is valid\n"
+    server.claims = {"model-cache"}
+    words = "claim training: namespace llada has no such", "download.mirror='/training/models'"
+    refused(preflight(recipe="llada_8b"), tmp_path, *words)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    done = preflight(recipe="llada_8b")
+    assert done.returncode == 0 and "claims were not looked up: no cluster" in done.stdout
+
+
 def test_a_batch_that_the_processes_of_a_stage_cannot_share_out(tmp_path, monkeypatch):
     in_a_pod(monkeypatch, pretrain=(96, 6, 80))
     done = preflight(recipe="llada_8b")

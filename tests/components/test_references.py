@@ -8,6 +8,7 @@ import torch
 
 from components import adapted, artifact, records, references, storage
 from components.merge.config import MergeConfig
+from components.storage.connection import client, split
 from model import checkpoint
 from model.safetensors_files import SINGLE
 from tests.components.corpora import download, prose, write_jsonl
@@ -68,6 +69,40 @@ def test_weights_are_read_where_they_are(base, place, tmp_path):
     storage.delete(where(model))
     with pytest.raises(artifact.ArtifactError, match=r"gone; a model refers to it"):
         state(model)
+
+
+def test_a_model_below_the_mirror_stays_where_it_is(base, place, tmp_path, capsys):
+    """Also where another program has put it there, whose objects have no sha256 beside them."""
+    model, files = f"{place}/mine", {SINGLE: (base / SINGLE).read_bytes()}
+    for file in base.iterdir():
+        if file.suffix in (".json", ".safetensors", ".jinja"):
+            files[file.name] = file.read_bytes()
+    for name, content in files.items():
+        upload(content, f"{model}/{name}")
+    before = storage.list_files(place)
+    made = refer(tmp_path / "a", model, place)
+    assert where(made) == f"{model}/{SINGLE}" and storage.list_files(place) == before
+    assert not list(made.glob("*.safetensors"))
+    assert artifact.verify(made)["files"][SINGLE]["sha256"] == artifact.checksum(base / SINGLE)
+    assert equal(state(made), checkpoint.load(base, dtype=torch.float32).state_dict())
+    upload(files[SINGLE][:-1] + b"\0", where(made))
+    with pytest.raises(artifact.ArtifactError, match="changed since"):
+        state(made)
+    upload(files[SINGLE][:-9], f"{model}/{SINGLE}")
+    with pytest.raises(SystemExit, match="2"):
+        refer(tmp_path / "b", model, place)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert SINGLE in line
+
+
+def upload(content, location):
+    """Writes a file as any program does, without our checksums."""
+    if storage.is_remote(location):
+        bucket, key = split(location)
+        client().put_object(Bucket=bucket, Key=key, Body=content)
+    else:
+        Path(location).parent.mkdir(parents=True, exist_ok=True)
+        Path(location).write_bytes(content)
 
 
 def test_a_node_keeps_a_copy(base, s3, tmp_path):

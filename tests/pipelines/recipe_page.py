@@ -8,8 +8,11 @@ import re
 from pathlib import Path
 
 from components.data.config import Entry, Source
+from components.preflight.config import TRAINING
 from model.training.sizing import Run, Shape, seconds_per_token
 from model.training.throughput import PEAKS
+from pipelines import plan, plan_base
+from pipelines.overrides import override
 from pipelines.recipes import RECIPES
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -49,6 +52,7 @@ EXPECTED = (
 )
 """Recipe, stage, what was measured, percent, problems, source; None where nothing is published."""
 
+GPUS = 8  # of each training stage in a plan
 PROMPT = 200  # tokens of a prompt; d1 cuts prompts there
 SHAPES = {"illada_8b": Shape(kv_width=1024, hidden=14336, vocabulary=155136, tied=True)}
 ROLLOUT = 672.0  # tokens/s of 16 requests at once on an H200 (benchmarks/RESULTS.md)
@@ -105,6 +109,46 @@ def _trained(stage, config, length, shape, times=1, share=1.0):
     return stage, tokens, tokens * share * seconds_per_token(shape, run, PEAKS["H100"]) / 3600
 
 
+def plans():
+    """The plan of each recipe with GRPO on eight GPUs of 80 GB, without what its data take."""
+    head = (
+        "| recipe | hours | GPU hours | most memory of a GPU, GiB | fits 76 GiB "
+        "| from the store, GB | to the store, GB | most on a node's disk, GB "
+        "| checkpoints at a time, GB |"
+    )
+    lines, doubts = [head, "|---" * 9 + "|"], []
+    for name, build in RECIPES.items():
+        if name == "tiny":
+            continue
+        recipe = _keeping(build())
+        base = plan_base.published(recipe.download.model)
+        own = plan.computed(name, recipe, "gpu", GPUS, base, {})
+        lines.append(f"| `{name}` | {' | '.join(_figures(own))} |")
+        doubts += [f"- `{name}`: {doubt}" for doubt in own.warnings]
+    return "\n".join([*lines, "", "The plans' warnings:", "", *(doubts or ["- none"])]) + "\n"
+
+
+def _keeping(recipe):
+    """The recipe with checkpoints, as `submit --checkpoints` sends it."""
+    on = [stage for stage in TRAINING if getattr(recipe, stage)]
+    return override(recipe, [f"{stage}.checkpoint_uri=s3://bucket/checkpoints" for stage in on])
+
+
+def _figures(own):
+    """The cells of a plan."""
+    yield f"{sum(stage.hours for stage in own.stages):,.0f}"
+    yield f"{sum(stage.hours * stage.gpus for stage in own.stages):,.0f}"
+    yield f"{max(stage.need.peak for stage in own.stages) / (1 << 30):,.1f}"
+    yield "yes" if all(stage.fits for stage in own.stages) else "no"
+    for size in (
+        sum(task.taken for task in own.traffic),
+        sum(task.written for task in own.traffic),
+        max(task.disk for task in own.traffic),
+        sum(stage.checkpoint * stage.kept for stage in own.stages),
+    ):
+        yield f"{size / 1e9:,.0f}"
+
+
 def fields():
     """Every field of every recipe: a table a stage, a column a recipe."""
     recipes = {name: build() for name, build in RECIPES.items()}
@@ -145,7 +189,7 @@ def _shown(value):
     return str(value).replace("|", "\\|")
 
 
-TABLES = {"expected": expected, "cost": cost, "fields": fields}
+TABLES = {"expected": expected, "plans": plans, "cost": cost, "fields": fields}
 
 
 def page(text):

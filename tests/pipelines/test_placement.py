@@ -1,6 +1,5 @@
 """Where the compiled stages run: what each pod is told, and that it changes nothing of the run."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -61,7 +60,8 @@ def test_pods(compiled):
         }
         assert memory == ({"/dev/shm": wanted.shared_memory} if wanted.shared_memory else {})
         claims = [mount["constant"] for mount in settings.get("pvcMount", [])]
-        assert claims == ([wanted.cache] if wanted.cache else [])
+        reads = placement.on_volume(compiled.recipe.download) and stage in placement.WEIGHTS
+        assert claims == [name for name in (wanted.cache, "training" if reads else None) if name]
 
 
 def test_secrets_are_optional_environment_variables(compiled):
@@ -75,9 +75,12 @@ def test_secrets_are_optional_environment_variables(compiled):
             }
         wanted = compiled.placements[stage]
         assert found == {name: placement.SECRETS[name] for name in wanted.secrets}
-        # Preflight is told the placement of the others, and nothing else is in any pod's document.
+        # Preflight is told the placement and the claims of the others, and nothing else is in any
+        # pod's document.
         names = [variable["name"] for variable in container.get("env", ())]
-        assert names == ["PLACEMENT"] * (stage == "preflight")
+        has_claims = any(placed.cache for placed in compiled.placements.values())
+        told = ["PLACEMENT", *(["CLAIMS"] if has_claims else [])]
+        assert names == (told if stage == "preflight" else [])
 
 
 def test_retries_and_caching(compiled):
@@ -274,11 +277,11 @@ def test_where_is_not_what(tmp_path):
 def test_stages_that_read_a_base_mount_the_volume_where_it_is(tmp_path):
     """Also those that train on several nodes, whose TrainJob mounts the same claim."""
     recipe = RECIPES["llada_8b"]()
-    download = dataclasses.replace(recipe.download, mirror="/training/models")
-    recipe = dataclasses.replace(recipe, download=download)
     scheduling = placement.Scheduling(nodes={"sft": 2})
     write(recipe, tmp_path / "out.yaml", profile="gpu", scheduling=scheduling)
-    _, platform = yaml.safe_load_all((tmp_path / "out.yaml").read_text())
+    pipeline, platform = yaml.safe_load_all((tmp_path / "out.yaml").read_text())
+    checks = pipeline["deploymentSpec"]["executors"]["exec-preflight"]["container"]
+    assert {"name": "CLAIMS", "value": "model-cache training"} in checks["env"]
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounting = {
         name.removeprefix("exec-").rstrip("-0123456789")

@@ -1,6 +1,7 @@
 """The recipes for large models: they compile and pass preflight, their settings agree, and their
 page is fresh."""
 
+import dataclasses
 import itertools
 import re
 
@@ -14,8 +15,9 @@ from components.preflight import stage as preflight
 from components.preflight.config import TRAINING
 from model.tokenizer import reasoned
 from pipelines import compiler, llada, pins
+from pipelines.local import unmounted
 from pipelines.overrides import choose, override
-from pipelines.placement import Scheduling, profile, resumes
+from pipelines.placement import Scheduling, on_volume, profile, resumes
 from pipelines.recipes import RECIPES, d1
 from pipelines.stages import stages
 from tests.pipelines import recipe_page
@@ -124,6 +126,17 @@ def test_every_part_has_data_by_name(name):
     assert pins.unpinned(RECIPES[name]())[0].name == download.model
 
 
+@pytest.mark.parametrize("name", LARGE)
+def test_the_base_is_kept_on_the_volume_of_a_cluster_alone(name, capsys):
+    recipe = RECIPES[name]()
+    assert on_volume(recipe.download)
+    here = unmounted(recipe)
+    assert here.download == dataclasses.replace(recipe.download, mirror=None)
+    assert "/training" in capsys.readouterr().out
+    cached = override(recipe, ["download.mirror=s3://b/k", "download.cache=/training/copies"])
+    assert unmounted(cached).download == dataclasses.replace(here.download, mirror="s3://b/k")
+
+
 def test_a_question_asks_for_the_form_that_is_rewarded():
     assert d1.ASK.endswith(reasoned("your steps", "the final answer"))
     entry = d1.asked("gsm8k")
@@ -140,7 +153,12 @@ def test_seed_and_preference_reach_every_stage():
 def test_the_page_is_fresh():
     text = recipe_page.PAGE.read_text()
     assert recipe_page.page(text) == text, "python -m tests.pipelines.recipe_page writes it"
-    assert [match[1] for match in recipe_page.MADE.finditer(text)] == ["expected", "cost", "fields"]
+    assert [match[1] for match in recipe_page.MADE.finditer(text)] == [
+        "expected",
+        "plans",
+        "cost",
+        "fields",
+    ]
 
 
 def test_the_page_tells_of_every_recipe():

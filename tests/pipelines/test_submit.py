@@ -53,6 +53,21 @@ def test_several_nodes_are_part_of_the_version_and_no_argument():
     assert not run["runtime_config"].get("parameters")
 
 
+def test_a_base_on_the_volume_is_part_of_the_version():
+    """What mounts the claim is compiled, and no value of the form."""
+    mounts = []
+    for value in ("null", "/training/models"):
+        with Server() as server:
+            setting = ("--set", f"download.mirror={value}", "--no-pins")
+            done = submit(server, *setting, recipe="llada_1_5")
+            assert done.returncode == 0, done.stderr
+        (run,) = server.runs.values()
+        reference = run["pipeline_version_reference"]
+        _, platform = server.versions[reference["pipeline_version_id"]]["spec"]
+        mounts.append("/training" in str(platform))
+    assert mounts == [False, True]
+
+
 def test_no_cache_runs_every_stage():
     with Server() as server:
         assert submit(server, "--no-cache").returncode == 0

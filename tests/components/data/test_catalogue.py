@@ -42,6 +42,7 @@ def fetched(tmp_path_factory, base):
     config = {part: [{"name": name} for name in entries(part)] for part in catalogue.KINDS}
     config["pretrain"].append({"name": "dolma", "location": shards})
     with Hub(**repositories()) as hub:
+        hub.revisions |= {entry.commit for entry in catalogue.ENTRIES}
         done = fetch(root, base, hub, sample=ALL, **config)
     assert done.returncode == 0, done.stderr
     return root / "dataset", json.loads((root / "dataset" / "report.json").read_text())
@@ -206,6 +207,19 @@ def test_a_name_is_resolved_to_a_commit():
     location = f"hf://datasets/openai/gsm8k@{COMMIT}/main/train-*.parquet"
     assert catalogue.resolve(source, "problems").location == location
     assert catalogue.resolve(source, "test").split == "test"
+
+
+def test_a_commit_is_the_entry_s_own_unless_the_source_has_one():
+    """The page names those for which nobody publishes a commit: the Hub is asked then."""
+    own = catalogue.find("gsm8k").commit
+    assert own and catalogue.resolve(Source(name="gsm8k"), "problems").location == (
+        f"hf://datasets/openai/gsm8k@{own}/main/train-*.parquet"
+    )
+    without = {entry.name for entry in catalogue.ENTRIES if entry.repository and not entry.commit}
+    page = (ROOT / "components" / "download" / "README.md").read_text()
+    line = next(line for line in page.splitlines() if "have no commit" in line)
+    assert {name for name in without if f"`{name}`" in line} == without
+    assert line.partition(": ")[0].count("`") == 2 * len(without)
 
 
 def test_page_names_every_entry_by_its_parts():

@@ -68,6 +68,24 @@ def test_through_the_stage(tmp_path, base):
     assert summary["test_problems"]["problems"] == {label: 2}
 
 
+def test_tests_of_other_evaluations(tmp_path, base):
+    """What is held out is no part of the dataset; the report names it beside the test part."""
+    lines = [asked(text) for text in (QUESTION, *LINES[:3])]
+    exam = write_jsonl(tmp_path / "exam.jsonl", [asked(QUESTION), asked(LINES[2])])
+    own = write_jsonl(tmp_path / "test.jsonl", [asked(LINES[0])])
+    config = {
+        "problems": [{"location": write_jsonl(tmp_path / "problems.jsonl", lines)}],
+        "held_out": [{"location": exam}],
+    }
+    for number, test in enumerate(({"test": [{"location": own}]}, {})):
+        dataset, report = download(tmp_path / f"{number}", base, **config, **test)
+        left = LINES[1:2] if test else LINES[:2]
+        assert [row["prompt"] for row in data.read(dataset, "problems")] == left
+        assert report["problems"]["test_problems"] == {exam: 2, **({own: 1} if test else {})}
+        assert report["problems"]["test_matches"][0]["test"] == exam
+        assert (dataset / "test.jsonl").exists() == bool(test)
+
+
 def test_it_may_be_switched_off(tmp_path, base):
     location = write_jsonl(tmp_path / "rows.jsonl", [asked(QUESTION)])
     parts = {part: [{"location": location}] for part in ("problems", "test")}

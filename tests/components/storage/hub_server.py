@@ -28,6 +28,7 @@ class Hub(LocalServer):
             name if "/" in name else f"owner/{name}": files for name, files in repositories.items()
         }
         self.cuts, self.asked, self.tokens = 0, [], set()
+        self.revisions = {None, "main", COMMIT}
         self.gated = set()  # names of repositories whose files a token without terms cannot read
         self.limits, self.seconds = 0, 1  # how many of the next answers say to wait so long
         self.flips = 0  # how many of the next answers with weights have a bit flipped
@@ -55,7 +56,7 @@ class Hub(LocalServer):
         return None
 
     def known(self, name, revision):
-        return name in self.repositories and revision in (None, "main", COMMIT)
+        return name in self.repositories and revision in self.revisions
 
     def describe(self, name, what, below, wanted):
         """The repository, its files and folders below a folder, or those of the paths."""
