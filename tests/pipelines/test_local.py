@@ -124,7 +124,7 @@ from pipelines import processes
 ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 ignoring += "print('up', flush=True); time.sleep(600)"
 with stoppable():
-    processes._follow("it", [sys.executable, "-c", ignoring], {})
+    processes.follow("it", [sys.executable, "-c", ignoring], {})
 """
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
