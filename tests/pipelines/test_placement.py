@@ -98,11 +98,14 @@ def test_retries_and_caching(compiled):
     assert reused == {*STAGES, "trainjob"}
 
 
+def variables_of(container):
+    return {variable["name"]: variable["value"] for variable in container["env"]}
+
+
 def test_preflight_is_told_what_every_pod_has(compiled):
     """Memory, GPUs and their memory, so that a stage that cannot hold its model is refused."""
     (container,) = [found for stage, found, _ in compiled.executors() if stage == "preflight"]
-    (variable,) = container["env"]
-    told = limits_of(variable["value"])
+    told = limits_of(variables_of(container)["PLACEMENT"])
     assert set(told) == set(compiled.placements)
     for stage, wanted in compiled.placements.items():
         expected = (bytes_of(wanted.memory), wanted.gpus, bytes_of(wanted.gpu_memory))
@@ -121,7 +124,7 @@ def test_preflight_is_told_of_the_gpus_of_all_nodes(tmp_path):
     """A process runs on each, so that shares of a model are smaller and batches are shared out."""
     pipeline, _ = parts(tmp_path, recipe="llada_8b", profile="gpu", nodes={"sft": 4})
     (told,) = [
-        limits_of(executor["container"]["env"][0]["value"])
+        limits_of(variables_of(executor["container"])["PLACEMENT"])
         for name, executor in pipeline["deploymentSpec"]["executors"].items()
         if name == "exec-preflight"
     ]
