@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from components.data import catalogue
 from pipelines import compiler, pins
 from pipelines.overrides import choose
 from tests.components.storage.hub_server import COMMIT, Hub
@@ -138,7 +139,7 @@ def test_branches_are_asked_about_by_their_names():
 def test_data_sets_by_name():
     """The catalogue's own, those of the recipe, and those that are made here."""
     own = '{"mine":{"kind":"text","repository":"owner/mine","splits":{"train":"*"},"text":"t"}}'
-    names = ["gsm8k", "countdown"]
+    names = ["dapo-math-17k", "gsm8k", "countdown"]
     settings = [
         f"download.catalogue={own}",
         'download.pretrain=[{"name":"mine"}]',
@@ -146,12 +147,13 @@ def test_data_sets_by_name():
         f'download.test=[{{"name":"gsm8k","revision":"{COMMIT}"}}]',
     ]
     recipe = choose("tiny", settings=settings)
-    assert pins.described(pins.unpinned(recipe)) == "owner/mine, openai/gsm8k"
+    assert pins.described(pins.unpinned(recipe)) == "owner/mine, open-r1/DAPO-Math-17k-Processed"
     assert '[{"name":"mine","revision":"COMMIT"}]' in pins.unpinned(recipe)[0].setting
     other = "f" * 40
     download = pins.pinned(recipe, lambda repository: other).download
     assert [source.revision for source in download.pretrain] == [other]
-    assert [source.revision for source in download.problems] == [other, None]
+    known = catalogue.find("gsm8k").commit  # the catalogue's own
+    assert [source.revision for source in download.problems] == [other, known, None]
     assert [source.revision for source in download.test] == [COMMIT]
 
 
