@@ -31,7 +31,8 @@ from components.release.component import release
 from components.report import component as report
 from components.sft import component as sft
 from pipelines.form import constants, form
-from pipelines.placement import ANYHOW, KEPT, Scheduling, on_volume, placer
+from pipelines.placement import ANYHOW, KEPT, Scheduling, on_volume
+from pipelines.placing import placer
 from pipelines.weights import Weights
 
 STAGES = {

@@ -1,12 +1,13 @@
 """How many pods train a stage together, from the command line's `--nodes STAGE=N`.
 
-`placement.py` makes a TrainJob of it, which the stage's own pod starts.
+`placing.py` makes a TrainJob of it, which the stage's own pod starts.
 """
 
 from components.trainjob.config import fit
 from model.options import check
 from model.training.config import Resumable
-from pipelines.placement import PROFILES, trainjob
+from pipelines.placement import PROFILES
+from pipelines.placing import trainjob
 
 HELP = "pods that train a stage together, as a TrainJob: pretrain=4"
 
