@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from model import safetensors_files
-from model.config_keys import REQUIRED, SIZES, WRITTEN, YARN, is_whole, select
+from model.config_keys import LONGEST, REQUIRED, SIZES, WRITTEN, YARN, is_whole, select
 from model.options import check
 
 CONFIG = "config.json"
@@ -154,6 +154,15 @@ def _refuse_other_architectures(upstream: dict[str, Any]) -> None:
     upstream.setdefault("architectures", ["LLaDAModelLM"])
 
 
+def _allowed(values: dict[str, Any]) -> str:
+    """The kind of model that is allowed; no Python file is run that another kind names."""
+    classes = values.get("auto_map")
+    names = classes.values() if isinstance(classes, dict) else ()
+    texts = [name for name in names if isinstance(name, str) and len(name) < LONGEST]
+    files = sorted({f"{name.rpartition('.')[0]}.py" for name in texts})[:3]
+    return f"'llada'; its {', '.join(files)} is never run" if files else "'llada'"
+
+
 def read_config(path: Path) -> LLaDAConfig:
     """The configuration in config.json, of the keys that are known.
 
@@ -161,5 +170,5 @@ def read_config(path: Path) -> LLaDAConfig:
     """
     values = safetensors_files.read_json(path / CONFIG)
     kind = values.pop("model_type", None)
-    check(f"{path / CONFIG}: model_type", kind, kind == LLaDAConfig.model_type, "'llada'")
+    check(f"{path / CONFIG}: model_type", kind, kind == LLaDAConfig.model_type, _allowed(values))
     return LLaDAConfig(**select(values, path / CONFIG))

@@ -89,6 +89,10 @@ CASES = [
     (split_by("("), ["tokenizer.json: no tokenizer can be made", "unmatched parenthesis"]),
     (edit("config.json", n_layers=200_000), ["n_layers=200000", "up to 1000"]),
     (edit("config.json", rope_theta="x"), ["rope_theta='x'", "a number between"]),
+    (
+        edit("config.json", model_type="dream", auto_map={"AutoModel": "modeling_dream.Dream"}),
+        ["model_type='dream', allowed: 'llada'", "its modeling_dream.py is never run"],
+    ),
     (lambda path: (path / "tokenizer.json").unlink(), ["tokenizer.json: no such file"]),
 ]
 

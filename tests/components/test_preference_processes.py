@@ -57,7 +57,7 @@ def alike(run, expected):
 
 
 @pytest.mark.parametrize("stage", CONFIGS)
-@pytest.mark.parametrize(("processes", "change"), [(2, {}), (4, {}), (2, SHARD)])
+@pytest.mark.parametrize(("processes", "change"), [(2, {}), (4, {}), (2, SHARD), (4, SHARD)])
 def test_processes_learn_what_one_does(
     tmp_path, downloaded, taught, alone, stage, processes, change
 ):
