@@ -236,7 +236,7 @@ def test_the_process_of_a_stage_is_found_and_killed(tmp_path, deed, killed):
 
 
 def test_another_model_is_named(kind, reference):
-    with Server(artifacts=lambda preference: made(preference, changed=3)) as server:
+    with Server(artifacts=lambda preference: made(preference, changed=2)) as server:
         done = kind("check", server.url, REFERENCE=reference)
     assert done.returncode == 1
     assert "other models than on this machine: sft, sft" in done.stderr
