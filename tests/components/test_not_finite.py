@@ -7,7 +7,8 @@ import pytest
 
 from model import diffusion
 from tests.components.forked import finish
-from tests.components.session.test_resume import FULL, Runs, curve, straight  # noqa: F401
+from tests.components.session.runs import FULL, Runs, curve
+from tests.components.session.test_resume import straight  # noqa: F401
 
 CONFIG = {**FULL, "steps": 8, "batch_size": 4, "micro_batch_size": 4}
 

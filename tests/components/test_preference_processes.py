@@ -6,7 +6,7 @@
 import pytest
 from safetensors.torch import load
 
-from tests.components.session.test_resume import Runs, curve, kill_with_a_state
+from tests.components.session.runs import Runs, curve, kill_with_a_state
 
 ADAPTER = {"rank": 4, "alpha": 8, "dropout": 0.0}
 DPO = {"steps": 3, "batch_size": 8, "micro_batch_size": 2, "max_length": 64, "draws": 2}

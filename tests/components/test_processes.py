@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load
 
 from model import diffusion
-from tests.components.session.test_resume import Runs, kill_with_a_state, steps_in
+from tests.components.session.runs import Runs, kill_with_a_state, steps_in
 from tests.conftest import ROOT
 
 CONFIG = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "max_length": 64, "examples": 40}

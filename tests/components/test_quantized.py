@@ -3,7 +3,7 @@
 import importlib.util
 
 from components.artifact import RECORD
-from tests.components.session.test_resume import ADAPTED, Runs
+from tests.components.session.runs import ADAPTED, Runs
 
 
 def test_quantized_base_trains_or_is_refused(tmp_path, downloaded):

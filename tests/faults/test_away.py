@@ -9,7 +9,7 @@ import time
 
 from tests.components.conftest import point_at
 from tests.components.forked import wait_for_steps
-from tests.components.session.test_resume import ADAPTED, Runs, curve
+from tests.components.session.runs import ADAPTED, Runs, curve
 from tests.components.storage.faulty_server import Faulty, reset
 
 MINUTE = 60.0

@@ -9,7 +9,7 @@ import pytest
 from components import artifact, storage
 from tests.components.conftest import ACCESS, SECRET, point_at
 from tests.components.corpora import prose, write_jsonl
-from tests.components.session.test_resume import curve
+from tests.components.session.runs import curve
 from tests.components.storage.faulty_server import Faulty, busy, chances, refusal
 from tests.conftest import stage
 

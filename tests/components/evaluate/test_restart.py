@@ -11,7 +11,7 @@ from components.evaluate import store
 from components.outputs import KEPT
 from model import batching
 from tests.components.forked import finish, start
-from tests.components.session.test_resume import rank_environment
+from tests.components.session.runs import rank_environment
 from tests.conftest import stage
 from tests.ports import free_port
 

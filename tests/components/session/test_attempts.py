@@ -11,7 +11,7 @@ from components.artifact import METRICS
 from components.session.attempts import DEATHS
 from model import checkpoint, diffusion
 from tests.components.forked import finish, start, wait_for_steps
-from tests.components.session.test_resume import ADAPTED
+from tests.components.session.runs import ADAPTED
 
 CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "IMAGE": "registry/llada@sha256:1"}
 TOO_SHORT = {**ADAPTED, "max_length": 4}

@@ -10,7 +10,7 @@ from components.session import mlflow
 from model.training.preemption import Preempted
 from tests.components.forked import wait_for_steps
 from tests.components.session.mlflow_server import Server
-from tests.components.session.test_resume import ADAPTED, Runs
+from tests.components.session.runs import ADAPTED, Runs
 
 CONFIG = {"steps": 3, "lora": {"rank": 4, "targets": ["q_proj"]}, "data": "x" * 1000}
 

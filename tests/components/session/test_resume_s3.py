@@ -8,7 +8,7 @@ import pytest
 
 from tests.components.conftest import ACCESS, SECRET
 from tests.components.forked import wait_for_steps
-from tests.components.session.test_resume import ADAPTED, Runs, curve
+from tests.components.session.runs import ADAPTED, Runs, curve
 from tests.components.storage.faulty_server import Faulty, busy
 from tests.ports import free_port
 

@@ -4,7 +4,7 @@ import os
 import signal
 
 from tests.components.forked import wait_for_steps
-from tests.components.session.test_resume import ADAPTED, Runs
+from tests.components.session.runs import ADAPTED, Runs
 
 KEY = {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 
