@@ -136,14 +136,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(runs):
 
 
 def test_torchrun_starts_processes_again_that_were_killed(runs, tmp_path, downloaded, alone):
-    """The real launcher with the same command: all processes begin anew, where they were."""
+    """The real launcher as components/README.md gives it: all processes begin anew where they were."""
     runs.place = tmp_path
     kept = {"checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["--max-restarts=1", "-m", "components.sft", "--config", json.dumps(CONFIG | kept)]
     command += ["--base", downloaded / "model", "--dataset", downloaded / "dataset"]
     command += ["--trained", tmp_path / "trained", "--metrics", tmp_path / "metrics"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as launcher:
+    unshared = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=unshared, stdout=subprocess.PIPE, text=True
+    ) as launcher:
         for line in launcher.stdout:
             if "checkpoint of step 3 saved" in line:
                 break

@@ -65,7 +65,8 @@ def test_adapter_with_dropout_resumes_in_another_place(runs, tmp_path, straight)
     wait_for_steps(process, runs.place / "metrics", 12)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert len(steps_in(tmp_path / "kept")) == 1
+    # The kill may come after the newest state is whole and before the older one is removed.
+    assert len(steps_in(tmp_path / "kept")) in (1, 2)
     text = runs.complete({**config, "checkpoint_minutes": 1000.0})
     assert "goes on from step" in text
     weights, records = straight["adapted"]
