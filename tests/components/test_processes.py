@@ -136,7 +136,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(runs):
 
 
 def test_torchrun_starts_processes_again_that_were_killed(runs, tmp_path, downloaded, alone):
-    """The real launcher as components/README.md gives it: all processes begin anew where they were."""
+    """The real launcher as components/README.md says: all processes begin anew where they were."""
     runs.place = tmp_path
     kept = {"checkpoint_uri": str(tmp_path / "kept"), "checkpoint_steps": 1}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
