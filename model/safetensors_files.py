@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST = 32 << 20  # bytes of a JSON file; parsed, it may take thirty times as many
+LONGEST = 255  # bytes of a file's name, on every usual file system
 POINTER = b"version https://git-lfs.github.com/spec/"
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -53,6 +54,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object. Raises FileNotFoundError, or ValueError naming the file and what is wrong."""
     if not file.exists():
         raise FileNotFoundError(f"{file}: no such file")
+    refuse_no_file(file)
     refuse_pointer(file)
     if (size := file.stat().st_size) > LARGEST:
         raise ValueError(f"{file}: {size} bytes, allowed: up to {LARGEST}")
@@ -63,6 +65,12 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{file}: holds a {type(values).__name__}, allowed: a JSON object")
     return values
+
+
+def refuse_no_file(file: Path) -> None:
+    """Raises ValueError for a folder, or a pipe or device, which might be read without an end."""
+    if not file.is_file():
+        raise ValueError(f"{file}: allowed: a file; a folder, pipe or device is there")
 
 
 def refuse_pointer(file: Path) -> None:
@@ -116,6 +124,7 @@ def header(file: Path) -> Iterator[tuple[str, Span]]:
 
     The library checks the header (sizes, offsets) but does not tell offsets, so it is parsed again.
     """
+    refuse_no_file(file)
     refuse_pointer(file)
     try:
         with safe_open(file, framework="pt"):  # checks sizes and offsets
@@ -162,9 +171,16 @@ def _index(path: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{path / INDEX}: no weight_map of tensor names to files")
     for name, file in places.items():
-        if not isinstance(file, str) or not file or Path(file).name != file:
+        if not _is_name(file):
             raise ValueError(f"{path / INDEX}: {name} is in {file!r}, allowed: a file beside it")
     return places
+
+
+def _is_name(file: object) -> bool:
+    """Whether a file in the same directory can have this name."""
+    if not isinstance(file, str) or not file.isprintable() or Path(file).name != file:
+        return False
+    return file not in ("", "..") and len(os.fsencode(file)) <= LONGEST
 
 
 def _compare(index: Path, places: dict[str, str], spans: dict[str, Span]) -> None:

@@ -94,7 +94,9 @@ class EvaluateConfig(Checked):
     """Number of problems asked of each task, counted from the first; null asks all of them, and 256
     of a task that is made from the seed, which has 10000 at most."""
     allow_code: bool = False
-    """Run programs that the model writes, in the sandbox, where an lm_eval task asks for it."""
+    """Run programs that the model writes, in the sandbox, where an lm_eval task asks for it. Also
+    import the Python functions of `task_files`, and metrics that are scripts of the Hub; no sandbox
+    confines these."""
     reward_workers: int = 8
     """Answers that are judged at the same time, for verifiers that run other processes."""
     traces: int = 8

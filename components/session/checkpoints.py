@@ -247,6 +247,7 @@ def _try(location: str) -> None:
         storage.read_json(name)
     finally:
         storage.delete(name)
+    directories.abort(location, lambda name: False)  # only asks for them, as pruning will
 
 
 def _is_damage(error: Exception) -> bool:

@@ -154,4 +154,4 @@ def is_accepted(outcome):
 def is_line(outcome):
     lines = outcome["lines"]
     is_one = len(lines) == 1 and lines[0].startswith("components.") and ": error: " in lines[0]
-    return outcome["code"] in (1, 2) and is_one and not outcome["records"]
+    return outcome["code"] == 2 and is_one and not outcome["records"]

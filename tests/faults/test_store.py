@@ -85,11 +85,16 @@ def refusing(code, lacks):
 
 RIGHTS = {
     "s3:GetObject": lambda handler: (
-        handler.command in ("GET", "HEAD") and "list-type" not in handler.path
+        handler.command in ("GET", "HEAD")
+        and "list-type" not in handler.path
+        and "uploads" not in handler.path
     ),
     "s3:ListBucket": lambda handler: handler.command == "GET" and "list-type" in handler.path,
     "s3:PutObject": lambda handler: handler.command == "PUT",
     "s3:DeleteObject": lambda handler: handler.command in ("DELETE", "POST"),
+    "s3:ListBucketMultipartUploads": lambda handler: (
+        handler.command == "GET" and "uploads" in handler.path
+    ),
 }
 
 

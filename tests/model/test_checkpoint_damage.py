@@ -1,6 +1,7 @@
 """Checkpoints that are damaged or disagree with themselves are refused by name."""
 
 import json
+import os
 import re
 import resource
 
@@ -116,6 +117,9 @@ def test_no_weights_at_all(tmp_path):
         (lambda places, files: places.pop(NORM), "does not list .*ln_f"),
         (lambda places, files: places.update({NORM: "../x.safetensors"}), "a file beside it"),
         (lambda places, files: places.update({NORM: ""}), "a file beside it"),
+        (lambda places, files: places.update({NORM: ".."}), "a file beside it"),
+        (lambda places, files: places.update({NORM: "x" * 256}), "a file beside it"),
+        (lambda places, files: places.update({NORM: "\0"}), "a file beside it"),
         (lambda places, files: places.clear(), "no weight_map"),
     ],
 )
@@ -124,6 +128,16 @@ def test_index_that_disagrees_with_its_shards(tmp_path, change, message):
     change(index["weight_map"], files)
     (tmp_path / safetensors_files.INDEX).write_text(json.dumps(index))
     with pytest.raises(ValueError, match=message):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["config.json", safetensors_files.SINGLE])
+def test_what_is_no_file_is_not_read(tmp_path, name, make):
+    """Reading a pipe would wait for ever."""
+    (saved(tmp_path) / name).unlink()
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: allowed: a file; a folder, pipe or device"):
         checkpoint.load(tmp_path)
 
 

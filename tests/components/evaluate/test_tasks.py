@@ -1,7 +1,10 @@
 """Tasks by name through the command line: three of lm_eval's kinds, made ones, and refusals."""
 
+import contextlib
+import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +163,48 @@ def test_data_that_cannot_be_had(downloaded, files, tmp_path):
     done, _, _ = run(downloaded, tmp_path, check=False, **config)
     assert done.returncode == 2
     assert "task small_choice: cannot be loaded: FileNotFoundError" in done.stderr
+
+
+OWN = "open({mark!r}, 'w').close()\ndef f(*arguments):\n    return arguments[0]\n"
+TEMPLATE = "{{{{ cycler.__init__.__globals__.os.system('touch {mark}') }}}}"
+OWN_CODE = {
+    "a function": ("process_docs: !function own.f", "allow_code=False, allowed: true for own.f of"),
+    "a class": ("class: !function own.f", "allow_code=False, allowed: true for own.f of"),
+    "data": ("custom_dataset: !function own.f", "allow_code=False, allowed: true for own.f of"),
+    "an included file": ("include: more/own.yaml", "allow_code=False, allowed: true for own.f of"),
+    "a module": (
+        "process_results: !function os.system",
+        "allow_code=False, allowed: true for os.s",
+    ),
+    "a metric": (
+        "metric_list: [{{metric: {folder}/own, aggregation: mean, higher_is_better: true}}]",
+        "metric='{folder}/own', allowed: metr",
+    ),
+    "a template": (f'doc_to_text: "{TEMPLATE}"', "SecurityError: access to attribute '__init__'"),
+}
+
+
+@pytest.mark.parametrize("case", OWN_CODE)
+def test_a_task_file_runs_no_code_without_consent(files, tmp_path, case):
+    """Importing a function's module is enough to run what is in it."""
+    line, words = OWN_CODE[case]
+    mark, folder = tmp_path / "mark", tmp_path / "files"
+    (folder / "more").mkdir(parents=True)
+    (folder / "own").mkdir()
+    for place in (folder, folder / "more", folder / "own"):
+        (place / "own.py").write_text(OWN.format(mark=str(mark)))
+    (folder / "more" / "own.yaml").write_text("process_docs: !function own.f\n")
+    text = (files / "small_choice.yaml").read_text()  # of two lines of a name the last one counts
+    text += line.format(mark=mark, folder=folder)
+    (folder / "small_choice.yaml").write_text(text)
+    config = EvaluateConfig(tasks=("small_choice",), task_files=(str(folder),))
+    with pytest.raises(ValueError, match=re.escape(words.format(folder=folder))):
+        tasks.suite(config, [])
+    assert not mark.exists()
+    if words.startswith("allow_code=False, allowed: true for own"):  # it would have run
+        with contextlib.suppress(ValueError):
+            tasks.suite(dataclasses.replace(config, allow_code=True), [])
+        assert mark.exists()
 
 
 HOSTILE = """

@@ -1,6 +1,7 @@
 """The checkpoints of one run beside whatever else is in their place."""
 
 import json
+import os
 import random
 import resource
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,61 @@ def test_pruning_leaves_the_files_of_a_person(place):
         save(kept, step)
     assert kept._steps() == [2]
     assert [storage.read_json(each) for each in notes] == ["precious"] * 2
+
+
+def test_the_older_state_goes_only_when_the_newer_one_is_on_the_disk(tmp_path, monkeypatch):
+    """A power cut in between must find one of them whole."""
+    kept, events = checkpoints(str(tmp_path), keep=1), []
+    assert save(kept, 1)
+    own = {name: getattr(os, name) for name in ("fsync", "unlink", "rename", "replace")}
+
+    def observe(name, place):
+        def call(subject, *arguments, **options):
+            own[name](subject, *arguments, **options)
+            events.append((name, place(subject)))
+
+        return call
+
+    for name in own:
+        place = (lambda number: os.readlink(f"/proc/self/fd/{number}")) if name == "fsync" else str
+        monkeypatch.setattr(os, name, observe(name, place))
+    assert save(kept, 2)
+    monkeypatch.undo()
+    older = f"{kept.location}/step-00000001/"
+    first = next(
+        n for n, event in enumerate(events) if event == ("unlink", f"{older}.manifest.json")
+    )
+    assert not [place for _, place in events[:first] if place.startswith(older)]
+    moved = max(n for n, (name, _) in enumerate(events[:first]) if name in ("rename", "replace"))
+    draft = events[moved][1]
+    written = [f"{draft}/{file}" for file in os.listdir(f"{kept.location}/step-00000002")]
+    assert {draft, *written} <= {place for name, place in events[:moved] if name == "fsync"}
+    assert ("fsync", kept.location) in events[moved:first]  # its name
+
+
+def test_the_older_state_goes_only_when_the_newer_one_is_stored(nanio, monkeypatch, tmp_path):
+    """Also not if all of it but the manifest is there."""
+    point_at(nanio, monkeypatch)
+    kept, answers, is_shut = checkpoints(f"s3://bucket/{tmp_path.name}", keep=1), [], True
+
+    def observe(handler, ask):
+        is_manifest = handler.command == "PUT" and handler.path.endswith(".manifest.json")
+        answer = refusal("AccessDenied") if is_manifest and is_shut else ask()
+        kind = "delete" if handler.command == "DELETE" or "delete" in handler.path else "other"
+        answers.append(("commit" if is_manifest else kind, answer.status))
+        return answer
+
+    assert save(kept, 1)
+    with Faulty(nanio, observe) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        assert not save(kept, 2)
+        assert ("commit", 403) in answers and "delete" not in dict(answers)
+        assert checkpoints(f"s3://bucket/{tmp_path.name}").latest().facts["step"] == 1
+        answers.clear()
+        is_shut = False
+        assert save(kept, 3)
+    assert answers.index(("commit", 200)) < [kind for kind, _ in answers].index("delete")
+    assert kept._steps() == [3]
 
 
 def of_a_state(handler):
