@@ -3,6 +3,7 @@
 import pytest
 
 from components import failure
+from components.download import vocabulary
 from components.rewards import config, equivalence
 from components.rewards.config import JudgeConfig, is_private
 from components.rewards.judge import Group, Judge, JudgeError
@@ -111,3 +112,13 @@ def test_the_worker_that_parses_answers_has_no_environment(monkeypatch):
     finally:
         comparison.close()
     assert names == {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
+
+
+def test_the_process_that_tries_a_tokenizer_has_no_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+    (tmp_path / "probe.py").write_text("import os, sys\nsys.exit(' '.join(os.environ))")
+    monkeypatch.setattr(vocabulary, "PROBE", tmp_path / "probe.py")
+    with pytest.raises(ValueError, match="no tokenizer can be made of it: ") as error:
+        vocabulary._probe(tmp_path / "tokenizer.json")
+    names = set(str(error.value).rpartition(": ")[2].split())
+    assert names - {"LC_CTYPE"} == {"OMP_NUM_THREADS", "RAYON_NUM_THREADS"}

@@ -63,6 +63,17 @@ def test_what_was_being_moved_into_a_folder_is_swept_with_it():
     assert list(temporary.root().iterdir()) == []
 
 
+def test_the_first_folder_of_a_process_sweeps_what_killed_ones_left(monkeypatch):
+    with program() as killed:
+        folder = killed.stdout.readline().strip()
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+    monkeypatch.setattr(temporary, "HELD", [])
+    assert os.path.exists(folder)
+    with temporary.directory():
+        assert not os.path.exists(folder)
+
+
 def test_a_directory_lasts_as_long_as_its_block():
     with temporary.directory() as path:
         (path / "file").write_text("a")
