@@ -215,14 +215,12 @@ def checksum(file: Path) -> str:
 def _files(path: Path) -> list[Path]:
     """All files below a directory but its record and claim. OSError if a folder is unreadable."""
     own = (path / RECORD, path / CLAIM)
-    return [file for file in _entries(path) if _is_regular(file) and file not in own]
+    return [file for file in entries(path) if _is_regular(file) and file not in own]
 
 
 def _others(path: Path) -> set[str]:
     """The relative names of all below a directory that is no file: links, pipes, folders."""
-    return {
-        entry.relative_to(path).as_posix() for entry in _entries(path) if not _is_regular(entry)
-    }
+    return {entry.relative_to(path).as_posix() for entry in entries(path) if not _is_regular(entry)}
 
 
 def _folders(files: Mapping[str, Any]) -> set[str]:
@@ -230,9 +228,17 @@ def _folders(files: Mapping[str, Any]) -> set[str]:
     return {parent.as_posix() for name in files for parent in Path(name).parents}
 
 
-def _entries(path: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(path, onerror=_raise):
-        yield from (Path(folder, name) for name in (*folders, *files))
+def entries(path: Path) -> Iterator[Path]:
+    """Everything below a directory; links are not followed.
+
+    Raises OSError if a folder is unreadable, and ArtifactError for folders that are nested deeper
+    than any name of a file can say.
+    """
+    try:
+        for folder, folders, files in os.walk(path, onerror=_raise):
+            yield from (Path(folder, name) for name in (*folders, *files))
+    except RecursionError:
+        raise ArtifactError(f"{path}: its folders are nested too deeply") from None
 
 
 def _is_regular(path: Path) -> bool:

@@ -8,15 +8,17 @@ with any other file is refused, and nothing in it is touched. `artifact` writes 
 """
 
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from components import atomic, claimants
+from components import artifact, atomic, claimants
 from components.artifact import CLAIM, METRICS, RECORD, ArtifactError
 
 # The files that stages write into each output, by relative path; folders end with a slash. Any
@@ -40,6 +42,7 @@ WRITTEN = {
     "release": (*MODEL, "README.md"),
     "report": ("report.json", "report.html"),
 }
+LARGEST = 1 << 20  # bytes of a claim that are read
 RECORDS = (RECORD, f"{RECORD}{atomic.DRAFT}")
 DRAFT = f".draft-{'[a-z0-9_]' * 8}/"  # where a model is written before it moves to its place
 
@@ -66,7 +69,8 @@ def claimed(
                 if not fnmatch.fnmatchcase(entry.relative_to(path).as_posix(), KEPT):
                     entry.rmdir() if entry.is_dir() else entry.unlink()
             claim = {"stage": stage, "output": name, "files": places, **claimants.facts()}
-            (path / CLAIM).write_text(json.dumps(claim))
+            with _opened(path, os.O_WRONLY | os.O_TRUNC) as stream:
+                stream.write(json.dumps(claim).encode())
         for file in files.values():
             file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -113,7 +117,7 @@ def _left_overs(stage: str, name: str, path: Path) -> list[Path]:
     """The left-overs in a directory, the content of a folder before the folder."""
     if path.exists() and not path.is_dir():
         raise ArtifactError(f"{path}: not a directory")
-    entries = sorted(path.rglob("*"), reverse=True) if path.exists() else []
+    entries = sorted(artifact.entries(path), reverse=True) if path.exists() else []
     entries = [entry for entry in entries if entry != path / CLAIM]
     claim = _read(path)
     if entries and (claim.get("stage"), claim.get("output")) != (stage, name):
@@ -137,18 +141,47 @@ def _used(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The claim on a directory, empty if there is none or it was cut short."""
+    """The claim on a directory, empty if there is none, or if it was cut short or is of no stage.
+
+    Raises ArtifactError if what bears its name is no file.
+    """
     try:
-        claim = json.loads((path / CLAIM).read_text())
-    except (FileNotFoundError, ValueError):
+        with _opened(path, os.O_RDONLY) as stream:
+            claim = json.loads(stream.read(LARGEST))
+    except (FileNotFoundError, ValueError, RecursionError) as error:
+        if isinstance(error, ArtifactError):
+            raise
         return {}
-    return claim if isinstance(claim, dict) else {}
+    places = claim.get("files", []) if isinstance(claim, dict) else None
+    is_claim = isinstance(places, list) and all(isinstance(place, str) for place in places)
+    return claim if is_claim else {}
+
+
+def _opened(path: Path, flags: int) -> BinaryIO:
+    """The claim on a directory, open for reading or writing.
+
+    Raises ArtifactError if no file is there: a link would lead out of the output, and a pipe would
+    be waited for without an end.
+    """
+    file, number = path / CLAIM, -1
+    try:
+        number = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        is_file = stat.S_ISREG(os.fstat(number).st_mode)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        is_file = False
+    if not is_file:
+        if number >= 0:
+            os.close(number)
+        raise ArtifactError(f"{file}: allowed: a file; a link, folder or pipe is there")
+    return os.fdopen(number, "rb" if flags == os.O_RDONLY else "wb")
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Locks the claim; the system releases the lock however this process ends."""
-    with (path / CLAIM).open("a") as stream:
+    with _opened(path, os.O_WRONLY | os.O_CREAT) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

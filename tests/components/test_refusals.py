@@ -8,6 +8,7 @@ stage's faults are tried in one process, by `components.cli.main`, which is all 
 import ctypes
 import importlib
 import inspect
+import itertools
 import json
 import os
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from components import artifact, cli, records
+from tests.components import hostile_places
 from tests.components.forked import CONTEXT
 
 STAGES = ("download", "pretrain", "merge", "sft", "dpo", "grpo", "evaluate", "release", "report")
@@ -130,24 +132,37 @@ INPUTS = {
     "a file": plain_file,
     "a NUL in UTF-8": lambda root: f"{root}/\udc80",
     "no permission": closed,
+    **hostile_places.contents(made),
     **PATHS,
 }
-OUTPUTS = {**PATHS, "a file": plain_file, "a read-only parent": below_closed}
+OUTPUTS = {
+    **hostile_places.OUTPUTS,
+    **PATHS,
+    "a file": plain_file,
+    "a read-only parent": below_closed,
+}
 FILES = {**PATHS, "a file": plain_file, "a folder": lambda root: root}
+
+
+TWICE = ("", "/below", "/..")
+"""What follows the path of another input or output in that of an output."""
 
 
 def arguments(stage, root, config="{}", **places):
     """A complete command line, with some places replaced."""
     words = []
     for name, hint in roles(stage).items():
-        flag = f"--{name.replace('_', '-')}"
         if hint == artifact.Input:
-            words += [flag, str(places.get(name) or made(root / f"in-{name}"))]
+            words += [flag(name), str(places.get(name) or made(root / f"in-{name}"))]
         elif hint in (artifact.Output, *cli.FILES):
-            words += [flag, str(places.get(name) or root / f"out-{name}")]
+            words += [flag(name), str(places.get(name) or root / f"out-{name}")]
         elif typing.get_origin(hint) is not typing.Literal and not cli._is_path(hint):
-            words += [flag, config]
+            words += [flag(name), config]
     return words
+
+
+def flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def roles(stage):
@@ -176,6 +191,14 @@ def faults(stage, root):
     for name, change in FILES.items() if names else ():
         folder = fresh()
         yield f"{names[0]}: {name}", arguments(stage, folder, **{names[0]: change(folder)})
+    outputs = [name for name, hint in roles(stage).items() if hint == artifact.Output]
+    others = [name for name, hint in roles(stage).items() if hint == artifact.Input]
+    for other, rest in itertools.product([*others[:1], *outputs[1:2]], TWICE if outputs else ()):
+        folder = fresh()
+        words = arguments(stage, folder)
+        place = words[words.index(flag(other)) + 1]
+        words[words.index(flag(outputs[0])) + 1] = place + rest
+        yield f"{outputs[0]}: {other}{rest}", words
     for text in TASKS:
         yield f"executor input: {text:.60}", [*arguments(stage, fresh()), "--executor-input", text]
 
@@ -218,11 +241,14 @@ def test_every_fault_is_one_line(tmp_path, stage):
     process.start()
     process.join(timeout=600)
     assert process.exitcode == 0
+    hostile_places.remove_nested(root)
     outcomes = [json.loads(line) for line in results.read_text().splitlines()]
     assert len(outcomes) >= len(CONFIGS) + len(TASKS)
     wrong = [outcome for outcome in outcomes if not is_one_line(stage, outcome)]
     assert not wrong, "\n".join(map(str, wrong))
     assert not [file for file in root.glob(f"*/out-*/{artifact.RECORD}")]
+    own = [*root.glob("*/mine"), *root.glob("*/*/mine"), *root.glob("*/plain")]
+    assert {file.read_text() for file in own} <= {"precious"}
 
 
 def in_folder(folder, stage, root, results):
