@@ -1,5 +1,6 @@
 """One output has one writer, on one machine or on several that share a volume."""
 
+import fcntl
 import json
 import os
 import threading
@@ -62,3 +63,21 @@ def test_the_second_of_one_machine_is_told_at_once(tmp_path):
         ):
             raise AssertionError
         assert time.monotonic() - started < 5
+
+
+def test_a_claim_that_is_removed_before_it_is_locked_belongs_to_the_other_process(
+    tmp_path, monkeypatch
+):
+    """The other process has just ended; whoever starts next makes a claim of its own."""
+    lock = fcntl.flock
+
+    def late(stream, operation):
+        (tmp_path / "model" / CLAIM).unlink()
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with (
+        pytest.raises(ArtifactError, match="another process is writing it"),
+        outputs.claimed("components.merge", {"model": tmp_path / "model"}, {}),
+    ):
+        raise AssertionError

@@ -93,12 +93,15 @@ def test_the_older_state_goes_only_when_the_newer_one_is_on_the_disk(tmp_path, m
 def test_the_older_state_goes_only_when_the_newer_one_is_stored(nanio, monkeypatch, tmp_path):
     """Also not if all of it but the manifest is there."""
     point_at(nanio, monkeypatch)
-    kept, answers, is_shut = checkpoints(f"s3://bucket/{tmp_path.name}", keep=1), [], True
+    kept = checkpoints(f"s3://bucket/{tmp_path.name}", keep=1)
+    answers, deleted, is_shut = [], [], True
 
     def observe(handler, ask):
         is_manifest = handler.command == "PUT" and handler.path.endswith(".manifest.json")
         answer = refusal("AccessDenied") if is_manifest and is_shut else ask()
         kind = "delete" if handler.command == "DELETE" or "delete" in handler.path else "other"
+        if kind == "delete":
+            deleted.append(handler.path)
         answers.append(("commit" if is_manifest else kind, answer.status))
         return answer
 
@@ -109,9 +112,11 @@ def test_the_older_state_goes_only_when_the_newer_one_is_stored(nanio, monkeypat
         assert ("commit", 403) in answers and "delete" not in dict(answers)
         assert checkpoints(f"s3://bucket/{tmp_path.name}").latest().facts["step"] == 1
         answers.clear()
+        deleted.clear()
         is_shut = False
         assert save(kept, 3)
     assert answers.index(("commit", 200)) < [kind for kind, _ in answers].index("delete")
+    assert deleted[0].endswith("/step-00000001/.manifest.json")  # what is left looks incomplete
     assert kept._steps() == [3]
 
 

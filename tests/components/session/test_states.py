@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from components.session import states
+from components.session.session import keep_progress
+from components.sft.config import SftConfig
 from tests.components.session.test_checkpoints import checkpoints
 from tests.components.storage.faulty_server import Faulty
 
@@ -52,6 +54,21 @@ def test_what_is_due_by_steps_waits_for_the_one_before(slow):
     slow.clear()
     kept.save(4, iter([("weight", torch.ones(4))]), {"step": 4})
     assert kept.newest == 2 and kept.settle() == 4 and kept._steps() == [2, 4]
+
+
+def test_a_state_on_its_way_arrives_also_when_training_fails(slow, tmp_path):
+    """The process ends after the error, and with it the thread that sends the state."""
+    (tmp_path / "metrics").mkdir()
+    place = f"s3://bucket/fails-{os.getpid()}"
+    config = SftConfig(steps=100, checkpoint_uri=place)
+    with (
+        pytest.raises(ZeroDivisionError),
+        keep_progress("sft", config, inputs={}, metrics=tmp_path / "metrics") as progress,
+    ):
+        slow.set()
+        progress.checkpoints.save(1, iter([("weight", torch.zeros(4))]), {"step": 1})
+        raise ZeroDivisionError
+    assert progress.checkpoints._steps() == [1]
 
 
 def test_few_shards_are_in_memory_at_a_time(monkeypatch, tmp_path):
