@@ -30,6 +30,7 @@ from components.storage import fetch, hub_address
 from model.tokenizer import load_tokenizer, train_tokenizer
 
 SMALL, WEIGHTS = ["*.json", "*.jinja"], ["*.safetensors"]
+LARGEST = 256 << 20  # bytes of a configuration or a tokenizer that are copied
 VOCABULARY_ROWS = 50_000  # rows of a part that a new tokenizer learns from at most
 BASE_MODEL = "components.download.base_model"  # never imported here: `_in_child` says why
 
@@ -226,12 +227,21 @@ def _refer_in_place(config: DownloadConfig, path: Path) -> tuple[int, str | None
 
 
 def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> Path:
-    """Copies the files that match, but not the record of another artifact; returns their folder."""
+    """Copies the files that match, but not the record of another artifact; returns their folder.
+
+    Raises ValueError naming one that is no file, or that is too large for what it should be: a link
+    to a device would fill the disk.
+    """
     source = fetch(name, revision, kind="model", patterns=patterns)
-    for pattern in patterns:
-        for file in source.glob(pattern):
-            if file.name != artifact.RECORD:
-                shutil.copyfile(file, path / file.name)
+    files = [file for pattern in patterns for file in source.glob(pattern)]
+    files = [file for file in files if file.name != artifact.RECORD]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file}: allowed: a file; a folder, pipe, device or loop is there")
+        if patterns is SMALL and (size := file.stat().st_size) > LARGEST:
+            raise ValueError(f"{file}: {size} bytes, allowed: up to {LARGEST}")
+    for file in files:
+        shutil.copyfile(file, path / file.name)
     return source
 
 

@@ -67,6 +67,29 @@ def in_the_base(name):
     return change
 
 
+def no_file(case, content):
+    """What is there in the place of a file of the base: [its name, what]."""
+    name, kind = content
+    file = case.folder / "base" / name
+    file.unlink(missing_ok=True)
+    NO_FILES[kind](file)
+    return case.download()
+
+
+NO_FILES = {
+    "pipe": os.mkfifo,
+    "folder": os.mkdir,
+    "device": lambda file: file.symlink_to("/dev/zero"),
+    "loop": lambda file: file.symlink_to(file),
+    "nowhere": lambda file: file.symlink_to("/nowhere/at/all"),
+    "stranger": lambda file: file.symlink_to("/etc/passwd"),
+    "terabyte": lambda file: (file.touch(), os.truncate(file, 1 << 40)),
+    "deep": lambda file: file.write_text("[" * 100_000),
+    "no text": lambda file: file.write_bytes(b"\xff\xfe"),
+    "empty": lambda file: file.touch(),
+}
+
+
 def header(case, content):
     (case.folder / "base" / safetensors_files.SINGLE).write_bytes(content.encode("latin-1"))
     return case.download()
@@ -110,6 +133,8 @@ COMMANDS = {
     "header": header,
     "index": in_the_base(safetensors_files.INDEX),
     "tokenizer": in_the_base("tokenizer.json"),
+    "settings": in_the_base("tokenizer_config.json"),
+    "no_file": no_file,
     "row": rows,
     "adapter": adapter,
     "executor": executor,
