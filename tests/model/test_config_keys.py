@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from peft.utils.other import get_pattern_key
 
 from model import adapter_settings, checkpoint
 from model.adapter_settings import PATTERN, Settings
@@ -123,13 +124,12 @@ USUAL += [r"blocks\.[0-3]\.\w+", r"blocks\.\d+\.k_proj", "model.transformer.bloc
 
 @pytest.mark.parametrize("pattern", USUAL)
 def test_usual_patterns_match_as_in_peft(tmp_path, pattern):
-    from_peft = pytest.importorskip("peft.utils.other").get_pattern_key
     settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "rank_pattern": {pattern: 4}}
     (tmp_path / CONFIG).write_text(json.dumps(settings))
     own = Settings(tmp_path)
     names = ("q_proj", "v_proj", "k_proj", "ff_out", "attn_out")
     layers = [f"model.transformer.blocks.{n}.{name}" for n in (0, 1, 7, 12) for name in names]
-    expected = [4 if from_peft([pattern], layer) == pattern else 8 for layer in layers]
+    expected = [4 if get_pattern_key([pattern], layer) == pattern else 8 for layer in layers]
     assert [own.rank(layer) for layer in layers] == expected and 4 in expected
 
 
