@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from components.download.config import DownloadConfig
+from components.failure import as_line, explain
 
 CLUSTER = "components.trainjob.cluster"  # imported where there are claims alone: it takes a second
 
@@ -27,7 +28,10 @@ def missing(download: DownloadConfig) -> Iterator[str]:
         cluster = module.Cluster(None)
         absent = [claim for claim in claims if not cluster.has_claim(claim)]
     except (ValueError, module.Unavailable) as error:
-        print(f"preflight: note: volume claims were not looked up: {error}", flush=True)
+        print(
+            f"preflight: note: volume claims were not looked up: {as_line(explain(error))}",
+            flush=True,
+        )
         return
     for claim in absent:
         yield (

@@ -52,6 +52,16 @@ class Memory:
     """Seconds since 1970."""
 
 
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "task": list,
+    "step": int,
+    "is_open": bool,
+    "deaths": int,
+    "error": (str, type(None)),
+}
+KINDS |= {"is_final": bool, "is_input": bool, "written": (int, float)}
+
+
 def remembered(run: Run) -> Run:
     """A stage's `run` that ends at once where an earlier attempt shows that it would fail again.
 
@@ -143,6 +153,8 @@ class _Attempt(contextlib.AbstractContextManager):
             memory = Memory(**storage.read_json(self.file))
         except (FileNotFoundError, TypeError):
             return new
+        if not all(isinstance(getattr(memory, name), kind) for name, kind in KINDS.items()):
+            return new  # somebody wrote it by hand
         is_old = not memory.is_input and time.time() - memory.written > LONG
         is_own = (memory.task, memory.step) == (new.task, new.step)
         return memory if is_own and not is_old else new

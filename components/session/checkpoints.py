@@ -186,7 +186,9 @@ class Checkpoints:
                     raise
                 shutil.rmtree(folder, ignore_errors=True)
                 self.damaged.add(step)
-                self._say(f"checkpoint of step {step} is damaged and not used: {error}")
+                self._say(
+                    f"checkpoint of step {step} is damaged and not used: {as_line(explain(error))}"
+                )
             else:
                 self._say(f"goes on from step {step}, from {self._at(step)}")
                 return step

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from components.failure import as_line, explain
+
 SERVER = "KUBEFLOW_TRAINER_SERVER_URL"
 CERTIFICATE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
@@ -79,5 +81,6 @@ class TrainerStatus:
                 pass
         except (OSError, KeyError, ValueError) as error:
             if not self.has_failed:
-                print(f"no progress in the TrainJob's status: {self.server}: {error}", flush=True)
+                line = f"no progress in the TrainJob's status: {self.server}: {explain(error)}"
+                print(as_line(line), flush=True)
             self.has_failed = True

@@ -8,7 +8,7 @@ import re
 import time
 from typing import Any
 
-from components.failure import Failed
+from components.failure import Failed, as_line
 from components.trainjob.cluster import Cluster, Unavailable
 from model.training.preemption import Interruption, Preempted
 
@@ -124,7 +124,7 @@ class Job:
                 self.last = stamp
 
     def _say(self, text: str) -> None:
-        print(f"trainjob {self.name} {text}", flush=True)
+        print(as_line(f"trainjob {self.name} {text}"), flush=True)
 
 
 def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from components.artifact import METRICS
+from components.session import attempts
 from components.session.attempts import DEATHS
 from model import checkpoint, diffusion
 from tests.components.forked import finish, start, wait_for_steps
@@ -125,3 +126,21 @@ def test_nothing_is_remembered_outside_a_cluster(task):
     for _ in range(2):
         assert AGAIN not in task.attempt(TOO_SHORT, 2, KUBERNETES_SERVICE_HOST="")
     assert task.memories() == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"step": 0, "deaths": "x", "is_open": True},
+        {"step": 0, "written": None},
+        {"step": 0, "unknown": 1},
+        [],
+        3,
+    ],
+)
+def test_a_memory_of_another_form_is_none(tmp_path, content):
+    attempt = attempts._Attempt(str(tmp_path), tmp_path)
+    if isinstance(content, dict):
+        content = {**content, "task": attempt.task}
+    (tmp_path / "attempts.json").write_text(json.dumps(content))
+    assert attempt._recall() == attempts.Memory(task=attempt.task, step=0)
