@@ -1,8 +1,12 @@
 """Failures of a stage that one line explains, without a traceback. Bad input is a ValueError."""
 
 import errno
+import html
+import json
 import os
 import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
@@ -13,9 +17,11 @@ LONGEST = 4000  # characters of a line
 # server may send back what it was sent.
 SECRETS = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 SHORTEST_SECRET = 4
-USER = re.compile(r"(\w://)[^/\s@'\"]+@")
+USER = re.compile(r"(\w://)[^/\s'\"]+@")
+HEADER = re.compile(r"\b(Basic|Bearer) +[\w.~+/=-]{8,}", re.IGNORECASE)
 QUERY = re.compile(
-    r"([?&][\w.-]*(?:key|token|secret|signature|credential|password|sig)=)[^&\s'\"]+", re.IGNORECASE
+    r"([?&][\w.-]*(?:key|token|secret|signature|credential|password|sig|auth|pwd|pass)=)[^&\s'\"]+",
+    re.IGNORECASE,
 )
 
 
@@ -52,9 +58,19 @@ def as_line(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text without the secrets of the environment, and without those that are in URLs."""
+    """The text without the secrets of the environment, and those of URLs and of headers."""
     values = {value.strip() for name, value in os.environ.items() if SECRETS.search(name)}
-    for value in sorted(values, key=len, reverse=True):
-        if len(value) >= SHORTEST_SECRET:
-            text = text.replace(value, "...")
-    return QUERY.sub(r"\1...", USER.sub(r"\1...@", text))
+    spellings = {
+        each for value in values if len(value) >= SHORTEST_SECRET for each in _spell(value)
+    }
+    for value in sorted(spellings, key=len, reverse=True):
+        text = text.replace(value, "...")
+    return QUERY.sub(r"\1...", HEADER.sub(r"\1 ...", USER.sub(r"\1...@", text)))
+
+
+def _spell(value: str) -> Iterator[str]:
+    """A value as a text may hold it: plain, in one line, in a URL, in JSON, in Python, in HTML."""
+    yield from (value, " ".join(value.split()))
+    yield from (quote(value, safe="", errors="replace"), quote(value, errors="replace"))
+    yield quote_plus(value, errors="replace")
+    yield from (json.dumps(value)[1:-1], repr(value)[1:-1], html.escape(value))

@@ -1,5 +1,10 @@
 """Secrets at the edges: no line holds one, no worker gets one, and no stranger is sent one."""
 
+import base64
+import html
+import json
+import urllib.parse
+
 import pytest
 
 from components import failure
@@ -45,6 +50,9 @@ def test_a_judge_that_sends_the_key_back(monkeypatch, status, body):
         ("https://name:password@host/path is wrong", "https://...@host/path is wrong"),
         ("https://host/v1?api_key=abc&model=m", "https://host/v1?api_key=...&model=m"),
         ("s3://b/k?X-Amz-Signature=0f&X-Amz-Date=1", "s3://b/k?X-Amz-Signature=...&X-Amz-Date=1"),
+        ("http://me:pa@ss@host/path", "http://...@host/path"),
+        ("Authorization: Basic bWU6cGFzcw==", "Authorization: Basic ..."),
+        ("http://host/?pwd=abc&auth=abc", "http://host/?pwd=...&auth=..."),
         ("a\x1b[2Jb\x07\u202ec", "a?[2Jb??c"),
         ("x" * 5000, "x" * 4000 + "..."),
         ("s3://bucket/a@b and b@c", "s3://bucket/a@b and b@c"),
@@ -53,6 +61,29 @@ def test_a_judge_that_sends_the_key_back(monkeypatch, status, body):
 def test_a_line_has_no_secret_and_no_control_sign(monkeypatch, text, line):
     monkeypatch.setenv("SOME_API_KEY", KEY)
     assert failure.as_line(text) == line
+
+
+ODD = "a/b+c='d\"\\\u00e9 \u00e9/0123456789"
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        repr,
+        json.dumps,
+        html.escape,
+        urllib.parse.quote,
+        urllib.parse.quote_plus,
+        lambda value: urllib.parse.quote(value, safe=""),
+        lambda value: f"Basic {base64.b64encode(value.encode()).decode()}",
+    ],
+)
+def test_a_secret_in_another_spelling(monkeypatch, spell):
+    """As servers and libraries quote what they were sent."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", ODD)
+    line = failure.as_line(f"error: {spell(ODD)}")
+    assert line.startswith("error: ") and "..." in line
+    assert "0123456789" not in line and base64.b64encode(ODD.encode()).decode()[:8] not in line
 
 
 def test_the_command_line_prints_no_secret(monkeypatch, tmp_path):
