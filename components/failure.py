@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from urllib.parse import quote, quote_plus
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FULL_TEXTS = ("No space left on device", "File too large", "Disk quota exceeded", "os error 28")
@@ -71,6 +70,15 @@ def redacted(text: str) -> str:
 def _spell(value: str) -> Iterator[str]:
     """A value as a text may hold it: plain, in one line, in a URL, in JSON, in Python, in HTML."""
     yield from (value, " ".join(value.split()))
-    yield from (quote(value, safe="", errors="replace"), quote(value, errors="replace"))
-    yield quote_plus(value, errors="replace")
+    in_query, in_path = _percent_encoded(value), _percent_encoded(value, "/")
+    yield from (in_query, in_path, in_query.replace("%20", "+"))
     yield from (json.dumps(value)[1:-1], repr(value)[1:-1], html.escape(value))
+
+
+def _percent_encoded(value: str, plain: str = "") -> str:
+    """As a URL spells it (RFC 3986, 2.1), with the signs of `plain` as they are."""
+    kept = {*b"-._~", *plain.encode()}
+    encoded = value.encode(errors="replace")
+    return "".join(
+        chr(n) if n in kept or (n < 128 and chr(n).isalnum()) else f"%{n:02X}" for n in encoded
+    )
