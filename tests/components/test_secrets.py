@@ -14,6 +14,7 @@ from components.rewards.config import JudgeConfig, is_private
 from components.rewards.judge import Group, Judge, JudgeError
 from tests.components.rewards.judge_endpoint import Endpoint
 from tests.conftest import stage
+from tests.http_server import body, head
 
 KEY = "sk-4f9a1c7e2b6d8035"
 SUM = Group("What is 2 + 2?", ["4", "5"])
@@ -40,6 +41,27 @@ def test_a_judge_that_sends_the_key_back(monkeypatch, status, body):
             judge.score_groups([SUM])
         assert endpoint.keys == [f"Bearer {KEY}"]
     assert KEY[:6] not in str(error.value), error.value
+
+
+class Redirecting(Endpoint):
+    """Sends whoever asks to another address."""
+
+    target = ""
+
+    def answer(self, handler):
+        self.keys.append(handler.headers["Authorization"])
+        body(handler)
+        head(handler, 307, 0, Location=self.target)
+
+
+def test_a_redirect_to_another_host_gets_no_key(monkeypatch):
+    monkeypatch.setenv("JUDGE_API_KEY", KEY)
+    with Endpoint(lambda *_: (500, b"{}")) as other, Redirecting(None) as endpoint:
+        endpoint.target = f"{other.url}/chat/completions".replace("127.0.0.1", "localhost")
+        judge = Judge(JudgeConfig(url=endpoint.url, model="m", retries=0, max_failed_share=0.0))
+        with pytest.raises(JudgeError):
+            judge.score_groups([SUM])
+        assert (endpoint.keys, other.keys) == ([f"Bearer {KEY}"], [None])
 
 
 @pytest.mark.parametrize(
