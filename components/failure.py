@@ -17,7 +17,8 @@ LONGEST = 4000  # characters of a line
 SECRETS = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 SHORTEST_SECRET = 4
 USER = re.compile(r"(\w://)[^/\s'\"]+@")
-HEADER = re.compile(r"\b(Basic|Bearer) +[\w.~+/=-]{8,}", re.IGNORECASE)
+# A header's value has more than small letters; "Basic authentication" is a text.
+HEADER = re.compile(r"\b(Basic|Bearer) +(?=\S*[\dA-Z=])[\w.~+/=-]{8,}")
 QUERY = re.compile(
     r"([?&][\w.-]*(?:key|token|secret|signature|credential|password|sig|auth|pwd|pass)=)[^&\s'\"]+",
     re.IGNORECASE,

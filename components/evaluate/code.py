@@ -1,6 +1,5 @@
 """Code that is not ours: programs that a model writes for a task of lm_eval, and a task's own.
 
-Programs run in our sandbox, or the task is refused.
 lm_eval's code tasks call the metric `code_eval` of the package `evaluate`, which would fetch a
 script from the Hub and run every program in a child of this process, with all its rights. While
 tasks are loaded they get `CodeEval` in its place: the same `compute`, confined by

@@ -28,10 +28,8 @@ def missing(download: DownloadConfig) -> Iterator[str]:
         cluster = module.Cluster(None)
         absent = [claim for claim in claims if not cluster.has_claim(claim)]
     except (ValueError, module.Unavailable) as error:
-        print(
-            f"preflight: note: volume claims were not looked up: {as_line(explain(error))}",
-            flush=True,
-        )
+        reason = as_line(explain(error))
+        print(f"preflight: note: volume claims were not looked up: {reason}", flush=True)
         return
     for claim in absent:
         yield (

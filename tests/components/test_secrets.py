@@ -74,6 +74,7 @@ def test_a_redirect_to_another_host_gets_no_key(monkeypatch):
         ("s3://b/k?X-Amz-Signature=0f&X-Amz-Date=1", "s3://b/k?X-Amz-Signature=...&X-Amz-Date=1"),
         ("http://me:pa@ss@host/path", "http://...@host/path"),
         ("Authorization: Basic bWU6cGFzcw==", "Authorization: Basic ..."),
+        ("Basic authentication, a Bearer of news", "Basic authentication, a Bearer of news"),
         ("http://host/?pwd=abc&auth=abc", "http://host/?pwd=...&auth=..."),
         ("a\x1b[2Jb\x07\u202ec", "a?[2Jb??c"),
         ("x" * 5000, "x" * 4000 + "..."),
