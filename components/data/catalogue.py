@@ -27,7 +27,9 @@ def find(name: str, own: Sequence[Entry] = ()) -> Entry:
     """The entry of a name, first among `own`. Raises ValueError with the three nearest names."""
     entries = {entry.name: entry for entry in (*ENTRIES, *own)}
     if name not in entries:
-        near = ", ".join(difflib.get_close_matches(name, entries, NEAREST, cutoff=0))
+        # As their pages write them, names have capitals and an owner: openai/GSM8K.
+        plain = name.lower().rpartition("/")[2]
+        near = ", ".join(difflib.get_close_matches(plain, entries, NEAREST, cutoff=0))
         check("name", name, False, f"a data set of the catalogue; the nearest are {near}")
     return entries[name]
 
@@ -60,9 +62,12 @@ def resolve(source: Source, part: str, own: Sequence[Entry] = ()) -> Source:
     names = " or ".join(part for part, kind in KINDS.items() if kind == entry.kind)
     check("name", source.name, KINDS[part] == entry.kind, f"in {names}, not in {part}")
     if source.location is not None:
+        if source.split is not None and entry.splits:
+            _split(source, entry, evaluation=part == "test")  # a copy has the same splits
         return source
     is_nowhere = entry.repository is None and entry.made is None
     allowed = f"a path or an address; {entry.name} is not on the Hub"
+    allowed += f": {entry.elsewhere}" if entry.elsewhere else ""
     check("location", None, not is_nowhere, allowed)
     split = _split(source, entry, evaluation=part == "test")
     if entry.made is not None:

@@ -97,7 +97,8 @@ class Entry(Checked):
     """A data set by name: its files, what its columns mean, and on which terms it is to be had.
 
     A role is a column, a field within it (`reward.answer`, `attempts.0`), or a text with columns in
-    braces ("{text} Test: {tests.0}"). Only the columns of roles and of `keep` are read.
+    braces ("{text} Test: {tests.0}"). A row is left out where a column in braces is empty, unless a
+    ? follows the column's name ("{setup?}"). Only the columns of roles and of `keep` are read.
     """
 
     name: str
@@ -108,6 +109,9 @@ class Entry(Checked):
     repository: str | None = None
     """OWNER/NAME of the data set on the Hub. Null: the rows are made here, or the source's location
     says where a copy is."""
+    elsewhere: str | None = None
+    """How to get the rows of a data set that no repository holds; a source without a location is
+    told so."""
     commit: str | None = None
     """Commit of the repository, 40 digits; null takes the newest."""
     splits: Pairs = ()
@@ -129,7 +133,7 @@ class Entry(Checked):
     context: str | None = None
     """Role: what follows the question after a blank line, where there is any."""
     thought: str | None = None
-    """Role: the thought before the answer."""
+    """Role: the thought before the answer. A row without a thought is left out."""
     answer: str | None = None
     """Role: the answer, or a problem's gold."""
     chosen: str | None = None
@@ -152,7 +156,7 @@ class Entry(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("name", *ROLES, "licence"):
+        for field in ("name", "elsewhere", *ROLES, "licence"):
             check_text(field, getattr(self, field))
         for number, split in enumerate(self.held_out):
             check_text(f"held_out[{number}]", split)

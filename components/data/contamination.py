@@ -50,7 +50,10 @@ class TestSet:
         self.holders: dict[str, set[int]] = {}
         prompts: Counter[str] = Counter()
         for number, row in enumerate(rows()):
-            prompts.update(self._add(number, row))
+            # Two tests may hold the same problem (MATH has those of MATH-500): it counts once.
+            is_new = _plain(row["prompt"]) not in self.prompts
+            runs = self._add(number, row)
+            prompts.update(runs if is_new else ())
         # An instruction that many prompts share is no part of a question.
         self.runs = {run: row for run, row in self.runs.items() if prompts[run] <= COMMON}
 

@@ -100,10 +100,13 @@ def test_column_that_the_schema_no_longer_has(base, tmp_path):
     [
         ("problems", {"name": "gsm8"}, "problems[0].name='gsm8', allowed: a data set of"),
         ("problems", {"name": "gsm8"}, "the nearest are gsm8k, "),
+        ("preferences", {"name": "Anthropic/HH-RLHF"}, "the nearest are hh-rlhf, hh-golden, "),
         ("sft", {"name": "gsm8k"}, "sft[0].name='gsm8k', allowed: in problems or test, not in sft"),
         ("problems", {"name": "math-500"}, "allowed: none, math-500 has no split for training"),
         ("problems", {"name": "gsm8k", "split": "test"}, "split='test', allowed: train"),
+        ("problems", {"name": "gsm8k", "split": "test", "location": "x"}, "split='test', allowed"),
         ("pretrain", {"name": "dolma"}, "location=None, allowed: a path or an address; dolma is"),
+        ("pretrain", {"name": "dolma"}, "fetch shards whose addresses stand in urls/v1_7.txt of"),
         ("problems", {}, "location is missing, and so is the name of a data set"),
         ("problems", {"location": "x", "split": "a"}, "split='a', allowed: null without a name"),
         ("problems", {"name": "math", "keep": [["level", "("]]}, "a regular expression: "),

@@ -147,6 +147,14 @@ def test_an_instruction_before_every_test_prompt_is_no_question():
     assert held.match("sft", asked(LINES[3])).row == 4
 
 
+def test_a_problem_that_two_tests_hold_counts_once():
+    """As MATH's test holds those of MATH-500: six prompts share the words, not twelve."""
+    shared = "Find the sum of all positive whole numbers that leave the rest one "
+    prompts = [f"{shared}{line}" for line in LINES[:6]]
+    held = held_out(*prompts, *prompts)
+    assert held.match("sft", asked(f"{shared}{prose(20, 0)}")).row == 1
+
+
 def test_the_length_of_a_run():
     """The 5th percentile of the prompts' lengths, at least 8 and at most 13 words."""
     for words, length in ((3, 8), (8, 8), (10, 10), (13, 13), (40, 13)):
