@@ -142,6 +142,10 @@ def test_stages_on_a_reference_are_those_on_files(downloaded, tmp_path):
             ]
         )
     assert outputs[0] == outputs[1]
+    damage(where(base), b"other")
+    given = {"base": base, "trained": root / "trained", "metrics": root / "metrics-3"}
+    done = stage("merge", **given, model=root / "again", check=False)
+    refused(done, root / "again", [f"{where(base)}: changed since the model was made"])
 
 
 def test_the_hub_is_asked_once(held, base, tmp_path):  # noqa: F811
@@ -163,11 +167,11 @@ def test_the_hub_is_asked_once(held, base, tmp_path):  # noqa: F811
 
 def test_another_model_in_place_of_the_one_that_was_kept(held, base, tmp_path):  # noqa: F811
     """Before anything refers to it."""
-    home = str(tmp_path / "mirror")
+    home, model = str(tmp_path / "mirror"), tmp_path / "model"
+    shutil.copytree(base, model)
+    kept = Path(mirror.put(home, f"owner/model@{COMMIT}", model, 7).location)
+    (kept / SINGLE).write_text("other")
     with Hub(**held) as hub:
-        assert fetch(hub, tmp_path / "a", mirror=home).returncode == 0
-        (kept,) = Path(home).iterdir()
-        (kept / SINGLE).write_text("other")
         done = fetch(hub, tmp_path / "b", mirror=home)
     size = (base / SINGLE).stat().st_size
     words = [f"{SINGLE}: bytes=5, allowed: {size}; this is not the model", f"remove {kept}, and"]
