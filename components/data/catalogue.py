@@ -62,6 +62,8 @@ def resolve(source: Source, part: str, own: Sequence[Entry] = ()) -> Source:
     names = " or ".join(part for part, kind in KINDS.items() if kind == entry.kind)
     check("name", source.name, KINDS[part] == entry.kind, f"in {names}, not in {part}")
     if source.location is not None:
+        allowed = f"null: {entry.name} is made here; describe a file of yours in download.catalogue"
+        check("location", source.location, entry.made is None, allowed)
         if source.split is not None and entry.splits:
             _split(source, entry, evaluation=part == "test")  # a copy has the same splits
         return source
@@ -74,6 +76,16 @@ def resolve(source: Source, part: str, own: Sequence[Entry] = ()) -> Source:
         return dataclasses.replace(source, split=split)
     location = address(entry, split, source.revision)
     return dataclasses.replace(source, split=split, location=location)
+
+
+def files_of_copy(source: Source, entry: Entry, part: str) -> str | None:
+    """The pattern of the split's files where the source's location is a copy of the repository.
+
+    None if no split suits the part. A copy without the repository's folders has no such files.
+    """
+    suited = (split for split, _ in entry.splits if (split in entry.held_out) == (part == "test"))
+    pattern = dict(entry.splits).get(source.split or next(suited, ""))
+    return pattern and f"{str(source.location).rstrip('/')}/{pattern}"
 
 
 def address(entry: Entry, split: str, revision: str | None = None) -> str:

@@ -44,7 +44,8 @@ class Source(Checked):
 
     name: str | None = None
     """A data set of the catalogue (components/data/entries.py, or `catalogue`), in place of a
-    location. With a location, where a copy of that data set is."""
+    location. With a location, where a copy of that data set is; if it is a folder like the
+    repository's, the split's files alone are read."""
     split: str | None = None
     """Split of the named data set; null takes its first for training, or in `test` the first that
     is for evaluation."""

@@ -106,6 +106,11 @@ def test_column_that_the_schema_no_longer_has(base, tmp_path):
         ("problems", {"name": "gsm8k", "split": "test"}, "split='test', allowed: train"),
         ("problems", {"name": "gsm8k", "split": "test", "location": "x"}, "split='test', allowed"),
         ("pretrain", {"name": "dolma"}, "location=None, allowed: a path or an address; dolma is"),
+        (
+            "problems",
+            {"name": "countdown", "location": "x"},
+            "location='x', allowed: null: countdown",
+        ),
         ("pretrain", {"name": "dolma"}, "fetch shards whose addresses stand in urls/v1_7.txt of"),
         ("problems", {}, "location is missing, and so is the name of a data set"),
         ("problems", {"location": "x", "split": "a"}, "split='a', allowed: null without a name"),
@@ -136,6 +141,23 @@ def test_a_row_without_a_column_is_counted(tmp_path, base):
     write_jsonl(tmp_path / "rows.jsonl", [second, first])
     _, report = download(tmp_path / "b", base, sft=[{"name": "dolly-15k", "location": location}])
     assert report["sft"]["dropped"] == {"no_column_context": 1}
+
+
+def test_a_copy_of_a_whole_repository(tmp_path, base):
+    """The split alone is read; a copy in folders of its own is read as it is."""
+    rows = dict(zip(("train", "test"), PUBLISHED["gsm8k"][1], strict=False))
+    for split, row in rows.items():
+        file = tmp_path / "gsm8k" / "main" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content(file.name, [row]))
+    home = {"name": "gsm8k", "location": str(tmp_path / "gsm8k")}
+    dataset, _ = download(tmp_path / "a", base, problems=[home], test=[home])
+    for part, split in (("problems", "train"), ("test", "test")):
+        (row,) = data.read(dataset, part)
+        assert row["prompt"] == rows[split]["question"]
+    flat = {"name": "gsm8k", "location": str(file.parent / "train-*.parquet")}
+    dataset, _ = download(tmp_path / "b", base, problems=[flat])
+    assert len(data.read(dataset, "problems")) == 1
 
 
 @pytest.mark.parametrize("form", ["object", "json", "python"])

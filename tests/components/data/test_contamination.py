@@ -172,6 +172,17 @@ def test_signs_do_not_hide_a_question_nor_make_two_alike():
     assert held.match("sft", asked("What is 2 - 5?")) is None
 
 
+def test_an_instruction_does_not_hide_a_short_question():
+    """Words tell little of it, but the whole question stands behind a blank line."""
+    held = held_out("Find $2+5$.", "Name the\n\nlargest prime below 9.")
+    rule = "Think step by step.\nAnswer in a box.\n\n"
+    assert held.match("problems", asked(f"{rule}find  $2+5$.")).row == 1
+    assert held.match("sft", asked(f"{rule}Name the\n\nlargest prime below 9.")).row == 2
+    for other in (f"{rule}Find $2-5$.", f"Find $2+5$.\n\n{rule}", "Do not find $2+5$."):
+        assert held.match("problems", asked(other)) is None, other
+    held.match("problems", asked("\n\n" * 500_000))
+
+
 def test_letters_that_change_their_length():
     """Lower case of the dotted capital I has two characters."""
     text = f"{'İ' * 300} {QUESTION} {prose(300, 1)}"
