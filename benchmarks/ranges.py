@@ -18,7 +18,7 @@ from benchmarks.base_by_reference import BUCKET, SERVERS, point_at
 from benchmarks.measure import Row, seconds
 from components import references, storage
 from components.storage.connection import client
-from components.storage.objects import PART, THREADS
+from components.storage.downloads import PART, THREADS
 
 SIZE = 1 << 30
 ROUNDS = 3
@@ -66,7 +66,7 @@ def _discarded(name: str, size: int) -> None:
     def part(start: int) -> None:
         end = min(start + PART, size) - 1
         answer = client().get_object(Bucket="bucket", Key=name, Range=f"bytes={start}-{end}")
-        buffer = bytearray(64 << 10)
+        buffer = bytearray(256 << 10)
         while answer["Body"].readinto(buffer):
             pass
 

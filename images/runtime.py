@@ -1,4 +1,4 @@
-"""Prints requirements.lock without the packages of pyproject.toml's `dev` extra.
+"""Prints the packages of the image with their hashes: all pins but torch and the `dev` extra.
 
 Standard library only: it runs in the image's first stage, before anything is installed.
 """
@@ -9,12 +9,17 @@ import tomllib
 from pathlib import Path
 
 
-def runtime(project: str, lock: str) -> list[str]:
-    """The pins of `lock` less the packages of the `dev` extra of `project`, a pyproject.toml."""
+def runtime(project: str, lock: str, hashes: str) -> str:
+    """The entries of `hashes` that `lock` pins, less those of the `dev` extra.
+
+    `project` is pyproject.toml, `lock` requirements.lock, `hashes` requirements-hashes.lock, whose
+    entries are a pin and its indented lines.
+    """
     extra = tomllib.loads(project)["project"]["optional-dependencies"]["dev"]
-    dropped = {_name(requirement) for requirement in extra}
-    pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
-    return [pin for pin in pins if _name(pin) not in dropped]
+    names = {_name(pin) for pin in re.findall(r"^\w.*", lock, flags=re.MULTILINE)}
+    names -= {_name(requirement) for requirement in extra}
+    entries = re.split(r"^(?=\w)", hashes, flags=re.MULTILINE)[1:]
+    return "".join(entry for entry in entries if _name(entry) in names)
 
 
 def _name(requirement: str) -> str:
@@ -25,4 +30,4 @@ def _name(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(runtime(*(Path(path).read_text() for path in sys.argv[1:]))))
+    print(runtime(*(Path(path).read_text() for path in sys.argv[1:])), end="")

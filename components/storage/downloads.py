@@ -1,12 +1,13 @@
 """Objects fetched to files: parts in parallel, verified whole, and gone on with after a kill.
 
-A small object is one request; a large one its size and its parts. At most twelve parts are in
-memory, of all files together.
+A small object is one request; a large one its size and its parts, each of which goes to its place
+in the file as it comes.
 """
 
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +16,13 @@ from typing import BinaryIO
 from components.storage.checksums import Digest, Facts, verify_parts
 from components.storage.connection import explained
 from components.storage.errors import Changed, Location
-from components.storage.objects import IN_MEMORY, PART, THREADS, TRIES, get, read_range
+from components.storage.objects import TRIES, get, write_range
 from components.storage.progress import Progress
 
+PART = 32 << 20  # bytes of one request: smaller ones cost both sides time (docs/log.md)
+THREADS = 8
+REQUESTS = threading.BoundedSemaphore(12)  # at a time, for all files together
+CHUNK = 1 << 20  # bytes that are hashed at a time
 DONE = ".parts"  # ends the name of the list of a file's parts that are there
 
 
@@ -65,16 +70,15 @@ def _fetch(location: Location, file: Path, facts: Facts, progress: Progress, res
             end = min(start + PART, facts.size)
             if start in done:
                 return progress.skip(end - start)
-            with IN_MEMORY:
-                content = read_range(location, start, end, facts)
-                os.pwrite(stream.fileno(), content, start)
+            with REQUESTS:
+                write_range(location, start, end, facts, file=stream.fileno(), arrived=progress.add)
             if resumes:
                 os.write(note, f"{start}\n".encode())
-            progress.add(end - start)
 
         starts = range(0, facts.size, PART)
         for start, _ in zip(starts, pool.map(part, starts), strict=True):
-            digest.add(os.pread(stream.fileno(), PART, start))
+            for place in range(start, start + PART, CHUNK):
+                digest.add(os.pread(stream.fileno(), CHUNK, place))
     digest.check()
     verify_parts(file, facts)
     _list_of(file).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, HfFileSystem, snapshot_download
+import huggingface_hub as client  # loads its parts, a fifth of a second, when they are first used
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -39,7 +39,7 @@ def sizes(location: str) -> dict[str, int]:
     """The size in bytes of each file below a folder, by relative name. A file is listed as ""."""
     try:
         with _explained(location):
-            files = HfFileSystem()
+            files = client.HfFileSystem()
             path = _patient(location, lambda: files.resolve_path(location))
             root = path.unresolve()
             entries = _patient(location, lambda: files.find(location, detail=True))
@@ -63,7 +63,9 @@ def commit(name: str, revision: str | None, *, kind: str) -> str:
         found = _patient(
             name,
             lambda: (
-                HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=PATIENCE).sha
+                client.HfApi()
+                .repo_info(name, revision=revision, repo_type=kind, timeout=PATIENCE)
+                .sha
             ),
         )
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
@@ -85,7 +87,9 @@ def snapshot(name: str, revision: str | None, *, kind: str, patterns: list[str])
         folder = _patient(
             name,
             lambda: Path(
-                snapshot_download(name, revision=revision, repo_type=kind, allow_patterns=patterns)
+                client.snapshot_download(
+                    name, revision=revision, repo_type=kind, allow_patterns=patterns
+                )
             ),
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -104,7 +108,7 @@ def names(name: str, revision: str | None, *, kind: str) -> list[str]:
     """The files of a repository."""
     with _explained(f"{kind} {name!r}"):
         return _patient(
-            name, lambda: HfApi().list_repo_files(name, revision=revision, repo_type=kind)
+            name, lambda: client.HfApi().list_repo_files(name, revision=revision, repo_type=kind)
         )
 
 
@@ -150,7 +154,7 @@ class _Ranges(io.RawIOBase):
     def __init__(self, location: str) -> None:
         self.location = location
         with _explained(location):
-            files = HfFileSystem()
+            files = client.HfFileSystem()
             self.file = _patient(location, lambda: files.open(location, "rb", block_size=PART))
 
     def readable(self) -> bool:

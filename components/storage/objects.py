@@ -7,9 +7,10 @@ again (`retries`); one that fails for good is reported in one line that names th
 """
 
 import io
-import threading
+import os
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import botocore.exceptions as aws
 
@@ -19,14 +20,13 @@ from components.storage.errors import AlreadyThere, Changed, Location, Spoilt
 from components.storage.listing import size_of
 from components.storage.retries import persist
 
-PART = 8 << 20  # bytes of one ranged request
-THREADS = 8
-IN_MEMORY = threading.BoundedSemaphore(12)  # parts, of all files together
-CHUNK = 64 << 10
+PART = 8 << 20  # bytes of one ranged request into memory, and of the largest object in one request
+CHUNK = 256 << 10
 REPLACED = "another object took its place while it was read"
 SLOWEST = 64 << 10  # bytes a second, below which an answer counts as broken
 GRACE = 30.0  # seconds
 TRIES = 3  # of a whole file whose content is not that of the object
+T = TypeVar("T")
 
 
 class Ranges(io.RawIOBase):
@@ -178,19 +178,51 @@ def _put(location: Location, content: bytes, condition: dict[str, str]) -> None:
 
 def read_range(location: Location, start: int, end: int, facts: Facts) -> bytearray:
     """Bytes `start` to `end` (exclusive) of an object, which must still be the same one."""
+    return _of_same(location, lambda: read_body(_range(location, start, end, facts), end - start))
+
+
+def write_range(
+    location: Location,
+    start: int,
+    end: int,
+    facts: Facts,
+    *,
+    file: int,
+    arrived: Callable[[int], None],
+) -> None:
+    """Writes such bytes to their place in a file, by its descriptor; `arrived` counts them.
+
+    Where an answer breaks off, the next try asks for the bytes behind it.
+    """
+    position = start
+
+    def request() -> None:
+        nonlocal position
+        answer = _range(location, position, end, facts)
+        for chunk in _chunks(answer, end - position):
+            os.pwrite(file, chunk, position)
+            position += len(chunk)
+            arrived(len(chunk))
+
+    _of_same(location, request)
+
+
+def _range(location: Location, start: int, end: int, facts: Facts) -> Any:
+    """The body of the answer to one ranged request."""
     bucket, key = split(location)
     condition = {"IfMatch": f'"{facts.tag}"'} if facts.tag else {}
+    answer = client().get_object(
+        Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition
+    )
+    if facts.tag and answer.get("ETag", facts.tag).strip('"') != facts.tag:
+        raise Changed(REPLACED)  # some servers ignore the condition
+    if answer.get("ContentRange") != (wanted := f"bytes {start}-{end - 1}/{facts.size}"):
+        raise Spoilt(f"the answer holds {answer.get('ContentRange')}, not {wanted}")
+    return answer["Body"]
 
-    def request() -> bytearray:
-        answer = client().get_object(
-            Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", **condition
-        )
-        if facts.tag and answer.get("ETag", facts.tag).strip('"') != facts.tag:
-            raise Changed(REPLACED)  # some servers ignore the condition
-        if answer.get("ContentRange") != (wanted := f"bytes {start}-{end - 1}/{facts.size}"):
-            raise Spoilt(f"the answer holds {answer.get('ContentRange')}, not {wanted}")
-        return read_body(answer["Body"], end - start)
 
+def _of_same(location: Location, request: Callable[[], T]) -> T:
+    """What a request on condition returns. Raises Changed where its condition does not hold."""
     try:
         return persist(location, request)
     except aws.ClientError as error:
@@ -200,12 +232,22 @@ def read_range(location: Location, start: int, end: int, facts: Facts) -> bytear
 
 
 def read_body(stream: Any, size: int) -> bytearray:
-    """Reads an answer, which may neither be short nor drip, into memory of its size."""
-    deadline = time.monotonic() + GRACE + size / SLOWEST
+    """An answer of `size` bytes."""
     content = bytearray(size)
-    view, count = memoryview(content), 0
-    while count < size and (read := stream.readinto(view[count : count + CHUNK])):
-        count += read
+    position = 0
+    for chunk in _chunks(stream, size):
+        content[position : position + len(chunk)] = chunk
+        position += len(chunk)
+    return content
+
+
+def _chunks(stream: Any, size: int) -> Iterator[bytes]:
+    """The content of an answer as it comes. Raises Spoilt if it is short, long, or only drips."""
+    deadline = time.monotonic() + GRACE + size / SLOWEST
+    count = 0
+    while count < size and (chunk := stream.read(min(CHUNK, size - count))):
+        count += len(chunk)
+        yield chunk
         if time.monotonic() > deadline:
             stream.close()
             raise Spoilt(f"{count} of {size} bytes came in {GRACE + size / SLOWEST:.0f} seconds")
@@ -214,4 +256,3 @@ def read_body(stream: Any, size: int) -> bytearray:
     if stream.read(1):
         stream.close()
         raise Spoilt(f"the answer goes on after {size} bytes")
-    return content

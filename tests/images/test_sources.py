@@ -36,13 +36,15 @@ def test_linted(command):
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
-def test_runtime_leaves_out_development_only():
-    kept = set(runtime(PROJECT_FILE, LOCK))
-    pins = {line for line in LOCK.splitlines() if line and not line.startswith("#")}
-    dropped = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins - kept}
+def test_runtime_leaves_out_development_and_torch_only():
+    hashes = (ROOT / "requirements-hashes.lock").read_text()
+    entries = _entries(runtime(PROJECT_FILE, LOCK, hashes))
+    assert set(entries) < set(_entries(hashes)) and len(entries) > 50
+    pins = re.findall(r"^\w.*", LOCK, flags=re.MULTILINE)
+    kept = {_normal(entry.split()[0]) for entry in entries}
+    dropped = {_normal(pin).partition("==")[0] for pin in pins if _normal(pin) not in kept}
     extra = tomllib.loads(PROJECT_FILE)["project"]["optional-dependencies"]["dev"]
-    assert dropped == {requirement.lower() for requirement in extra}
-    assert kept < pins
+    assert dropped == {requirement.lower() for requirement in extra} | {"torch"}
 
 
 def test_project_and_user_are_the_ones_in_the_code():
@@ -81,25 +83,41 @@ def test_license():
     assert citation["license"] == "Apache-2.0" and citation["version"] == project["version"]
 
 
-def test_every_package_is_pinned():
-    locks = sorted(ROOT.glob("images/requirements-*.lock"))
-    assert len(locks) == 2
-    for lock in (LOCK, *(path.read_text() for path in locks)):
-        pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
-        assert pins and all(pin.count("==") == 1 for pin in pins)
-
-
 def test_every_package_but_torch_has_its_hashes():
-    """The file with the hashes holds the pins of the other two, and a sha256 or more of each."""
+    """The file with the hashes holds the pins of the other two."""
     alone = (ROOT / "requirements-alone.lock").read_text()
-    pins = [line for line in (LOCK + alone).splitlines() if re.match(r"[\w.-]+==", line)]
-    blocks = re.split(r"^(?=\w)", (ROOT / "requirements-hashes.lock").read_text(), flags=re.M)[1:]
-    assert len(blocks) == len(pins) - 1
-    hashed = {_normal(block.split()[0]) for block in blocks}
+    pins = re.findall(r"^\w.*", LOCK + alone, flags=re.MULTILINE)
+    assert pins and all(pin.count("==") == 1 for pin in pins)
+    entries = _entries((ROOT / "requirements-hashes.lock").read_text())
+    assert len(entries) == len(pins) - 1
+    hashed = {_normal(entry.split()[0]) for entry in entries}
     assert hashed == {_normal(pin) for pin in pins if not pin.startswith("torch==")}
-    for block in blocks:
-        hashes = [word for word in block.split()[1:] if word != "\\"]
-        assert hashes and all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", one) for one in hashes)
+
+
+@pytest.mark.parametrize(
+    "lock",
+    ["requirements-hashes.lock", "images/requirements-build.lock", "images/requirements-cuda.lock"],
+)
+def test_a_lock_with_hashes_has_one_or_more_of_every_pin(lock):
+    entries = _entries((ROOT / lock).read_text())
+    assert entries
+    for entry in entries:
+        pin, *hashes = [word for word in entry.split() if word != "\\"]
+        assert pin.count("==") == 1 and hashes
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", one) for one in hashes)
+
+
+def test_the_image_installs_by_hash():
+    """All that pip installs in the image, but torch, whose builds come from several indexes."""
+    docker = (ROOT / "images" / "Dockerfile").read_text().replace("\\\n", " ")
+    installs = re.findall(r"(?:pip|\{pip\}) install ([^&]*)", docker)
+    assert len(installs) == 3
+    for options in installs:
+        assert "--require-hashes" in options or "torch==" in options
+
+
+def _entries(lock):
+    return re.split(r"^(?=\w)", lock, flags=re.MULTILINE)[1:]
 
 
 def _normal(pin):

@@ -1,8 +1,12 @@
-"""The directory that the tests of this folder send and fetch."""
+"""The directory that the tests of this folder send and fetch, and parts that suit their sizes."""
 
 import random
 
 import pytest
+
+from components.storage import downloads, uploads
+
+PART = 8 << 20
 
 
 @pytest.fixture
@@ -14,3 +18,10 @@ def folder(tmp_path):
     (root / "empty").write_bytes(b"")
     (root / "large").write_bytes(random.Random(0).randbytes(9 << 20))
     return root
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """Files of 9 and 21 MiB have several."""
+    for module in (uploads, downloads):
+        monkeypatch.setattr(module, "PART", PART)

@@ -1,6 +1,8 @@
 """Object storage that is overloaded, breaks, lies or is slow: the same content, or one line."""
 
 import random
+import re
+import threading
 import time
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from components import storage
 from components.storage import StorageError, Unavailable, objects
 from tests.components.conftest import ACCESS, SECRET, point_at
+from tests.components.storage.conftest import PART
 from tests.components.storage.faulty_server import (
     Faulty,
     busy,
@@ -162,6 +165,27 @@ def test_patience_is_a_number_of_minutes(s3, monkeypatch, value):
     monkeypatch.setenv("STORAGE_RETRY_MINUTES", value)
     with pytest.raises(ValueError, match=r"STORAGE_RETRY_MINUTES=.*, allowed: minutes"):
         storage.read_json("s3://bucket/faults/json")
+
+
+def test_an_answer_that_breaks_off_is_gone_on_with(nanio, monkeypatch, tmp_path):
+    """Of each part of 8 MiB, half comes with the first request and half with the second."""
+    point_at(nanio, monkeypatch)
+    (tmp_path / "file").write_bytes(CONTENT)
+    storage.put_file(tmp_path / "file", KEY)
+    ranges, lock = [], threading.Lock()
+
+    def fault(handler, ask):
+        start = int(re.match(r"bytes=(\d+)", handler.headers.get("Range", "bytes=1"))[1])
+        with lock:
+            ranges.append(start)
+        return truncated(ask()) if start % PART == 0 else ask()
+
+    with faulty(nanio, monkeypatch, fault):
+        storage.get_file(KEY, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == CONTENT
+    asked = {start for start in ranges if start != 1}
+    starts = range(0, len(CONTENT), PART)
+    assert asked == {*starts, *(start + min(PART, len(CONTENT) - start) // 2 for start in starts)}
 
 
 def test_an_answer_that_drips_is_given_up(nanio, monkeypatch, tmp_path):
