@@ -64,6 +64,8 @@ def resolve(source: Source, part: str, own: Sequence[Entry] = ()) -> Source:
     if source.location is not None:
         allowed = f"null: {entry.name} is made here; describe a file of yours in download.catalogue"
         check("location", source.location, entry.made is None, allowed)
+        allowed = "null beside a location, in whose address a commit may stand"
+        check("revision", source.revision, source.revision is None, allowed)
         if source.split is not None and entry.splits:
             _split(source, entry, evaluation=part == "test")  # a copy has the same splits
         return source

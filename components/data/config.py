@@ -249,8 +249,10 @@ def _literal(text: str) -> object:
     """The value of CATALOGUE, where it is written out; a name or a call in it is no literal."""
     for node in ast.parse(text).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
         if any(isinstance(target, ast.Name) and target.id == CATALOGUE for target in targets):
-            assert isinstance(node, ast.Assign)
+            assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
             return ast.literal_eval(node.value)
     raise ValueError(f"it assigns no {CATALOGUE}")
 

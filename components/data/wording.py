@@ -33,6 +33,7 @@ OPEN = re.compile(rf"<{NAME}", re.IGNORECASE)
 # after it may open a code block or a quotation of the answer.
 TAG = re.compile(rf"(?<![\"'`])</?{NAME}", re.IGNORECASE)
 CLOSE = re.compile(rf"(?<![\"'`])</{NAME}", re.IGNORECASE)
+CALCULATOR = re.compile(r"<<[^<>=\n]{1,80}=[^<>=\n]{1,40}>>")  # GSM8K's, before "#### 7"
 
 
 class Unfit(ValueError):
@@ -64,6 +65,8 @@ def answer(content: Any, beside: Row, empty: str) -> str:
     words, inner = _spoken(content)
     if not words:
         raise Unfit(empty)
+    if "\n####" in words and CALCULATOR.search(words):
+        raise Unfit("calculator")
     before, solution = _split(words)
     thoughts = {text.strip() for text in (before, inner, thought(beside)) if text}
     if len(thoughts) > 1:

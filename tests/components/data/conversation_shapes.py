@@ -64,6 +64,8 @@ CONVERSATIONS = {
         {**ASK, "completion": "<|begin_of_solution|>7<|end_of_solution|>"},
         [Q, said("<|begin_of_solution|>7<|end_of_solution|>")],
     ),
+    "GSM8K": ({**ASK, "answer": "She has 2+5=<<2+5=7>>7 shells.\n#### 7"}, "calculator"),
+    "shifts of bits": ({**ASK, "answer": "x <<= 1\n#### Note"}, [Q, said("x <<= 1\n#### Note")]),
     "OpenThoughts cut off": ({**ASK, "completion": "<|begin_of_thought|> Two"}, "unclosed_thought"),
     "OpenThoughts metadata": (
         {"problem": "Add.", "deepseek_reasoning": THOUGHT, "deepseek_solution": "7"},

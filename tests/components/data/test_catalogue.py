@@ -104,6 +104,7 @@ def test_column_that_the_schema_no_longer_has(base, tmp_path):
         ("sft", {"name": "gsm8k"}, "sft[0].name='gsm8k', allowed: in problems or test, not in sft"),
         ("problems", {"name": "math-500"}, "allowed: none, math-500 has no split for training"),
         ("problems", {"name": "gsm8k", "split": "test"}, "split='test', allowed: train"),
+        ("problems", {**GSM8K, "location": "x"}, f"revision='{COMMIT}', allowed: null beside a"),
         ("problems", {"name": "gsm8k", "split": "test", "location": "x"}, "split='test', allowed"),
         ("pretrain", {"name": "dolma"}, "location=None, allowed: a path or an address; dolma is"),
         (
@@ -169,7 +170,7 @@ def test_entries_of_your_own(tmp_path, base, form):
     if form != "object":
         own = str(tmp_path / own)
         text = json.dumps({"mine": MINE})
-        assignment = f"raise SystemExit(9)\nCATALOGUE = {text}\n"
+        assignment = f"raise SystemExit(9)\nCATALOGUE: dict[str, object] = {text}\n"
         (tmp_path / "my.json").write_text(text)
         (tmp_path / "my_data.py").write_text(assignment)
     sources = [{"name": "mine", "location": location, "keep": [["task.gold", "[^3]"]]}]
