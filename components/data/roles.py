@@ -17,7 +17,7 @@ from components.data.wording import Unfit
 SIDES = ("chosen", "rejected")
 # In a text with columns in braces; one with a ? may be empty.
 COLUMN = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)*)(\??)\}", re.ASCII)
-TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):[ \t]*")
+TURN = re.compile(r"(?:\A\s*|\n\n[ \t]*)(Human|Assistant):[ \t]*")
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{)?")
 FORMULA = re.compile(r"(?<!\\)(?:\$\$?|\\[][()])")  # begins or ends one
 PIECE = 1 << 20  # characters of a piece of a long document, up to its line's end

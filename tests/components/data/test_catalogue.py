@@ -1,14 +1,16 @@
 """Every data set of the catalogue in its published schema, through the download stage."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
 
 from components import coerce
-from components.data import catalogue, puzzles
+from components.data import catalogue, puzzles, roles
 from components.data import dataset as data
 from components.data.config import Source
+from components.data.wording import Unfit
 from components.download.config import DownloadConfig
 from pipelines import form, overrides
 from tests.components.corpora import download, write_jsonl
@@ -130,6 +132,16 @@ MINE = {
     **{"kind": "problems", "prompt": "Solve: {task.text}", "answer": "task.gold"},
     **{"keep": {"level": "[12]"}, "verifier": "math"},
 }
+
+
+@pytest.mark.parametrize("text", ["\n" * 400_000, " \n" * 400_000])
+def test_a_transcript_of_blank_lines_takes_no_time(text):
+    """A row comes from a stranger; this one took twenty minutes."""
+    row = {"chosen": text, "rejected": text}
+    began = time.monotonic()
+    with pytest.raises(Unfit, match="transcript"):
+        roles.usual(catalogue.find("hh-rlhf"), (), row)
+    assert time.monotonic() - began < 10
 
 
 def test_a_row_without_a_column_is_counted(tmp_path, base):
