@@ -55,7 +55,7 @@ def usual(entry: Entry, keep: Pairs, row: Row) -> Row:
         )
         if getattr(entry, role) is not None
     }
-    if entry.thought is not None and not wording.has_value(plain["reasoning_content"]):
+    if entry.thought is not None and wording.thought(plain) is None:
         raise Unfit("no_thought")  # the answer alone would teach to leave the thought out
     if entry.kind == "conversations" and entry.answer is not None:
         plain["completion"] = _role(entry, "answer", row)
