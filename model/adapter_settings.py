@@ -69,14 +69,18 @@ class Settings:
         alpha: float = self._matching(self.alphas, layer, self.values["lora_alpha"])
         return alpha / (math.sqrt(rank) if self.values.get("use_rslora") else rank)
 
+    @property
+    def tokens(self) -> dict[str, Any]:
+        """The rows of trained tokens by the end of the name of each layer that has some."""
+        setting = self.values.get("trainable_token_indices") or {}
+        return setting if isinstance(setting, dict) else {"wte": setting}
+
     def rows(self, layer: str, count: int) -> list[int]:
         """The rows, below `count`, that trained tokens replace in a matrix.
 
         A bare list means the embedding's rows.
         """
-        setting = self.values.get("trainable_token_indices") or {}
-        by_layer = setting if isinstance(setting, dict) else {"wte": setting}
-        matches = [indices for key, indices in by_layer.items() if layer.endswith(key)]
+        matches = [indices for key, indices in self.tokens.items() if layer.endswith(key)]
         if len(matches) != 1:
             raise ValueError(
                 f"{self.path}: trainable_token_indices do not say which rows {layer}.weight has"

@@ -89,6 +89,17 @@ class Adapter:
                 )
         if not self._parts:
             raise ValueError(f"{path / WEIGHTS}: it holds no tensors")
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        """Raises ValueError if the settings name rows for which the file has no weights."""
+        names = [name.removesuffix(WHOLE) for name, parts in self._parts.items() if TOKENS in parts]
+        for layer, rows in self.settings.tokens.items():
+            if rows and not any(name.endswith(layer) for name in names):
+                raise ValueError(
+                    f"{self.path}: trainable_token_indices={rows!r:.200} of {layer!r}, allowed: "
+                    f"rows of layers whose weights {WEIGHTS} has: {', '.join(names) or 'none'}"
+                )
 
     @property
     def names(self) -> set[str]:

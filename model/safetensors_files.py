@@ -95,7 +95,7 @@ def weight_files(path: Path) -> list[Path]:
         if not (path / SINGLE).exists():
             raise FileNotFoundError(f"{path}: neither {SINGLE} nor {INDEX} is there")
         return [path / SINGLE]
-    files = [path / name for name in dict.fromkeys(_index(path).values())]
+    files = [path / name for name in dict.fromkeys(index(path).values())]
     for file in files:
         if not file.exists():
             raise FileNotFoundError(f"{path / INDEX}: names {file.name}, which is not there")
@@ -115,7 +115,7 @@ def find(path: Path) -> dict[str, Span]:
                 raise ValueError(f"{file}: tensor {name} is in {spans[name].file.name} too")
             spans[name] = span
     if (path / INDEX).exists():
-        _compare(path / INDEX, _index(path), spans)
+        _compare(path / INDEX, index(path), spans)
     return spans
 
 
@@ -166,7 +166,8 @@ def append(target: int, tensor: torch.Tensor) -> int:
     return total
 
 
-def _index(path: Path) -> dict[str, str]:
+def index(path: Path) -> dict[str, str]:
+    """The file of each tensor by the index at `path`. Raises ValueError for an index of no use."""
     places = read_json(path / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{path / INDEX}: no weight_map of tensor names to files")

@@ -2,13 +2,16 @@
 
 They follow from the compiled graph: which outputs each task takes, and how large these are. An
 artifact is fetched whole before its task starts and uploaded after it, so that both lie on the
-node's disk meanwhile.
+node's disk meanwhile. A base in `download.mirror` is read where it is, and lies on no node's disk
+but that of the download, which fetches it from the Hub.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components.download import mirror
 from components.preflight.config import Recipe
 from components.preflight.memory import run_of
 from model.training.config import Optimization
@@ -18,6 +21,7 @@ from pipelines.stages import stages as ordered
 
 Graph = Mapping[str, Any]
 Sizes = Mapping[str, int]
+MODEL = "download.model"
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,8 @@ class Traffic:
     task: str
     taken: int
     written: int
-
-    @property
-    def disk(self) -> int:
-        """Bytes on the node's disk at the end."""
-        return self.taken + self.written
+    disk: int
+    """Bytes on the node's disk at the end."""
 
 
 def traffic(spec: Graph, recipe: Recipe, base: Base, data: int) -> list[Traffic]:
@@ -39,8 +40,26 @@ def traffic(spec: Graph, recipe: Recipe, base: Base, data: int) -> list[Traffic]
     sizes = outputs(recipe, base, data)
     other = {"dpo", "grpo"} - {recipe.preference}
     order = [stage.key for stage in ordered(spec)]
-    tasks = _tasks(spec, spec["root"]["dag"]["tasks"], {}, sizes, other)
-    return [moved for _, moved in sorted(tasks, key=lambda task: order.index(task[0]))]
+    root = spec["root"]["dag"]["tasks"]
+    tasks = dict(_tasks(spec, root, {}, sizes, other))
+    home = recipe.download.mirror
+    if home is not None:
+        held = dict(_tasks(spec, root, {}, {**sizes, MODEL: 0}, other))
+        tasks = {key: dataclasses.replace(task, disk=held[key].disk) for key, task in tasks.items()}
+        tasks["download"] = _download(tasks["download"], recipe.download.model, home, base.size)
+    return [tasks[key] for key in sorted(tasks, key=order.index)]
+
+
+def _download(task: Traffic, model: str, home: str, size: int) -> Traffic:
+    """The download of a base that is mirrored, or, below the mirror, read once where it is."""
+    if not mirror.holds(home, model):
+        return dataclasses.replace(task, disk=task.disk + size)
+    is_remote = not home.startswith("/")
+    return dataclasses.replace(
+        task,
+        taken=task.taken + (size if is_remote else 0),
+        written=task.written - (size if is_remote else 0),
+    )
 
 
 def outputs(recipe: Recipe, base: Base, data: int) -> dict[str, int]:
@@ -51,7 +70,7 @@ def outputs(recipe: Recipe, base: Base, data: int) -> dict[str, int]:
     """
     model = base.size
     is_mounted = (recipe.download.mirror or "").startswith("/")
-    sizes = {"download.dataset": data, "download.model": 0 if is_mounted else model}
+    sizes = {"download.dataset": data, MODEL: 0 if is_mounted else model}
     for name, config in vars(recipe).items():
         if isinstance(config, Optimization):
             full = config.lora is None
@@ -83,7 +102,8 @@ def _tasks(
             names = component.get("outputDefinitions", {}).get("artifacts", {})
             written = sum(sizes.get(f"{stages[key]}.{name}", 0) for name in names)
             label = task.get("taskInfo", {}).get("name") or key
-            yield key, Traffic(label, sum(taken.values()), written)
+            total = sum(taken.values())
+            yield key, Traffic(label, total, written, disk=total + written)
 
 
 def _size(source: Graph, given: Sizes, stages: Mapping[str, str], sizes: Sizes) -> int:

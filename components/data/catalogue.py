@@ -27,7 +27,9 @@ def find(name: str, own: Sequence[Entry] = ()) -> Entry:
     """The entry of a name, first among `own`. Raises ValueError with the three nearest names."""
     entries = {entry.name: entry for entry in (*ENTRIES, *own)}
     if name not in entries:
-        near = ", ".join(difflib.get_close_matches(name, entries, NEAREST, cutoff=0))
+        # As their pages write them, names have capitals and an owner: openai/GSM8K.
+        plain = name.lower().rpartition("/")[2]
+        near = ", ".join(difflib.get_close_matches(plain, entries, NEAREST, cutoff=0))
         check("name", name, False, f"a data set of the catalogue; the nearest are {near}")
     return entries[name]
 
@@ -60,15 +62,32 @@ def resolve(source: Source, part: str, own: Sequence[Entry] = ()) -> Source:
     names = " or ".join(part for part, kind in KINDS.items() if kind == entry.kind)
     check("name", source.name, KINDS[part] == entry.kind, f"in {names}, not in {part}")
     if source.location is not None:
+        allowed = f"null: {entry.name} is made here; describe a file of yours in download.catalogue"
+        check("location", source.location, entry.made is None, allowed)
+        allowed = "null beside a location, in whose address a commit may stand"
+        check("revision", source.revision, source.revision is None, allowed)
+        if source.split is not None and entry.splits:
+            _split(source, entry, evaluation=part == "test")  # a copy has the same splits
         return source
     is_nowhere = entry.repository is None and entry.made is None
     allowed = f"a path or an address; {entry.name} is not on the Hub"
+    allowed += f": {entry.elsewhere}" if entry.elsewhere else ""
     check("location", None, not is_nowhere, allowed)
     split = _split(source, entry, evaluation=part == "test")
     if entry.made is not None:
         return dataclasses.replace(source, split=split)
     location = address(entry, split, source.revision)
     return dataclasses.replace(source, split=split, location=location)
+
+
+def files_of_copy(source: Source, entry: Entry, part: str) -> str | None:
+    """The pattern of the split's files where the source's location is a copy of the repository.
+
+    None if no split suits the part. A copy without the repository's folders has no such files.
+    """
+    suited = (split for split, _ in entry.splits if (split in entry.held_out) == (part == "test"))
+    pattern = dict(entry.splits).get(source.split or next(suited, ""))
+    return pattern and f"{str(source.location).rstrip('/')}/{pattern}"
 
 
 def address(entry: Entry, split: str, revision: str | None = None) -> str:

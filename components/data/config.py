@@ -44,7 +44,8 @@ class Source(Checked):
 
     name: str | None = None
     """A data set of the catalogue (components/data/entries.py, or `catalogue`), in place of a
-    location. With a location, where a copy of that data set is."""
+    location. With a location, where a copy of that data set is; if it is a folder like the
+    repository's, the split's files alone are read."""
     split: str | None = None
     """Split of the named data set; null takes its first for training, or in `test` the first that
     is for evaluation."""
@@ -97,7 +98,8 @@ class Entry(Checked):
     """A data set by name: its files, what its columns mean, and on which terms it is to be had.
 
     A role is a column, a field within it (`reward.answer`, `attempts.0`), or a text with columns in
-    braces ("{text} Test: {tests.0}"). Only the columns of roles and of `keep` are read.
+    braces ("{text} Test: {tests.0}"). A row is left out where a column in braces is empty, unless a
+    ? follows the column's name ("{setup?}"). Only the columns of roles and of `keep` are read.
     """
 
     name: str
@@ -108,6 +110,9 @@ class Entry(Checked):
     repository: str | None = None
     """OWNER/NAME of the data set on the Hub. Null: the rows are made here, or the source's location
     says where a copy is."""
+    elsewhere: str | None = None
+    """How to get the rows of a data set that no repository holds; a source without a location is
+    told so."""
     commit: str | None = None
     """Commit of the repository, 40 digits; null takes the newest."""
     splits: Pairs = ()
@@ -129,7 +134,7 @@ class Entry(Checked):
     context: str | None = None
     """Role: what follows the question after a blank line, where there is any."""
     thought: str | None = None
-    """Role: the thought before the answer."""
+    """Role: the thought before the answer. A row without a thought is left out."""
     answer: str | None = None
     """Role: the answer, or a problem's gold."""
     chosen: str | None = None
@@ -152,7 +157,7 @@ class Entry(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("name", *ROLES, "licence"):
+        for field in ("name", "elsewhere", *ROLES, "licence"):
             check_text(field, getattr(self, field))
         for number, split in enumerate(self.held_out):
             check_text(f"held_out[{number}]", split)
@@ -244,8 +249,10 @@ def _literal(text: str) -> object:
     """The value of CATALOGUE, where it is written out; a name or a call in it is no literal."""
     for node in ast.parse(text).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
         if any(isinstance(target, ast.Name) and target.id == CATALOGUE for target in targets):
-            assert isinstance(node, ast.Assign)
+            assert isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
             return ast.literal_eval(node.value)
     raise ValueError(f"it assigns no {CATALOGUE}")
 

@@ -4,7 +4,8 @@ The rule is that of GPT-3 (arXiv:2005.14165, appendix C), on prompts: a run of N
 5th percentile of the prompts' lengths) in lower case without punctuation, unless more than ten
 different training texts or test prompts hold it. Conversations, pairs and problems that hold a run
 are dropped. Out of a document the run is cut with 200 characters on either side; the rest of it
-stays, however many pieces it is in. A whole test prompt is dropped whatever its length.
+stays, however many pieces it is in. A whole test prompt is dropped whatever its length, also where
+an instruction and a blank line come before it.
 Countdown and Sudoku have few words: they are compared as puzzles (`puzzles.identity`).
 
 It is one pass, so that the first ten texts with a run that turns out to be common lose it too.
@@ -42,6 +43,7 @@ class TestSet:
         self.sources, self.own = sources, own
         lengths = Counter(len(_words(row["prompt"])) for row in rows())
         self.length = _run_length(lengths)
+        self.longest = 0  # characters of a prompt
         total = sum(max(words - self.length + 1, 0) * count for words, count in lengths.items())
         self.step = max(-(-total // GRAMS), 1)
         self.runs: dict[str, int] = {}
@@ -50,12 +52,16 @@ class TestSet:
         self.holders: dict[str, set[int]] = {}
         prompts: Counter[str] = Counter()
         for number, row in enumerate(rows()):
-            prompts.update(self._add(number, row))
+            # Two tests may hold the same problem (MATH has those of MATH-500): it counts once.
+            is_new = _plain(row["prompt"]) not in self.prompts
+            runs = self._add(number, row)
+            prompts.update(runs if is_new else ())
         # An instruction that many prompts share is no part of a question.
         self.runs = {run: row for run, row in self.runs.items() if prompts[run] <= COMMON}
 
     def _add(self, number: int, row: Row) -> set[str]:
         """Remembers a prompt and its puzzle; returns its runs."""
+        self.longest = max(self.longest, len(row["prompt"]))
         self.prompts.setdefault(_plain(row["prompt"]), number)
         runs = list(_runs(_words(row["prompt"]), self.length))[:: self.step]
         for run in runs:
@@ -87,14 +93,22 @@ class TestSet:
         """The test problem that a row of sft, preferences or problems holds, or None."""
         texts = [*_questions(row), *([row["prompt"]] if "prompt" in row else [])]
         for text in texts:
-            if (number := self.prompts.get(_plain(text))) is not None:
-                return self._match(number, _plain(text))
+            for whole in map(_plain, (text, *self._tails(text))):
+                if (number := self.prompts.get(whole)) is not None:
+                    return self._match(number, whole)
             for run in self._shared(text):
                 return self._match(self.runs[run], run)
         for key in _identity(row) if part == "problems" else ():
             if key in self.puzzles:
                 return self._match(self.puzzles[key], key)
         return None
+
+    def _tails(self, text: str) -> Iterator[str]:
+        """What follows a blank line, as far as a test prompt is long: instructions come first."""
+        start = text.rfind("\n\n")
+        while start >= 0 and len(text) - start <= self.longest + 2:
+            yield text[start:]
+            start = text.rfind("\n\n", 0, start)
 
     def cut(self, text: str) -> tuple[list[str], list[Match]]:
         """The pieces of a document without the test problems that stand in it, and these."""

@@ -14,7 +14,7 @@ the reason under which it is counted: no row is cut or repaired.
 import re
 from typing import Any, TypeGuard
 
-from components.data import wording
+from components.data import puzzles, wording
 from components.data.jsonlines import Row
 from components.data.wording import Unfit, first, has_value
 from components.rewards.config import VERIFIERS
@@ -74,7 +74,19 @@ def problem(row: Row, verifier: str) -> dict[str, str]:
         raise Unfit("unknown_verifier")
     if verifier != "code":  # an answer there is tests, and #### in them is a comment
         gold = _final(gold)
+    if verifier in puzzles.MADE:
+        _refuse_no_puzzle(verifier, gold)
     return {**question, "answer": gold, "verifier": verifier}
+
+
+def _refuse_no_puzzle(verifier: str, puzzle: str) -> None:
+    """No answer could be right to a text that is no puzzle, or to a Sudoku without a solution."""
+    try:
+        solutions = puzzles.identity(verifier, puzzle)
+    except ValueError:
+        raise Unfit("no_puzzle") from None
+    if not solutions:
+        raise Unfit("no_solution")
 
 
 def _final(answer: str) -> str:

@@ -44,8 +44,9 @@ ENTRIES = (
     Entry(
         name="dolma",
         kind="text",
-        # allenai/dolma holds only lists of addresses (urls/VERSION.txt): fetch the shards you want
-        # from there, and say in `location` where they are, as in /data/dolma/*.json.gz.
+        elsewhere="fetch shards whose addresses stand in urls/v1_7.txt of "
+        "https://huggingface.co/datasets/allenai/dolma, and name their place, as in "
+        "/data/dolma/*.json.gz",
         text="text",
         pieces=True,
         licence="ODC-By",
@@ -138,7 +139,8 @@ ENTRIES = (
         kind="conversations",
         repository="nvidia/Llama-Nemotron-Post-Training-Dataset",
         splits=tuple(
-            (split, f"SFT/{split}/*.jsonl") for split in ("math", "code", "science", "chat")
+            (split, f"SFT/{split}/*.jsonl")
+            for split in ("math", "code", "science", "chat", "safety")
         ),
         system="system_prompt",
         prompt="input",
@@ -275,7 +277,7 @@ ENTRIES = (
         held_out=("validation", "test"),
         # The name of the function is in the tests alone.
         prompt="{text}\nYour code should pass this test:\n{test_list.0}",
-        answer="{test_setup_code}\n{test_list}",
+        answer="{test_setup_code?}\n{test_list}",
         verifier="code",
         licence="CC-BY-4.0",
     ),

@@ -15,9 +15,11 @@ from components.data.jsonlines import Row
 from components.data.wording import Unfit
 
 SIDES = ("chosen", "rejected")
-COLUMN = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)*)\}", re.ASCII)  # in a text with columns in braces
-TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):[ \t]*")
+# In a text with columns in braces; one with a ? may be empty.
+COLUMN = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)*)(\??)\}", re.ASCII)
+TURN = re.compile(r"(?:\A\s*|\n\n[ \t]*)(Human|Assistant):[ \t]*")
 BOX = re.compile(r"\\(?:boxed|fbox)\s*(\{)?")
+FORMULA = re.compile(r"(?<!\\)(?:\$\$?|\\[][()])")  # begins or ends one
 PIECE = 1 << 20  # characters of a piece of a long document, up to its line's end
 
 
@@ -25,7 +27,7 @@ PIECE = 1 << 20  # characters of a piece of a long document, up to its line's en
 def columns(entry: Entry, keep: Pairs = ()) -> frozenset[str]:
     """The columns that the roles and the filters read."""
     roles = [role for name in ROLES if (role := getattr(entry, name)) is not None]
-    paths = [path for role in roles for path in COLUMN.findall(role) or [role]]
+    paths = [path for role in roles for path, _ in COLUMN.findall(role) or [(role, "")]]
     paths += [path for path, _ in (*entry.keep, *keep)]
     return frozenset(path.partition(".")[0] for path in paths)
 
@@ -53,6 +55,8 @@ def usual(entry: Entry, keep: Pairs, row: Row) -> Row:
         )
         if getattr(entry, role) is not None
     }
+    if entry.thought is not None and wording.thought(plain) is None:
+        raise Unfit("no_thought")  # the answer alone would teach to leave the thought out
     if entry.kind == "conversations" and entry.answer is not None:
         plain["completion"] = _role(entry, "answer", row)
     if entry.kind == "problems":
@@ -85,7 +89,8 @@ def _role(entry: Entry, role: str, row: Row) -> Any:
 
     def show(match: re.Match[str]) -> str:
         value = _value(row, match[1])
-        if value is None:
+        items = value if isinstance(value, list) else [value]
+        if not (match[2] or (items and all(map(wording.has_value, items)))):
             raise Unfit(f"no_{role}")
         return _shown(value)
 
@@ -122,19 +127,24 @@ def _gold(entry: Entry, row: Row) -> str:
     answer = wording.text(_role(entry, "answer", row), "no_answer")
     if entry.gold == "whole":
         return answer
-    gold = answer.rpartition("####")[2] if "####" in answer else ""
+    last = answer.rpartition("\n")[2]
+    gold = last.rpartition("####")[2] if "####" in last else ""
     gold = _last_box(answer) if entry.gold == "box" else gold
     return wording.text(gold, "no_answer")
 
 
 def _last_box(text: str) -> str:
-    r"""The content of the last \boxed{...}, whose braces may be nested; `\boxed 5` has one word."""
+    r"""The content of the last \boxed{...}, whose braces may be nested.
+
+    `\boxed 5` without braces goes to the end of its formula, or of its word where none is open.
+    """
     boxes = list(BOX.finditer(text))
     if not boxes:
         return ""
     rest = text[boxes[-1].end() :]
     if boxes[-1][1] is None:
-        return (rest.split() or [""])[0].rstrip("$.")
+        within = rest if _is_formula(text[: boxes[-1].start()]) else (rest.split() or [""])[0]
+        return FORMULA.split(within)[0].rstrip(". ")
     depth = 1
     for match in re.finditer(r"\\.|[{}]", rest, re.DOTALL):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -143,12 +153,21 @@ def _last_box(text: str) -> str:
     return ""  # cut off
 
 
+def _is_formula(before: str) -> bool:
+    r"""Whether a formula in `$`, `\(` or `\[` is open at the end of a text."""
+    marks = FORMULA.findall(before)
+    dollars = sum(mark.startswith("$") for mark in marks)
+    return bool(marks) and (marks[-1] in (r"\(", r"\[") or dollars % 2 == 1)
+
+
 def _turns(plain: Row) -> Row:
     """The transcripts of a row as messages; without a prompt the pair are whole transcripts."""
     if "prompt" in plain:
         *before, last = _transcript(plain["prompt"])
         if last["role"] != "assistant" or last["content"]:
             raise Unfit("transcript")  # the turn that is to be answered must be there, and empty
+        if any(TURN.search(str(plain[side])) for side in SIDES if side in plain):
+            raise Unfit("transcript")  # an answer that goes on with further turns
         return {"prompt": before}
     return {side: _transcript(plain[side]) for side in SIDES if side in plain}
 

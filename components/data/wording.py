@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from components.data.jsonlines import Row
-from model.tokenizer import BEGIN_THOUGHT, DELIMITER, END_SOLUTION, reasoned
+from model.tokenizer import BEGIN_THOUGHT, DELIMITER, END_SOLUTION, REASONING, reasoned
 
 ROLES = {
     "system": "system",
@@ -28,11 +28,12 @@ MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 CALLS = ("tool_calls", "function_call")
 SWITCHES = ("on", "off")  # in some datasets `reasoning` only says whether there is a thought
 NAME = r"th(?:ink(?:ing)?|ought)\s*>"
-OPEN = re.compile(rf"^<{NAME}", re.MULTILINE | re.IGNORECASE)
+OPEN = re.compile(rf"<{NAME}", re.IGNORECASE)
 # A tag in quotes or backticks is quoted, and is text. Only the sign before it decides: the sign
 # after it may open a code block or a quotation of the answer.
 TAG = re.compile(rf"(?<![\"'`])</?{NAME}", re.IGNORECASE)
 CLOSE = re.compile(rf"(?<![\"'`])</{NAME}", re.IGNORECASE)
+CALCULATOR = re.compile(r"<<[^<>=\n]{1,80}=[^<>=\n]{1,40}>>")  # GSM8K's, before "#### 7"
 
 
 class Unfit(ValueError):
@@ -64,13 +65,14 @@ def answer(content: Any, beside: Row, empty: str) -> str:
     words, inner = _spoken(content)
     if not words:
         raise Unfit(empty)
+    if "\n####" in words and CALCULATOR.search(words):
+        raise Unfit("calculator")
     before, solution = _split(words)
     thoughts = {text.strip() for text in (before, inner, thought(beside)) if text}
     if len(thoughts) > 1:
         raise Unfit("two_thoughts")
     if before is None and not thoughts:
-        if words.startswith(BEGIN_THOUGHT) and END_SOLUTION not in words:
-            raise Unfit("unclosed_thought")
+        _check_delimiters(words)
         return words
     delimited = reasoned(next(iter(thoughts), ""), solution)
     if len(DELIMITER.findall(delimited)) > 4:
@@ -148,6 +150,15 @@ def _part(part: Any) -> tuple[str, str]:
     return kind, content
 
 
+def _check_delimiters(words: str) -> None:
+    """Raises Unfit unless an answer's own delimiters are a thought and a solution, or none."""
+    parts = tuple(DELIMITER.findall(words))
+    if parts[:1] == (BEGIN_THOUGHT,) and END_SOLUTION not in parts:
+        raise Unfit("unclosed_thought")
+    if parts and (parts not in (REASONING, REASONING[2:]) or not words.startswith(parts[0])):
+        raise Unfit("delimiters")  # the stages would train on them as tokens
+
+
 def _number(value: Any) -> str:
     """A number as the shortest plain decimal: 5 for 5.0, 0.00001 for 1e-05."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -166,7 +177,7 @@ def _split(words: str) -> tuple[str | None, str]:
     """The thought before </think>, or None, and the text after it."""
     closed = CLOSE.search(words)
     if closed is None:
-        if OPEN.search(words):
+        if TAG.search(words):
             raise Unfit("unclosed_thought")
         return None, words
     opened = OPEN.match(words)

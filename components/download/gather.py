@@ -3,6 +3,8 @@
 Rows are streamed and drops are counted. The stage counts tokens and writes the rows.
 """
 
+import contextlib
+import dataclasses
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -98,7 +100,7 @@ def _source_stream(part: str, locations: tuple[Source, ...], config: DownloadCon
     # is gone, is refused before a model is fetched.
     named = [source for source in locations if source.name is not None]
     entries = {source: catalogue.find(str(source.name), config.catalogue) for source in named}
-    listings = [_files(source, entries.get(source), config.seed) for source in locations]
+    listings = [_files(part, source, entries.get(source), config.seed) for source in locations]
     for files in listings:
         _check_columns(files, entries)
     notes = [files.note for files in listings if files.note]
@@ -113,10 +115,17 @@ def _source_stream(part: str, locations: tuple[Source, ...], config: DownloadCon
     return stream
 
 
-def _files(source: Source, entry: Entry | None, seed: int) -> Files:
+def _files(part: str, source: Source, entry: Entry | None, seed: int) -> Files:
     """The files of a source; the rows of puzzles are made as they are read."""
     if source.location is not None:
-        return sources.files(source, is_cut=entry is not None and entry.pieces)
+        is_cut = entry is not None and entry.pieces
+        pattern = entry and catalogue.files_of_copy(source, entry, part)
+        if pattern:
+            # Of a copy of the whole repository the split alone: its tests are not trained on.
+            with contextlib.suppress(FileNotFoundError):
+                copy = sources.files(dataclasses.replace(source, location=pattern), is_cut=is_cut)
+                return dataclasses.replace(copy, source=source)
+        return sources.files(source, is_cut=is_cut)
     assert entry is not None and entry.made is not None and source.split is not None
     kind, split = entry.made, source.split
     return Files(source, {}, {}, made=lambda: puzzles.split(kind, split, seed))

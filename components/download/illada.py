@@ -18,7 +18,7 @@ from model.options import check
 from model.safetensors_files import INDEX
 from model.tokenizer import load_tokenizer
 
-ARCHITECTURE = "ILLaDAForCausalLM"
+ARCHITECTURE, KIND = "ILLaDAForCausalLM", "illada"
 MASK = "<[MASK]>"
 SETTINGS = {
     "hidden_size": "d_model",
@@ -60,14 +60,22 @@ LAYER = {
 NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
 
 
+def is_original(path: Path) -> bool:
+    """Whether the configuration at `path` is an iLLaDA's own."""
+    values = safetensors_files.read_json(path / CONFIG)
+    return values.get("model_type") == KIND or values.get("architectures") == [ARCHITECTURE]
+
+
 def rewrite_settings(path: Path) -> None:
     """Rewrites config.json, the index and the tokenizer's settings of an iLLaDA at `path`.
 
     Raises ValueError naming a setting of another architecture, or a tokenizer without the mask.
     """
     values = safetensors_files.read_json(path / CONFIG)
-    if values.get("architectures") != [ARCHITECTURE]:
+    if not is_original(path):
         return
+    names = values.get("architectures")
+    check(f"{path / CONFIG}: architectures", names, names == [ARCHITECTURE], repr([ARCHITECTURE]))
     for key, allowed in ABSENT.items():
         value = values.get(key, allowed)
         check(f"{path / CONFIG}: {key}", value, value == allowed, repr(allowed))
@@ -80,9 +88,9 @@ def rewrite_settings(path: Path) -> None:
     ids = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": eos, "pad_token_id": eos}
     atomic.write_json(path / CONFIG, LLaDAConfig(**ours, **ids).to_dict())
     if (path / INDEX).exists():
-        index = safetensors_files.read_json(path / INDEX)
-        names = {rename(name): file for name, file in index["weight_map"].items()}
-        atomic.write_json(path / INDEX, {**index, "weight_map": names})
+        places = {rename(name): file for name, file in safetensors_files.index(path).items()}
+        whole = safetensors_files.read_json(path / INDEX)
+        atomic.write_json(path / INDEX, {**whole, "weight_map": places})
 
 
 def rewrite_weights(path: Path) -> None:

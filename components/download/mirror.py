@@ -4,12 +4,13 @@
     MIRROR/<model>/base.json        the number of parameters
     MIRROR/<model>/.manifest.json   sizes and checksums, written last
 
-<model> is OWNER--NAME@COMMIT for a model of the Hub, else a checksum of the weights. A model that
+<model> is OWNER--NAME@COMMIT for a model of the Hub, else a checksum of its files. A model that
 lies below the mirror already is referred to where it is.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,10 +36,26 @@ class Place(NamedTuple):
         return References(weights, {"files": locations, "cache": cache})
 
     def copy_small_files(self, path: Path) -> None:
-        """Copies what an artifact holds itself: configuration, index and tokenizer."""
-        for name in self.files:
+        """Copies what an artifact holds itself: configuration, index and tokenizer.
+
+        Raises StorageError naming a file that is gone, or is another than was written: somebody
+        has put a different model there. Of weights only the size is compared; stages compare more.
+        """
+        sizes = storage.list_files(self.location)
+        for name, facts in self.files.items():
+            self._refuse_other(name, "bytes", sizes.get(name), facts)
+        for name, facts in self.files.items():
             if not _is_weight(name) and name != FACTS:
                 storage.get_file(storage.join(self.location, name), path / name)
+                self._refuse_other(name, "sha256", artifact.checksum(path / name), facts)
+
+    def _refuse_other(self, name: str, fact: str, value: Any, facts: Mapping[str, Any]) -> None:
+        if value != facts[fact]:
+            state = "gone" if value is None else f"{fact}={value!r}, allowed: {facts[fact]!r}"
+            raise storage.StorageError(
+                f"{storage.join(self.location, name)}: {state}; this is not the model that was "
+                f"kept there: remove {self.location}, and the next run fetches the model anew"
+            )
 
 
 def find(mirror: str, address: str) -> Place | None:
@@ -80,8 +97,9 @@ def put(mirror: str, address: str | None, model: Path, parameters: int) -> Place
 
 
 def _digest(files: dict[str, dict[str, Any]]) -> str:
-    weights = [facts["sha256"] for name, facts in files.items() if _is_weight(name)]
-    return hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:16]
+    # Two models may have the same weights, and other tokenizers.
+    checksums = {name: facts["sha256"] for name, facts in files.items()}
+    return hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _is_weight(name: str) -> bool:

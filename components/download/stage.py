@@ -27,6 +27,7 @@ from components.download.config import DownloadConfig, Shape
 from components.download.gather import Stream
 from components.download.vocabulary import check_fit
 from components.storage import fetch, hub_address
+from model.options import check
 from model.tokenizer import load_tokenizer, train_tokenizer
 
 SMALL, WEIGHTS = ["*.json", "*.jinja"], ["*.safetensors"]
@@ -190,7 +191,7 @@ def _fetch_model(name: str, revision: str | None, path: Path) -> tuple[int, str 
     # The branch may have moved since: the weights must be of the commit of the small files.
     _copy(name, address.partition("@")[2] if address else revision, WEIGHTS, path)
     illada.rewrite_weights(path)
-    parameters = _in_child(_check_weights, path)
+    parameters = _checked(name, path)
     load_tokenizer(path).save_pretrained(path)
     return parameters, address
 
@@ -217,11 +218,13 @@ def _refer(config: DownloadConfig, path: Path) -> tuple[int, str | None, Referen
 def _refer_in_place(config: DownloadConfig, path: Path) -> tuple[int, str | None, References]:
     """As `_refer`, for a model below the mirror: its weights are read once and copied nowhere."""
     _copy(config.model, None, SMALL, path)
-    illada.rewrite_settings(path)
+    allowed = f"a LLaDA below the mirror {config.mirror}; an iLLaDA's tensors get other names, so "
+    allowed += "that it has to lie outside of the mirror, or on the Hub, and is kept as a LLaDA"
+    check("model", config.model, not illada.is_original(path), allowed)
     check_fit(path)
     locations = mirror.weights_at(config.model)
     with by_reference.measured(path, locations) as (whole, facts):
-        parameters = _in_child(_check_weights, whole)
+        parameters = _checked(config.model, whole)
     load_tokenizer(path).save_pretrained(path)
     return parameters, None, References(facts, {"files": locations, "cache": config.cache})
 
@@ -243,6 +246,19 @@ def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> P
     for file in files:
         shutil.copyfile(file, path / file.name)
     return source
+
+
+def _checked(name: str, path: Path) -> int:
+    """The number of parameters of the base `name` whose files are at `path`.
+
+    Raises ValueError naming the base: the path, which may be a temporary one, says nothing.
+    """
+    try:
+        return _in_child(_check_weights, path)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ").replace(f"{path}/", "")
+        allowed = "weights that fit its config.json"
+        raise ValueError(f"model={name!r}, allowed: {allowed}: {reason}") from None
 
 
 def _in_child(function: Callable[..., int], *arguments: Any) -> int:

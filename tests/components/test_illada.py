@@ -69,10 +69,11 @@ def llama_names():
     return LlamaForCausalLM(config).state_dict()
 
 
-def download(tmp_path, model, **options):
+def download(tmp_path, model, *, mirror=None, **options):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": prose(60, 0)}) + "\n")
     config = {
         "model": str(model),
+        "mirror": mirror,
         "pretrain": [{"location": str(tmp_path / "rows.jsonl")}],
         "sample": {"min_tokens": 1, "long_share": 0},
     }
@@ -119,6 +120,7 @@ def test_an_index_is_renamed_too(original, tmp_path):
     [
         ("config.json", '"model_type"', '"attention_bias": true, "model_type"', "attention_bias"),
         ("config.json", "intermediate_size", "middle_size", "intermediate_size"),
+        ("config.json", f'"{illada.ARCHITECTURE}"', '"Other"', "architectures=['Other'], allowed"),
         ("tokenizer.json", illada.MASK, "<[COVER]>", "<[MASK]>"),
     ],
 )
@@ -128,3 +130,38 @@ def test_another_model_is_refused(original, tmp_path, file, old, new, words):
     (copy / file).write_text((copy / file).read_text().replace(old, new))
     done = download(tmp_path, copy, check=False)
     refused(done, tmp_path, f"{file}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("num_key_value_heads", 4, "k_proj.weight has shape (8, 16), expected (16, 16)"),
+        ("num_hidden_layers", 3, "blocks.2.ff_proj.weight and 4 more"),
+    ],
+)
+def test_weights_of_another_shape_are_refused_by_the_model_s_name(
+    original, tmp_path, key, value, words
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(original[1], copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, key: value}))
+    done = download(tmp_path, copy, check=False)
+    named = f"model={str(copy)!r}, allowed: weights that fit its config.json: "
+    refused(done, tmp_path, named)
+    assert words in done.stderr
+
+
+def test_one_below_the_mirror_cannot_stay_there(original, tmp_path):
+    """Its tensors would need other names."""
+    mirror = tmp_path / "mirror"
+    shutil.copytree(original[1], mirror / "illada")
+    done = download(tmp_path, mirror / "illada", check=False, mirror=str(mirror))
+    refused(done, tmp_path, f"model={str(mirror / 'illada')!r}, allowed: a LLaDA below the mirror")
+
+
+def test_an_index_without_files_is_refused(original, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(original[1], copy)
+    (copy / INDEX).write_text("{}")
+    refused(download(tmp_path, copy, check=False), tmp_path, f"{INDEX}: no weight_map")

@@ -100,6 +100,20 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path, capsys, change, words):
     refused(tmp_path, capsys, lambda: merged(tmp_path, network(), wrapped, change=change), *words)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ([3], "trainable_token_indices=[3] of 'wte', allowed: rows of layers whose weights"),
+        ({"transformer.ff_out": [3, 4]}, "[3, 4] of 'transformer.ff_out', allowed: "),
+        (7, "trainable_token_indices=7 of 'wte', allowed: "),
+    ],
+)
+def test_tokens_without_weights_are_refused(tmp_path, capsys, settings, words):
+    """The merged model would lack what was trained."""
+    change, wrapped = edit(trainable_token_indices=settings), trained(network())
+    refused(tmp_path, capsys, lambda: merged(tmp_path, network(), wrapped, change=change), words)
+
+
 @pytest.mark.parametrize("indices", [[3, 70], [3, 3], [-1, 3], [3]])
 def test_trained_tokens_that_do_not_fit_are_refused(tmp_path, capsys, indices):
     wrapped = trained(network(), trainable_token_indices=[3, 69])

@@ -1,12 +1,14 @@
 """A base by reference: written to a store once, read from there, and checked."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from components import adapted, artifact, records, references, storage
+from components.download import mirror
 from components.merge.config import MergeConfig
 from components.storage.connection import client, split
 from model import checkpoint
@@ -14,7 +16,7 @@ from model.safetensors_files import SINGLE
 from tests.components.corpora import download, prose, write_jsonl
 from tests.components.storage.hub_server import COMMIT, Hub
 from tests.components.storage.test_hub import download as fetch
-from tests.components.storage.test_hub import held  # noqa: F401
+from tests.components.storage.test_hub import held, refused  # noqa: F401
 from tests.conftest import stage
 
 
@@ -140,6 +142,10 @@ def test_stages_on_a_reference_are_those_on_files(downloaded, tmp_path):
             ]
         )
     assert outputs[0] == outputs[1]
+    damage(where(base), b"other")
+    given = {"base": base, "trained": root / "trained", "metrics": root / "metrics-3"}
+    done = stage("merge", **given, model=root / "again", check=False)
+    refused(done, root / "again", [f"{where(base)}: changed since the model was made"])
 
 
 def test_the_hub_is_asked_once(held, base, tmp_path):  # noqa: F811
@@ -157,6 +163,44 @@ def test_the_hub_is_asked_once(held, base, tmp_path):  # noqa: F811
     for model in models:
         assert equal(state(model), expected)
         assert artifact.read(model)["summary"]["parameters"] > 0
+
+
+def test_another_model_in_place_of_the_one_that_was_kept(held, base, tmp_path):  # noqa: F811
+    """Before anything refers to it."""
+    home, model = str(tmp_path / "mirror"), tmp_path / "model"
+    shutil.copytree(base, model)
+    kept = Path(mirror.put(home, f"owner/model@{COMMIT}", model, 7).location)
+    (kept / SINGLE).write_text("other")
+    with Hub(**held) as hub:
+        done = fetch(hub, tmp_path / "b", mirror=home)
+    size = (base / SINGLE).stat().st_size
+    words = [f"{SINGLE}: bytes=5, allowed: {size}; this is not the model", f"remove {kept}, and"]
+    refused(done, tmp_path / "b", words)
+    config = (kept / "config.json").read_text()
+    (kept / SINGLE).write_bytes((base / SINGLE).read_bytes())
+    place = mirror.find(home, f"owner/model@{COMMIT}")
+    for change, reason in (
+        (config.swapcase(), "config.json: sha256="),
+        (None, "config.json: gone"),
+    ):
+        (kept / "config.json").write_text(change) if change else (kept / "config.json").unlink()
+        with pytest.raises(storage.StorageError, match=reason):
+            place.copy_small_files(tmp_path / "c")
+
+
+def test_models_with_the_same_weights_and_other_tokenizers(base, tmp_path):
+    """Each has a place of its own."""
+    home, other = str(tmp_path / "mirror"), tmp_path / "other"
+    shutil.copytree(base, other)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 77}))
+    models = [refer(tmp_path / name, model, home) for name, model in (("a", base), ("b", other))]
+    assert where(models[0]) != where(models[1])
+    lengths = [
+        json.loads((model / "tokenizer_config.json").read_text())["model_max_length"]
+        for model in models
+    ]
+    assert lengths[0] != lengths[1] == 77
 
 
 def test_the_place_is_no_part_of_what_an_artifact_is(tmp_path):

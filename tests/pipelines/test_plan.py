@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from model.options import Lora
 from model.training.sizing import Run, Shape, memory
-from pipelines import plan, plan_speed, plan_stages
+from pipelines import llada, plan, plan_base, plan_speed, plan_stages, plan_traffic
 from pipelines.recipes import RECIPES
 from tests.components.storage.hub_server import Hub
 from tests.conftest import ROOT
@@ -70,6 +71,34 @@ def test_a_base_on_a_volume_goes_through_no_store(large):
     before = sum(task["bytes_from_store"] + task["bytes_to_store"] for task in large["tasks"])
     assert before - moved == 8 * large["base_bytes"]  # written once, read seven times
     assert moved < 60e9
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return MessageToDict(llada.build(RECIPES["llada_8b"](), profile="gpu").pipeline_spec)
+
+
+def traffic(graph, **download):
+    """By task, of LLaDA-8B with these settings of the download."""
+    recipe = RECIPES["llada_8b"]()
+    recipe = dataclasses.replace(recipe, download=dataclasses.replace(recipe.download, **download))
+    base = plan_base.published("GSAI-ML/LLaDA-8B-Base")
+    tasks = plan_traffic.traffic(graph, recipe, base, 0)
+    return base.size, {task.task: task for task in tasks}
+
+
+@pytest.mark.parametrize("home", ["/training/models", "s3://bucket/models"])
+def test_a_base_that_is_in_the_mirror_is_written_nowhere(graph, home):
+    """Stages read it there, and nothing of it lies on a node's disk."""
+    size, mirrored = traffic(graph, mirror=home)
+    _, in_place = traffic(graph, mirror=home, model=f"{home}/mine")
+    once = size if home.startswith("s3") else 0
+    figures = [(task.taken, task.written, task.disk) for task in (mirrored["download"],)]
+    assert figures == [(0, once, size)], "fetched from the Hub, by way of the node's disk"
+    download = in_place.pop("download")
+    assert (download.taken, download.written, download.disk) == (once, 0, 0)
+    assert in_place == {name: task for name, task in mirrored.items() if name != "download"}
+    assert mirrored["pretrain"].taken == once and mirrored["pretrain"].disk < size
 
 
 def test_headers_on_the_hub(downloaded):

@@ -53,6 +53,19 @@ CONVERSATIONS = {
         {**ASK, "completion": "<think>\nTwo and five and"},
         "unclosed_thought",
     ),
+    "cut off behind some words": ({**ASK, "completion": "Sure! <think> Two"}, "unclosed_thought"),
+    "text before the delimiters": ({**ASK, "completion": f"Sure! {DELIMITED}"}, "delimiters"),
+    "a delimiter that is missing": (
+        {**ASK, "completion": DELIMITED.replace("<|begin_of_thought|>", "")},
+        "delimiters",
+    ),
+    "delimiters twice": ({**ASK, "completion": DELIMITED * 2}, "delimiters"),
+    "a solution alone": (
+        {**ASK, "completion": "<|begin_of_solution|>7<|end_of_solution|>"},
+        [Q, said("<|begin_of_solution|>7<|end_of_solution|>")],
+    ),
+    "GSM8K": ({**ASK, "answer": "She has 2+5=<<2+5=7>>7 shells.\n#### 7"}, "calculator"),
+    "shifts of bits": ({**ASK, "answer": "x <<= 1\n#### Note"}, [Q, said("x <<= 1\n#### Note")]),
     "OpenThoughts cut off": ({**ASK, "completion": "<|begin_of_thought|> Two"}, "unclosed_thought"),
     "OpenThoughts metadata": (
         {"problem": "Add.", "deepseek_reasoning": THOUGHT, "deepseek_solution": "7"},

@@ -150,11 +150,12 @@ PUBLISHED = {
         [
             s1k(
                 "Add two ships to five.",
-                thinking_trajectories=["Two and five make seven.", "Another."],
+                thinking_trajectories=thoughts,
                 attempt="Seven.",
             )
+            for thoughts in (["Two and five make seven.", "Another."], [], None)
         ],
-        [conversation("Add two ships to five.", REASONED)],
+        [conversation("Add two ships to five.", REASONED), "no_thought", "no_thought"],
     ),
     "s1k-1.1": (
         "simplescaling/s1K-1.1/data/train-00000-of-00001.parquet",
@@ -262,8 +263,14 @@ PUBLISHED = {
                 **{"chosen": "An oak.", "rejected": "Rose."},
             }
             for question, more in (("Name a green tree.", ""), ("Name it.", " Half an answer"))
+        ]
+        + [
+            {
+                **{"prompt": "\n\nHuman: Name a red tree.\n\nAssistant:", "rejected": "Rose."},
+                "chosen": "A maple.\n\nHuman: Another?\n\nAssistant: A beech.",
+            }
         ],
-        [pair("Name a green tree."), "transcript"],
+        [pair("Name a green tree."), "transcript", "transcript"],
     ),
     "gsm8k": (
         "openai/gsm8k/main/train-00000-of-00001.parquet",
@@ -274,11 +281,12 @@ PUBLISHED = {
             },
             {"question": "A thousand and seven?", "answer": "It is 1,007.\n#### 1,007"},
             {"question": "How many?", "answer": "Seven."},
+            {"question": "How many more?", "answer": "#### 7\nOr eight."},
         ],
         [
             problem("Ada has 2 shells and finds 5 more. How many?", "7"),
             problem("A thousand and seven?", "1,007"),
-            "no_answer",
+            *("no_answer", "no_answer"),
         ],
     ),
     "math": (
@@ -287,12 +295,16 @@ PUBLISHED = {
             math("Find $2+5$.", "No $\\boxed{6}$, we add: $2+5=\\boxed{7}$.", "Level 3"),
             math("Halve it.", "So $\\boxed{\\frac{1}{\\sqrt{2}}}$."),
             math("Count.", "We get \\boxed 5."),
+            math("Double.", "It costs \\$1, so $x = \\boxed 2\\sqrt 3.$ Then $y = 1$."),
+            math("Triple.", "So \\[x = \\boxed \\frac{1}{3}\\]"),
             math("Cut.", "We get $\\boxed{\\frac{1}{2}$"),
         ],
         [
             problem("Find $2+5$.", "7"),
             problem("Halve it.", "\\frac{1}{\\sqrt{2}}"),
             problem("Count.", "5"),
+            problem("Double.", "2\\sqrt 3"),
+            problem("Triple.", "\\frac{1}{3}"),
             "no_answer",
         ],
     ),
@@ -303,13 +315,17 @@ PUBLISHED = {
     ),
     "countdown-3to4": (
         "Jiayi-Pan/Countdown-Tasks-3to4/data/train-00000-of-00001.parquet",
-        [{"target": 23, "nums": [4, 5, 3]}],
+        [
+            {"target": target, "nums": nums}
+            for target, nums in ((23, [4, 5, 3]), (9, []), (-1, [4, 5]))
+        ],
         [
             problem(
                 "Make 23 from 4, 5, 3: use each number once, with + - * / ( ).",
                 "4, 5, 3 -> 23",
                 "countdown",
-            )
+            ),
+            *("no_prompt", "no_puzzle"),
         ],
     ),
     "dapo-math-17k": (
@@ -319,13 +335,18 @@ PUBLISHED = {
     ),
     "mbpp": (
         "google-research-datasets/mbpp/full/train-00000-of-00001.parquet",
-        [mbpp("Write a function to add.", ["assert add(2, 5) == 7", "assert add(1, 1) == 2"])],
+        [
+            mbpp("Write a function to add.", ["assert add(2, 5) == 7", "assert add(1, 1) == 2"]),
+            mbpp("", ["assert add(2, 5) == 7"]),
+            mbpp("Write a function.", []),
+        ],
         [
             problem(
                 "Write a function to add.\nYour code should pass this test:\nassert add(2, 5) == 7",
                 "assert add(2, 5) == 7\nassert add(1, 1) == 2",
                 "code",
-            )
+            ),
+            *("no_prompt", "no_prompt"),
         ],
     ),
     "math-500": (

@@ -98,6 +98,15 @@ PROBLEMS = {
         {**ASK, "answer": CODE, "verifier": "code"},
         {**ASK, "answer": CODE} | {"verifier": "code"},
     ),
+    "a puzzle": (
+        {**ASK, "answer": "1204340021434301", "verifier": "sudoku"},
+        {**ASK, "answer": "1204340021434301", "verifier": "sudoku"},
+    ),
+    "no puzzle": ({**ASK, "answer": "7", "verifier": "countdown"}, "no_puzzle"),
+    "a puzzle without a solution": (
+        {**ASK, "answer": "1104340021434301", "verifier": "sudoku"},
+        "no_solution",
+    ),
     "5": ({**ASK, "answer": 5}, {**SUM, "answer": "5"}),
     "5.0": ({**ASK, "answer": 5.0}, {**SUM, "answer": "5"}),
     "0.5": ({**ASK, "answer": 0.5}, {**SUM, "answer": "0.5"}),

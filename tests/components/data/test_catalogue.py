@@ -1,14 +1,16 @@
 """Every data set of the catalogue in its published schema, through the download stage."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
 
 from components import coerce
-from components.data import catalogue, puzzles
+from components.data import catalogue, puzzles, roles
 from components.data import dataset as data
 from components.data.config import Source
+from components.data.wording import Unfit
 from components.download.config import DownloadConfig
 from pipelines import form, overrides
 from tests.components.corpora import download, write_jsonl
@@ -100,10 +102,19 @@ def test_column_that_the_schema_no_longer_has(base, tmp_path):
     [
         ("problems", {"name": "gsm8"}, "problems[0].name='gsm8', allowed: a data set of"),
         ("problems", {"name": "gsm8"}, "the nearest are gsm8k, "),
+        ("preferences", {"name": "Anthropic/HH-RLHF"}, "the nearest are hh-rlhf, hh-golden, "),
         ("sft", {"name": "gsm8k"}, "sft[0].name='gsm8k', allowed: in problems or test, not in sft"),
         ("problems", {"name": "math-500"}, "allowed: none, math-500 has no split for training"),
         ("problems", {"name": "gsm8k", "split": "test"}, "split='test', allowed: train"),
+        ("problems", {**GSM8K, "location": "x"}, f"revision='{COMMIT}', allowed: null beside a"),
+        ("problems", {"name": "gsm8k", "split": "test", "location": "x"}, "split='test', allowed"),
         ("pretrain", {"name": "dolma"}, "location=None, allowed: a path or an address; dolma is"),
+        (
+            "problems",
+            {"name": "countdown", "location": "x"},
+            "location='x', allowed: null: countdown",
+        ),
+        ("pretrain", {"name": "dolma"}, "fetch shards whose addresses stand in urls/v1_7.txt of"),
         ("problems", {}, "location is missing, and so is the name of a data set"),
         ("problems", {"location": "x", "split": "a"}, "split='a', allowed: null without a name"),
         ("problems", {"name": "math", "keep": [["level", "("]]}, "a regular expression: "),
@@ -123,6 +134,16 @@ MINE = {
 }
 
 
+@pytest.mark.parametrize("text", ["\n" * 400_000, " \n" * 400_000])
+def test_a_transcript_of_blank_lines_takes_no_time(text):
+    """A row comes from a stranger; this one took twenty minutes."""
+    row = {"chosen": text, "rejected": text}
+    began = time.monotonic()
+    with pytest.raises(Unfit, match="transcript"):
+        roles.usual(catalogue.find("hh-rlhf"), (), row)
+    assert time.monotonic() - began < 10
+
+
 def test_a_row_without_a_column_is_counted(tmp_path, base):
     """A JSON line may lack what the first one has; the question alone would be another."""
     first, second = map(dict, PUBLISHED["dolly-15k"][1])
@@ -135,6 +156,23 @@ def test_a_row_without_a_column_is_counted(tmp_path, base):
     assert report["sft"]["dropped"] == {"no_column_context": 1}
 
 
+def test_a_copy_of_a_whole_repository(tmp_path, base):
+    """The split alone is read; a copy in folders of its own is read as it is."""
+    rows = dict(zip(("train", "test"), PUBLISHED["gsm8k"][1], strict=False))
+    for split, row in rows.items():
+        file = tmp_path / "gsm8k" / "main" / f"{split}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content(file.name, [row]))
+    home = {"name": "gsm8k", "location": str(tmp_path / "gsm8k")}
+    dataset, _ = download(tmp_path / "a", base, problems=[home], test=[home])
+    for part, split in (("problems", "train"), ("test", "test")):
+        (row,) = data.read(dataset, part)
+        assert row["prompt"] == rows[split]["question"]
+    flat = {"name": "gsm8k", "location": str(file.parent / "train-*.parquet")}
+    dataset, _ = download(tmp_path / "b", base, problems=[flat])
+    assert len(data.read(dataset, "problems")) == 1
+
+
 @pytest.mark.parametrize("form", ["object", "json", "python"])
 def test_entries_of_your_own(tmp_path, base, form):
     """Nothing of the Python file is run."""
@@ -144,7 +182,7 @@ def test_entries_of_your_own(tmp_path, base, form):
     if form != "object":
         own = str(tmp_path / own)
         text = json.dumps({"mine": MINE})
-        assignment = f"raise SystemExit(9)\nCATALOGUE = {text}\n"
+        assignment = f"raise SystemExit(9)\nCATALOGUE: dict[str, object] = {text}\n"
         (tmp_path / "my.json").write_text(text)
         (tmp_path / "my_data.py").write_text(assignment)
     sources = [{"name": "mine", "location": location, "keep": [["task.gold", "[^3]"]]}]

@@ -147,6 +147,14 @@ def test_an_instruction_before_every_test_prompt_is_no_question():
     assert held.match("sft", asked(LINES[3])).row == 4
 
 
+def test_a_problem_that_two_tests_hold_counts_once():
+    """As MATH's test holds those of MATH-500: six prompts share the words, not twelve."""
+    shared = "Find the sum of all positive whole numbers that leave the rest one "
+    prompts = [f"{shared}{line}" for line in LINES[:6]]
+    held = held_out(*prompts, *prompts)
+    assert held.match("sft", asked(f"{shared}{prose(20, 0)}")).row == 1
+
+
 def test_the_length_of_a_run():
     """The 5th percentile of the prompts' lengths, at least 8 and at most 13 words."""
     for words, length in ((3, 8), (8, 8), (10, 10), (13, 13), (40, 13)):
@@ -162,6 +170,17 @@ def test_signs_do_not_hide_a_question_nor_make_two_alike():
     assert held.match("sft", asked(words.replace(" ", "\n ").replace(",", " --").upper()))
     assert held.match("sft", asked("what is  2 + 5?"))
     assert held.match("sft", asked("What is 2 - 5?")) is None
+
+
+def test_an_instruction_does_not_hide_a_short_question():
+    """Words tell little of it, but the whole question stands behind a blank line."""
+    held = held_out("Find $2+5$.", "Name the\n\nlargest prime below 9.")
+    rule = "Think step by step.\nAnswer in a box.\n\n"
+    assert held.match("problems", asked(f"{rule}find  $2+5$.")).row == 1
+    assert held.match("sft", asked(f"{rule}Name the\n\nlargest prime below 9.")).row == 2
+    for other in (f"{rule}Find $2-5$.", f"Find $2+5$.\n\n{rule}", "Do not find $2+5$."):
+        assert held.match("problems", asked(other)) is None, other
+    held.match("problems", asked("\n\n" * 500_000))
 
 
 def test_letters_that_change_their_length():
