@@ -3,15 +3,18 @@
 Counted are the bytes that the store sends, and the seconds until a stage's first step can begin:
 until a model stands whose every weight was read once. An artifact comes as KFP's launcher fetches
 it, file after file on one stream to the node's disk, and is verified as every input of a stage is.
-The store is an S3 server of the tests.
+The same between two stages that train: by a merged copy of the model, which a merge stage makes and
+sends, or by the first one's adapter on the base that both read. The store is an S3 server of the
+tests.
 """
 
 import importlib
 import os
+import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,15 +22,18 @@ from urllib.parse import urlsplit
 import torch
 
 from benchmarks.measure import Row, seconds
+from benchmarks.merging import write_adapter
 from components import artifact, references, storage
 from components.download import base_model, mirror
 from components.download.config import Shape
 from components.merge.config import MergeConfig
+from components.merge.stage import merge
 from components.storage.connection import client, forget
-from model import checkpoint
+from model import checkpoint, merging
 from model.llada import LLaDA
 
 SHAPE = Shape(d_model=1024, n_layers=4, n_heads=8, mlp_hidden_size=4096, vocabulary=32_000)
+RANK = 32  # an adapter of 6% of its matrices, as rank 128 of an 8B model
 ROUNDS = 3
 CHUNK = 1 << 20
 # By its name: the servers of the tests are not typed as the benchmarks are.
@@ -62,7 +68,7 @@ def _rows(root: Path, endpoint: str) -> Iterator[Row]:
         (root / name / checkpoint.CONFIG).write_bytes((held / checkpoint.CONFIG).read_bytes())
         _record(root / name, {"model": model.references(None)})
     states = [way().state_dict() for way in ways.values()]
-    assert all(torch.equal(states[0][name], other[name]) for other in states for name in other)
+    _assert_equal(states)
     size = sum(tensor.nbytes for tensor in states[0].values())
     del states
     bytes_sent = [_counted(endpoint, way) for way in ways.values()]
@@ -81,24 +87,61 @@ def _rows(root: Path, endpoint: str) -> Iterator[Row]:
                 ours=figures[number],
                 bar=None,
             )
+    write_adapter(held, root / "adapter", rank=RANK)
+    between = (
+        lambda: _by_a_merged_copy(root / "node", root / "adapter", root / "merged"),
+        lambda: _by_reference(root / "mounted", [root / "adapter"]),
+    )
+    _assert_equal([way().state_dict() for way in between])
+    copied, adapted = seconds(*between, repeats=ROUNDS)
+    yield Row(
+        work="from an adapter to the next stage's first step, the base on a volume",
+        against="by a merged copy",
+        unit="s",
+        baseline=copied,
+        ours=adapted,
+        bar=4.0,
+    )
 
 
-def _as_an_artifact(node: Path) -> LLaDA:
+def _assert_equal(states: Sequence[dict[str, torch.Tensor]]) -> None:
+    assert all(torch.equal(states[0][name], other[name]) for other in states for name in other)
+
+
+def _as_an_artifact(node: Path, name: str = "artifact") -> LLaDA:
     """Fetches every file on one stream, verifies the artifact and loads it."""
+    _fetch(node, name)
+    return _read(checkpoint.load(node, dtype=torch.float32))
+
+
+def _fetch(node: Path, source: str) -> None:
     node.mkdir(exist_ok=True)
-    for name in storage.list_files(f"{BUCKET}/artifact"):
-        body = client().get_object(Bucket="bucket", Key=f"artifact/{name}")["Body"]
+    for name in storage.list_files(f"{BUCKET}/{source}"):
+        body = client().get_object(Bucket="bucket", Key=f"{source}/{name}")["Body"]
         with (node / name).open("wb") as file:
             while content := body.read(CHUNK):
                 file.write(content)
     artifact.verify(node)
-    return _read(checkpoint.load(node, dtype=torch.float32))
 
 
-def _by_reference(model: Path) -> LLaDA:
+def _by_a_merged_copy(node: Path, adapter: Path, merged: Path) -> LLaDA:
+    """A merge stage fetches the base, merges and sends the copy; the next stage fetches that."""
+    _fetch(node, "artifact")
+    shutil.rmtree(merged, ignore_errors=True)
+    merged.mkdir()
+    merge(node, [adapter], merged)
+    _record(merged, {})
+    for file in merged.iterdir():
+        storage.put_file(file, f"{BUCKET}/merged/{file.name}")
+    return _as_an_artifact(node, "merged")
+
+
+def _by_reference(model: Path, adapters: Sequence[Path] = ()) -> LLaDA:
     artifact.verify(model)
     with references.opened(model) as folder:
-        return _read(checkpoint.load(folder, dtype=torch.float32))
+        network = checkpoint.load(folder, dtype=torch.float32)
+        merging.apply(network, folder, adapters)
+    return _read(network)
 
 
 def _read(model: LLaDA) -> LLaDA:

@@ -34,7 +34,7 @@ def rows(device: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         size = checkpoints.write(root / "base", layers=LAYERS)
-        _write_adapter(root / "base", root / "adapter")
+        write_adapter(root / "base", root / "adapter")
 
         def peft() -> None:
             base = LLaDA.from_pretrained(root / "base", dtype=torch.bfloat16, device_map=device)
@@ -56,11 +56,11 @@ def rows(device: str) -> list[Row]:
     ]
 
 
-def _write_adapter(base: Path, adapter: Path) -> None:
+def write_adapter(base: Path, adapter: Path, *, rank: int = 128) -> None:
     """A trained adapter: both matrices of every pair are away from zero."""
     with torch.device("meta"):
         model = LLaDA(checkpoint.read_config(base))
-        wrapped = lora.attach(model, rank=128, alpha=256, dropout=0.05, targets=TARGETS)
+        wrapped = lora.attach(model, rank=rank, alpha=2 * rank, dropout=0.05, targets=TARGETS)
     shapes = {name: t.shape for name, t in wrapped.state_dict().items() if ".lora_" in name}
     wrapped.peft_config["default"].save_pretrained(str(adapter))
     tensors = {
