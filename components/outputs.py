@@ -14,6 +14,7 @@ import fnmatch
 import json
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,6 +44,7 @@ WRITTEN = {
     "report": ("report.json", "report.html"),
 }
 LARGEST = 1 << 20  # bytes of a claim that are read
+PATIENCE = 5.0  # seconds for a claim that is locked and says nothing yet
 RECORDS = (RECORD, f"{RECORD}{atomic.DRAFT}")
 DRAFT = f".draft-{'[a-z0-9_]' * 8}/"  # where a model is written before it moves to its place
 
@@ -196,7 +198,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _taken(path: Path) -> str:
-    return f"{path}: another process is writing it{claimants.describe(_read(path))}"
+    """Says which process it is once its claim does, which it writes after it has locked it."""
+    end = time.monotonic() + PATIENCE
+    while not (claim := _read(path)) and (path / CLAIM).exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return f"{path}: another process is writing it{claimants.describe(claim)}"
 
 
 def _release(directories: Iterable[Path]) -> None:

@@ -65,6 +65,23 @@ def test_the_second_of_one_machine_is_told_at_once(tmp_path):
         assert time.monotonic() - started < 5
 
 
+def test_a_claim_that_is_locked_and_not_written_yet_is_waited_for(tmp_path):
+    """The other process holds the lock for a moment before its claim says who it is."""
+    file = tmp_path / "model" / CLAIM
+    file.parent.mkdir()
+    facts = {"stage": "components.merge", "output": "model", "files": [], **claimants.facts()}
+    with file.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        writer = threading.Timer(0.5, file.write_text, [json.dumps(facts)])
+        writer.start()
+        with (
+            pytest.raises(ArtifactError, match=f"is writing it: process {os.getpid()} on "),
+            outputs.claimed("components.merge", {"model": file.parent}, {}),
+        ):
+            raise AssertionError
+        writer.join()
+
+
 def test_a_claim_that_is_removed_before_it_is_locked_belongs_to_the_other_process(
     tmp_path, monkeypatch
 ):
