@@ -147,7 +147,7 @@ def machine(device: str) -> str:
         place = f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     return (
         f"{stamp}, {place}, {platform.system()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}; medians of 5 after a warm-up, in one process."
+        f"torch {torch.__version__}; medians of 3 rounds or more, in one process."
     )
 
 
