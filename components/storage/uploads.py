@@ -5,6 +5,8 @@ upload that fails are removed. Those that a killed process has sent are used by 
 the same file; `abort` removes them where there will be none.
 """
 
+import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -71,7 +73,8 @@ def abort(location: Location, is_left: Callable[[str], bool]) -> None:
             raise
         for left in page.get("Uploads", []):
             if is_left(left["Key"].removeprefix(prefix)):
-                _abort({"Bucket": bucket, "Key": left["Key"], "UploadId": left["UploadId"]})
+                own = {"Bucket": bucket, "Key": left["Key"], "UploadId": left["UploadId"]}
+                persist(location, functools.partial(_remove, own))
 
 
 def _upload_parts(
@@ -197,7 +200,14 @@ def _complete(location: Location, own: dict[str, str], parts: list[dict[str, Any
 
 def _abort(upload: dict[str, str]) -> None:
     """A failure here must not hide the failure of the upload; `abort` comes back to its parts."""
+    with contextlib.suppress(aws.ClientError, aws.BotoCoreError):
+        _remove(upload)
+
+
+def _remove(upload: dict[str, str]) -> None:
+    """Removes the parts of an upload, which another process may have done meanwhile."""
     try:
         client().abort_multipart_upload(**upload)
-    except (aws.ClientError, aws.BotoCoreError):
-        return
+    except aws.ClientError as error:
+        if code_of(error) != "NoSuchUpload":
+            raise
