@@ -68,9 +68,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def refuse_no_file(file: Path) -> None:
-    """Raises ValueError for a folder, or a pipe or device, which might be read without an end."""
+    """Raises ValueError for a folder, for links in a loop, and for what might be read for ever."""
     if not file.is_file():
-        raise ValueError(f"{file}: allowed: a file; a folder, pipe or device is there")
+        raise ValueError(f"{file}: allowed: a file; a folder, pipe, device or loop is there")
 
 
 def refuse_pointer(file: Path) -> None:

@@ -27,6 +27,7 @@ from components.download.config import DownloadConfig, Shape
 from components.download.gather import Stream
 from components.download.vocabulary import check_fit
 from components.storage import fetch, hub_address
+from model import safetensors_files
 from model.options import check
 from model.tokenizer import load_tokenizer, train_tokenizer
 
@@ -239,8 +240,7 @@ def _copy(name: str, revision: str | None, patterns: list[str], path: Path) -> P
     files = [file for pattern in patterns for file in source.glob(pattern)]
     files = [file for file in files if file.name != artifact.RECORD]
     for file in files:
-        if not file.is_file():
-            raise ValueError(f"{file}: allowed: a file; a folder, pipe, device or loop is there")
+        safetensors_files.refuse_no_file(file)
         if patterns is SMALL and (size := file.stat().st_size) > LARGEST:
             raise ValueError(f"{file}: {size} bytes, allowed: up to {LARGEST}")
     for file in files:

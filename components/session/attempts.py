@@ -52,14 +52,7 @@ class Memory:
     """Seconds since 1970."""
 
 
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "task": list,
-    "step": int,
-    "is_open": bool,
-    "deaths": int,
-    "error": (str, type(None)),
-}
-KINDS |= {"is_final": bool, "is_input": bool, "written": (int, float)}
+KINDS: dict[str, Any] = {**typing.get_type_hints(Memory), "task": list}  # for isinstance
 
 
 def remembered(run: Run) -> Run:

@@ -137,7 +137,7 @@ def test_what_is_no_file_is_not_read(tmp_path, name, make):
     """Reading a pipe would wait for ever."""
     (saved(tmp_path) / name).unlink()
     make(tmp_path / name)
-    with pytest.raises(ValueError, match=f"{name}: allowed: a file; a folder, pipe or device"):
+    with pytest.raises(ValueError, match=f"{name}: allowed: a file; a folder, pipe, device"):
         checkpoint.load(tmp_path)
 
 
